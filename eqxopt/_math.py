@@ -1,0 +1,86 @@
+"""The small functions that update rules are written in."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, Shaped
+
+
+def ema(
+    mean: Inexact[Array, "*shape"],
+    new: Inexact[Array, "*shape"],
+    decay: Float[Array, ""],
+) -> Inexact[Array, "*shape"]:
+    r"""Exponential moving average, $\beta m + (1 - \beta) x$.
+
+    Both weights come from the one stored `decay`, so they sum to 1 exactly and
+    [`debias`][] undoes precisely what this does, also in float32.
+    """
+    return decay * mean + (1 - decay) * new
+
+
+def debias(
+    mean: Inexact[Array, "*shape"], decay: Float[Array, ""], t: Float[Array, ""]
+) -> Inexact[Array, "*shape"]:
+    r"""What an `ema` that started from zeros estimates after `t` steps,
+    $m / (1 - \beta^t)$."""
+    return mean / one_minus_power(decay, t)
+
+
+@jax.custom_jvp
+def one_minus_power(base: Float[Array, ""], t: Float[Array, ""]) -> Float[Array, ""]:
+    r"""$1 - b^t$ for $0 \le b < 1$ and $t \ge 1$, without cancellation near $b = 1$.
+
+    In float32, `1 - b**t` loses five digits in the first steps of `b = 0.999`.
+    """
+    return -jnp.expm1(t * jnp.log1p(base - 1))
+
+
+@one_minus_power.defjvp
+def _one_minus_power_jvp(primals, tangents):
+    # Written out because the derivative through log1p is 0 * inf at b = 0, a value
+    # that people do use. The step count t has no tangent.
+    base, t = primals
+    base_dot, _ = tangents
+    return one_minus_power(base, t), -t * jnp.power(base, t - 1) * base_dot
+
+
+def abs_sq(x: Inexact[Array, "*shape"]) -> Float[Array, "*shape"]:
+    r"""$|x|^2$, real also for complex input."""
+    if jnp.iscomplexobj(x):
+        return jnp.square(x.real) + jnp.square(x.imag)
+    return jnp.square(x)
+
+
+@jax.custom_jvp
+def sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    r"""$\sqrt x$ whose derivative at 0 is taken as 0, so that training can be
+    differentiated where a gradient is exactly 0."""
+    return jnp.sqrt(x)
+
+
+@sqrt.defjvp
+def _sqrt_jvp(primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    at_zero = x == 0
+    slope = jnp.where(at_zero, 0, 0.5 / jnp.sqrt(jnp.where(at_zero, 1, x)))
+    return sqrt(x), slope * x_dot
+
+
+def compute_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype in which a rule computes for a parameter of `dtype`: at least
+    float32, so that small floats neither overflow nor lose the bias correction."""
+    if jnp.issubdtype(dtype, jnp.complexfloating) or dtype == jnp.float64:
+        return jnp.dtype(dtype)
+    return jnp.dtype(jnp.float32)
+
+
+def real_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype of the real part of a `dtype`."""
+    return jnp.finfo(dtype).dtype
+
+
+def widen(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+    """`x` in its compute dtype; integers, booleans and keys as they are."""
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return x.astype(compute_dtype(x.dtype))
+    return x
