@@ -1,0 +1,142 @@
+"""Hyperparameters: a number, a schedule, or a choice of these for each parameter."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, overload, TYPE_CHECKING, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+from jaxtyping import Array, Float, Int, PyTree
+
+from ._number import as_number, Interval, Number, NumberLike
+from ._schedule.abstract import AbstractSchedule, Custom
+from ._tree import choose, is_function, Parameters
+
+
+def _is_schedule(x: object) -> bool:
+    return isinstance(x, AbstractSchedule)
+
+
+class PerParameter(eqx.Module):
+    """A hyperparameter that differs from parameter to parameter.
+
+    You rarely write this name: wherever a hyperparameter is accepted, so are both
+    forms of a choice. A function of `(path, array)` is asked once for every
+    parameter, by `init`, and its answers become arrays like any other hyperparameter.
+
+    **Arguments:**
+
+    - `choice`: a function of the parameter's path and array, or a tree that is a
+        prefix of the model; either gives numbers and schedules.
+    """
+
+    tree: PyTree[Number | AbstractSchedule]
+    function: Callable[..., Any] | None = eqx.field(static=True)
+
+    def __init__(self, choice: PyTree | Callable[..., Any]):
+        if is_function(choice):
+            self.tree, self.function = None, choice
+        else:
+            self.tree = jtu.tree_map(_number_or_schedule, choice, is_leaf=_is_schedule)
+            self.function = None
+
+    def at(self, parameters: Parameters, what: str) -> list[Number | AbstractSchedule]:
+        """The hyperparameter of each parameter."""
+        if self.function is None:
+            return choose(self.tree, parameters, what, is_leaf=_is_schedule)
+        chosen = choose(self.function, parameters, what)
+        return [_number_or_schedule(value) for value in chosen]
+
+
+if TYPE_CHECKING:
+    # What a rule sees: the base class has put the scalar of this step there.
+    Hyperparameter: TypeAlias = Float[Array, ""]
+else:
+    Hyperparameter: TypeAlias = Number | AbstractSchedule | PerParameter
+
+HyperparameterLike: TypeAlias = (
+    NumberLike | AbstractSchedule | Callable[..., Any] | PerParameter | PyTree
+)
+
+
+def _number_or_schedule(x: Any) -> Number | AbstractSchedule:
+    if isinstance(x, AbstractSchedule):
+        return x
+    return Custom(x) if is_function(x) else as_number(x)
+
+
+def as_hyperparameter(x: HyperparameterLike) -> Number | AbstractSchedule | PerParameter:
+    """`x` in the form in which an optimizer keeps it."""
+    if isinstance(x, AbstractSchedule | PerParameter):
+        return x
+    if is_function(x):
+        return PerParameter(x) if _takes_path_and_array(x) else Custom(x)
+    return as_number(x) if jtu.all_leaves([x]) else PerParameter(x)
+
+
+def _takes_path_and_array(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return False
+    positional = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    needed = [p for p in parameters if p.kind in positional and p.default is p.empty]
+    if len(needed) > 2:
+        raise ValueError(
+            f"a schedule takes (step) and a per-parameter choice takes (path, array), "
+            f"but {function} needs {len(needed)} arguments"
+        )
+    return len(needed) == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperparameterIn:
+    """A field converter: a hyperparameter whose numbers lie in an interval."""
+
+    interval: Interval
+
+    @overload
+    def __call__(self, x: None) -> None: ...
+    @overload
+    def __call__(self, x: HyperparameterLike) -> Hyperparameter: ...
+    def __call__(self, x: Any) -> Any:
+        return None if x is None else as_hyperparameter(x)
+
+    def numbers(self, value: Any) -> Iterator[tuple[str, Number]]:
+        """The numbers in a converted value, each with its place in it. A schedule's
+        own numbers have ranges of their own."""
+        tree = value.tree if isinstance(value, PerParameter) else value
+        for path, leaf in jtu.tree_flatten_with_path(tree, is_leaf=_is_schedule)[0]:
+            if not _is_schedule(leaf):
+                yield jtu.keystr(path), leaf
+
+
+real = HyperparameterIn(Interval("(-inf, inf)"))
+nonnegative = HyperparameterIn(Interval("[0, inf)"))
+positive = HyperparameterIn(Interval("(0, inf)"))
+fraction = HyperparameterIn(Interval("[0, 1)"))
+
+
+def fix_choice(value: Any, parameters: Parameters, what: str) -> Any:
+    """`value` with a choice by function replaced by what the function chooses."""
+    if isinstance(value, PerParameter) and value.function is not None:
+        return PerParameter(parameters.tree(value.at(parameters, what)))
+    return value
+
+
+def at_step(value: Number | AbstractSchedule, step: Int[Array, ""], what: str) -> Number:
+    """The scalar that a number or schedule gives at `step`."""
+    if not isinstance(value, AbstractSchedule):
+        return value
+    scalar = value(step)
+    if jax.numpy.shape(scalar) != ():
+        raise ValueError(
+            f"{what}: a schedule must give a scalar, but it gave an array of shape "
+            f"{jax.numpy.shape(scalar)}"
+        )
+    return scalar

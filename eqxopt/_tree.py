@@ -1,0 +1,165 @@
+"""Models as pytrees: their parameters, and what is aligned with or chosen by them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+from jaxtyping import Array, Inexact, PyTree
+
+
+T = TypeVar("T")
+M = TypeVar("M", bound=eqx.Module)
+KeyPath = tuple[Any, ...]
+
+
+class Parameters:
+    """The parameters of a model, which are its inexact arrays, in flattening order."""
+
+    def __init__(self, model: PyTree):
+        self._leaves, self.treedef = jtu.tree_flatten(model)
+        self._model = model
+        self._places = [
+            i for i, leaf in enumerate(self._leaves) if eqx.is_inexact_array(leaf)
+        ]
+        self.arrays: list[Inexact[Array, "..."]] = [
+            self._leaves[i] for i in self._places
+        ]
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    @cached_property
+    def _key_paths(self) -> list[KeyPath]:
+        return [path for path, _ in jtu.tree_flatten_with_path(self._model)[0]]
+
+    @property
+    def key_paths(self) -> list[KeyPath]:
+        return [self._key_paths[i] for i in self._places]
+
+    @property
+    def paths(self) -> list[str]:
+        """One path a parameter, such as `.layers[0].weight`."""
+        return [show_path(path) for path in self.key_paths]
+
+    def path(self, i: int) -> str:
+        return self.paths[i]
+
+    def tree(self, values: Sequence[Any], rest: bool = False) -> PyTree:
+        """A tree of the model's shape with `values` at the parameters. Elsewhere it
+        has `None`, or with `rest=True` what the model has."""
+        leaves = list(self._leaves) if rest else [None] * len(self._leaves)
+        for i, value in zip(self._places, values):
+            leaves[i] = value
+        return self.treedef.unflatten(leaves)
+
+    def align(self, tree: PyTree, what: str) -> list[Any]:
+        """What `tree`, a tree of the model's shape, has at each parameter.
+
+        `what` names the tree in the `ValueError` raised if it has another shape.
+        """
+        try:
+            entries = self.treedef.flatten_up_to(tree)
+        except ValueError:
+            # Equal places may still hang in other containers: a whole branch that is
+            # None, a list restored as a tuple, a module with another static field.
+            self._check_paths(tree, what)
+            entries = [_follow(tree, path) for path in self._key_paths]
+        return [entries[i] for i in self._places]
+
+    def _check_paths(self, tree: PyTree, what: str) -> None:
+        own = set(self._key_paths)
+        flat, _ = jtu.tree_flatten_with_path(tree)
+        for path, _ in flat:
+            if not any(path[:k] in own for k in range(len(path) + 1)):
+                raise ValueError(
+                    f"{what} have a leaf at {show_path(path)}, where the model has none"
+                )
+        for path in self.key_paths:
+            try:
+                _follow(tree, path)
+            except (AttributeError, LookupError, TypeError):
+                raise ValueError(
+                    f"{what} have nothing at {show_path(path)}, where the model has a "
+                    "parameter"
+                ) from None
+
+
+def show_path(path: KeyPath) -> str:
+    """A key path as a user would write it; the model itself where it is empty."""
+    return jtu.keystr(path) or "the root"
+
+
+def _follow(tree: PyTree, path: KeyPath) -> Any:
+    """What `tree` has at `path`. A branch that is None has None everywhere in it."""
+    for key in path:
+        if tree is None:
+            return None
+        match key:
+            case jtu.GetAttrKey(name=name):
+                tree = getattr(tree, name)
+            case jtu.DictKey(key=name):
+                tree = tree[name]
+            case jtu.SequenceKey(idx=index):
+                tree = tree[index]
+            case _:
+                children = jtu.default_registry.flatten_one_level(tree)
+                if children is None:
+                    raise LookupError(key)
+                tree = list(children[0])[key.key]
+    return tree
+
+
+def is_function(x: Any) -> bool:
+    """Whether `x` is a function rather than a tree.
+
+    `callable` cannot tell: an Equinox model is a tree, and callable. A function is a
+    callable that is a leaf.
+    """
+    return callable(x) and jtu.all_leaves([x])
+
+
+def choose(
+    choice: PyTree[T] | Callable[[str, Array], T],
+    parameters: Parameters,
+    what: str,
+    is_leaf: Callable[[Any], bool] | None = None,
+) -> list[T]:
+    """What `choice` gives each parameter: the library's one form of selection.
+
+    `choice` is a function of `(path, array)`, or a tree that is a prefix of the
+    model, whose every leaf speaks for all parameters below its place. `what` names
+    it in the `ValueError` raised if it does not fit.
+    """
+    if is_function(choice):
+        return [choice(p, x) for p, x in zip(parameters.paths, parameters.arrays)]
+    prefix = dict(jtu.tree_flatten_with_path(choice, is_leaf=is_leaf)[0])
+    chosen = [_longest_prefix(path, prefix, what) for path in parameters.key_paths]
+    for path in prefix:
+        if not any(other[: len(path)] == path for other in parameters._key_paths):
+            raise ValueError(
+                f"{what} has an entry at {show_path(path)}, where the model has none"
+            )
+    return chosen
+
+
+def _longest_prefix(path: KeyPath, prefix: dict[KeyPath, T], what: str) -> T:
+    for k in range(len(path), -1, -1):
+        if path[:k] in prefix:
+            return prefix[path[:k]]
+    raise ValueError(f"{what} has no entry for the parameter {show_path(path)}")
+
+
+def replace_fields(module: M, **changes: Any) -> M:
+    """A copy of `module` with some fields changed, as they are: nothing is converted
+    or checked, which is what rebuilding inside a trace wants."""
+    new = object.__new__(type(module))
+    for name, value in (vars(module) | changes).items():
+        object.__setattr__(new, name, value)
+    return new
+
+
+def array_leaves(tree: PyTree) -> Iterator[Array]:
+    return (leaf for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf))
