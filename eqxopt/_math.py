@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Shaped
+from jaxtyping import Array, Float, Inexact
 
 
 def ema(
@@ -64,23 +64,3 @@ def _sqrt_jvp(primals, tangents):
     at_zero = x == 0
     slope = jnp.where(at_zero, 0, 0.5 / jnp.sqrt(jnp.where(at_zero, 1, x)))
     return sqrt(x), slope * x_dot
-
-
-def compute_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype in which a rule computes for a parameter of `dtype`: at least
-    float32, so that small floats neither overflow nor lose the bias correction."""
-    if jnp.issubdtype(dtype, jnp.complexfloating) or dtype == jnp.float64:
-        return jnp.dtype(dtype)
-    return jnp.dtype(jnp.float32)
-
-
-def real_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype of the real part of a `dtype`."""
-    return jnp.finfo(dtype).dtype
-
-
-def widen(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
-    """`x` in its compute dtype; integers, booleans and keys as they are."""
-    if jnp.issubdtype(x.dtype, jnp.inexact):
-        return x.astype(compute_dtype(x.dtype))
-    return x

@@ -1,0 +1,48 @@
+"""The dtypes in which rules compute and state is kept."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Inexact, Shaped
+
+
+def as_dtype(dtype: DTypeLike | None) -> jnp.dtype | None:
+    """`dtype` in the form in which an optimizer keeps an option."""
+    if dtype is None:
+        return None
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(f"expected a floating-point dtype, got {dtype}")
+    return dtype
+
+
+def compute_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype in which a rule computes for a parameter of `dtype`: at least
+    float32, so that small floats neither overflow nor lose the bias correction."""
+    if jnp.issubdtype(dtype, jnp.complexfloating) or dtype == jnp.float64:
+        return jnp.dtype(dtype)
+    return jnp.dtype(jnp.float32)
+
+
+def real_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype of the real part of a `dtype`."""
+    return jnp.finfo(dtype).dtype
+
+
+def widen(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+    """`x` in its compute dtype; integers, booleans and keys as they are."""
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return x.astype(compute_dtype(x.dtype))
+    return x
+
+
+def zeros_like(
+    param: Inexact[Array, "*shape"], dtype: jnp.dtype | None = None
+) -> Inexact[Array, "*shape"]:
+    """Zeros to accumulate gradients of `param` in: of `dtype` if it is given, which a
+    complex parameter ignores if `dtype` is real, and of the compute dtype otherwise."""
+    own = compute_dtype(param.dtype)
+    if dtype is None or (
+        jnp.issubdtype(own, jnp.complexfloating)
+        and not jnp.issubdtype(dtype, jnp.complexfloating)
+    ):
+        dtype = own
+    return jnp.zeros_like(param, dtype=dtype)

@@ -1,0 +1,188 @@
+"""Adam, with and without decoupled weight decay."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import as_dtype
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer, as_mask, Mask, mask_of
+from .._math import abs_sq, debias, ema, sqrt
+from .._moments import Moments, zero_moments
+
+
+class Adam(AbstractLeafwiseOptimizer):
+    r"""Adam: steps of about the learning rate, whatever the gradient's scale.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+    \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
+    u_t &= -\alpha_t\, \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon)
+    \end{aligned}
+    $$
+
+    With `nesterov=True`, which is NAdam,
+    $\hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1)\, g_t / (1 - \beta_1^t)$.
+
+    This is Algorithm 1 of the paper, as in PyTorch and optax. TensorFlow follows the
+    paper's reordered form instead, in which $\varepsilon$ is scaled by the bias
+    correction.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
+    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0. Training can be
+        differentiated also with 0.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+    - `nesterov`: keyword only. Default `False`.
+
+    **Source:** Kingma and Ba, [Adam: A Method for Stochastic
+    Optimization](https://arxiv.org/abs/1412.6980), 2014, with its defaults; Dozat,
+    [Incorporating Nesterov Momentum into
+    Adam](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ), 2016.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.Adam(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.82
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True
+    )
+    nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+        return zero_moments(param, self.mu_dtype)
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Moments,
+    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+        direction, moments = adam_direction(self, t, grad, state)
+        return -self.learning_rate * direction, moments
+
+
+class AdamW(AbstractLeafwiseOptimizer):
+    r"""Adam with decoupled weight decay.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+    \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
+    u_t &= -\alpha_t \left( \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} +
+        \varepsilon) + \lambda \theta_{t-1} \right)
+    \end{aligned}
+    $$
+
+    With `nesterov=True`, which is NAdamW,
+    $\hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1)\, g_t / (1 - \beta_1^t)$.
+
+    The decay is multiplied by the learning rate, as in PyTorch and optax. In the paper
+    it is multiplied by the schedule alone.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
+    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+    - `weight_decay`: $\lambda \ge 0$. Default 1e-4.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+    - `nesterov`: keyword only. Default `False`.
+
+    **Source:** Loshchilov and Hutter, [Decoupled Weight Decay
+    Regularization](https://arxiv.org/abs/1711.05101), 2019; Dozat, [Incorporating
+    Nesterov Momentum into
+    Adam](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ), 2016.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.AdamW(0.003, mask=lambda path, array: array.ndim > 1).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.82
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True
+    )
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=1e-4)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+        return zero_moments(param, self.mu_dtype)
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Moments,
+    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+        direction, moments = adam_direction(self, t, grad, state)
+        return -self.learning_rate * (direction + self.weight_decay * param), moments
+
+
+def adam_direction(
+    self: Adam | AdamW,
+    t: Float[Array, ""],
+    grad: Inexact[Array, "*shape"],
+    state: Moments,
+) -> tuple[Inexact[Array, "*shape"], Moments]:
+    r"""$\hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon)$."""
+    mu = ema(state.mu, grad, self.b1)
+    nu = ema(state.nu, abs_sq(grad), self.b2)
+    if self.nesterov:
+        ahead = self.b1 * debias(mu, self.b1, t + 1)
+        mu_hat = ahead + (1 - self.b1) * debias(grad, self.b1, t)
+    else:
+        mu_hat = debias(mu, self.b1, t)
+    nu_hat = debias(nu, self.b2, t)
+    return mu_hat / (sqrt(nu_hat + self.eps_root) + self.eps), Moments(mu, nu)

@@ -1,0 +1,83 @@
+"""Stochastic gradient descent."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import as_dtype, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+
+
+class Trace(eqx.Module):
+    """A decaying sum of a parameter's gradients; nothing without momentum."""
+
+    trace: Inexact[Array, "*shape"] | None
+
+
+class SGD(AbstractLeafwiseOptimizer):
+    r"""Stochastic gradient descent, with classical or Nesterov momentum.
+
+    $$
+    \begin{aligned}
+    m_t &= g_t + \mu\, m_{t-1} \\
+    u_t &= \begin{cases}
+        -\alpha_t\, m_t & \text{classical} \\
+        -\alpha_t\, (g_t + \mu\, m_t) & \text{Nesterov}
+    \end{cases}
+    \end{aligned}
+    $$
+
+    and without momentum $u_t = -\alpha_t g_t$. The gradient enters $m_t$ undamped, so
+    momentum $\mu$ lengthens the effective step by up to $1 / (1 - \mu)$.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `momentum`: $\mu \in [0, 1)$; `None`, the default, keeps no state.
+    - `nesterov`: whether to look ahead along the momentum. Default `False`.
+    - `accumulator_dtype`: the dtype in which $m$ is kept. By default that of the
+        parameter, and at least float32.
+
+    **Source:** Sutskever et al., [On the importance of initialization and momentum in
+    deep learning](https://proceedings.mlr.press/v28/sutskever13.html), 2013.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.SGD(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.18
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    momentum: Hyperparameter | None = eqx.field(converter=fraction, default=None)
+    nesterov: bool = eqx.field(default=False, static=True)
+    accumulator_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True
+    )
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Trace:
+        if self.momentum is None:
+            return Trace(None)
+        return Trace(zeros_like(param, self.accumulator_dtype))
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Trace,
+    ) -> tuple[Inexact[Array, "*shape"], Trace]:
+        if self.momentum is None:
+            return -self.learning_rate * grad, state
+        trace = grad + self.momentum * state.trace
+        step = grad + self.momentum * trace if self.nesterov else trace
+        return -self.learning_rate * step, Trace(trace)

@@ -1,0 +1,203 @@
+"""The contract of transforms and optimizers."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Float, Inexact, Int, PyTree
+
+from ._hyperparameter import at_step, HyperparameterIn, PerParameter
+from ._number import check_ranges
+from ._tree import Parameters, replace_fields
+
+
+M = TypeVar("M")
+Scalar = Float[Array, ""]
+
+
+class AbstractTransform(eqx.Module):
+    """Turns gradients into updates, and carries the hyperparameters and the state that
+    this takes.
+
+    A transform is immutable. Before [`init`][] it is only its hyperparameters; `init`
+    gives one that fits a model, and every `update` gives its successor.
+    """
+
+    count: Int[Array, ""] | None = eqx.field(default=None, init=False)
+    """The number of updates made, or `None` before `init`."""
+    state: PyTree = eqx.field(default=None, init=False)
+    """A tree of the model's shape with each parameter's own state at its place."""
+
+    def __check_init__(self) -> None:
+        check_ranges(self)
+
+    @abc.abstractmethod
+    def init(self, params: PyTree) -> Self:
+        """This transform with a fresh state for `params`, a model or any pytree.
+
+        Parameters are the inexact arrays; everything else in `params` is ignored.
+        """
+
+    @abc.abstractmethod
+    def update(
+        self,
+        grads: PyTree,
+        params: PyTree,
+        *,
+        value: Any = None,
+        value_fn: Callable[..., Any] | None = None,
+    ) -> tuple[PyTree, Self]:
+        """The updates, which add to the parameters, and the next transform.
+
+        The updates have the model's shape, with `None` where there is no gradient,
+        and at least float32.
+        """
+
+    def replace(self, **changes: Any) -> Self:
+        """This optimizer with some hyperparameters changed and its state kept.
+
+        A changed number never recompiles anything.
+
+        **Raises:** a `TypeError` for a name that is not a field, a `ValueError` for a
+        value out of range.
+        """
+        fields = {f.name: f for f in dataclasses.fields(self) if f.init}  # pyright: ignore[reportArgumentType]
+        for name in changes:
+            if name not in fields:
+                raise TypeError(
+                    f"`{type(self).__name__}` has no field `{name}`; it has "
+                    + ", ".join(f"`{known}`" for known in fields)
+                )
+        converters = {name: fields[name].metadata.get("converter") for name in changes}
+        new = replace_fields(
+            self,
+            **{
+                name: value if converters[name] is None else converters[name](value)
+                for name, value in changes.items()
+            },
+        )
+        new.__check_init__()
+        return new
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The values by name that the next update will use, for logging.
+
+        A choice per parameter gives a dictionary from path to value.
+        """
+        step = jnp.zeros((), jnp.int32) if self.count is None else self.count
+        values = {}
+        for name in hyperparameter_names(self):
+            value = getattr(self, name)
+            what = f"`{type(self).__name__}.{name}`"
+            if isinstance(value, PerParameter):
+                flat, _ = jtu.tree_flatten_with_path(
+                    value.tree, is_leaf=lambda x: callable(x)
+                )
+                values[name] = {jtu.keystr(p): at_step(v, step, what) for p, v in flat}
+            elif value is not None:
+                values[name] = at_step(value, step, what)
+        return values
+
+
+class AbstractOptimizer(AbstractTransform):
+    """A transform whose updates train a model by themselves."""
+
+    def apply(
+        self,
+        grads: PyTree,
+        params: M,
+        *,
+        value: Any = None,
+        value_fn: Callable[..., Any] | None = None,
+    ) -> tuple[M, Self]:
+        """One step of training: the next model and the next optimizer.
+
+        Compiled, so it is fast when called on its own, and part of the whole when
+        called inside a function that you compile.
+
+        **Arguments:**
+
+        - `grads`: a tree of the model's shape, as `equinox.filter_grad` gives. A
+            parameter whose gradient is `None` stays as it is, and so does its state.
+        - `params`: the model, or any pytree. What is not an inexact array passes
+            through.
+        - `value`: the loss at `params`, a scalar. Only some optimizers need it.
+        - `value_fn`: the loss as a function of the model. Only some optimizers need
+            it.
+
+        **Returns:** `(params, optimizer)`, of the very types, shapes and dtypes that
+        went in.
+
+        **Raises:** a `ValueError` or `TypeError`, before anything is computed, if
+        there was no `init` or the gradients do not fit the model.
+        """
+        if value is not None:
+            value = _as_scalar(value, self)
+        return _apply(self, grads, params, value, value_fn)
+
+    @abc.abstractmethod
+    def eval_params(self, params: M) -> M:
+        """The model to evaluate: an averaged one for the methods that keep an average,
+        `params` itself for the others."""
+
+
+@eqx.filter_jit
+def _apply(
+    optimizer: AbstractOptimizer,
+    grads: PyTree,
+    params: PyTree,
+    value: Scalar | None,
+    value_fn: Callable[..., Any] | None,
+) -> tuple[PyTree, AbstractOptimizer]:
+    updates, optimizer = optimizer.update(
+        grads, params, value=value, value_fn=value_fn
+    )
+    return add_updates(params, updates), optimizer
+
+
+def add_updates(params: M, updates: PyTree) -> M:
+    """`params + updates`, summed in the wider dtype and rounded once."""
+    parameters = Parameters(params)
+    return parameters.tree(
+        [
+            param if update is None else _add(param, update)
+            for param, update in zip(
+                parameters.arrays, parameters.align(updates, "the updates")
+            )
+        ],
+        rest=True,
+    )
+
+
+def _add(
+    param: Inexact[Array, "*shape"], update: Inexact[Array, "*shape"]
+) -> Inexact[Array, "*shape"]:
+    return (param.astype(update.dtype) + update).astype(param.dtype)
+
+
+def _as_scalar(value: Any, optimizer: AbstractOptimizer) -> Scalar:
+    value = jnp.asarray(value)
+    if value.shape != ():
+        raise ValueError(
+            f"`{type(optimizer).__name__}.apply`: `value` must be a scalar, but has "
+            f"shape {value.shape}"
+        )
+    return value
+
+
+def hyperparameter_names(transform: AbstractTransform) -> list[str]:
+    return [
+        f.name
+        for f in dataclasses.fields(transform)  # pyright: ignore[reportArgumentType]
+        if isinstance(f.metadata.get("converter"), HyperparameterIn)
+    ]
+
+
+def check_initialised(transform: AbstractTransform) -> None:
+    if transform.count is None:
+        name = type(transform).__name__
+        raise ValueError(f"`{name}` has no state: call `opt = opt.init(model)` first")
