@@ -67,7 +67,9 @@ def _number_or_schedule(x: Any) -> Number | AbstractSchedule:
     return Custom(x) if is_function(x) else as_number(x)
 
 
-def as_hyperparameter(x: HyperparameterLike) -> Number | AbstractSchedule | PerParameter:
+def as_hyperparameter(
+    x: HyperparameterLike,
+) -> Number | AbstractSchedule | PerParameter:
     """`x` in the form in which an optimizer keeps it."""
     if isinstance(x, AbstractSchedule | PerParameter):
         return x
@@ -129,7 +131,9 @@ def fix_choice(value: Any, parameters: Parameters, what: str) -> Any:
     return value
 
 
-def at_step(value: Number | AbstractSchedule, step: Int[Array, ""], what: str) -> Number:
+def at_step(
+    value: Number | AbstractSchedule, step: Int[Array, ""], what: str
+) -> Number:
     """The scalar that a number or schedule gives at `step`."""
     if not isinstance(value, AbstractSchedule):
         return value

@@ -48,9 +48,7 @@ class AbstractLeafwiseOptimizer(AbstractOptimizer):
         parameters = Parameters(params)
         name = type(self).__name__
         fixed = {
-            field: fix_choice(
-                getattr(self, field), parameters, f"`{name}.{field}`"
-            )
+            field: fix_choice(getattr(self, field), parameters, f"`{name}.{field}`")
             for field in hyperparameter_names(self)
         }
         new = replace_fields(self, **fixed, count=jnp.zeros((), jnp.int32))
@@ -202,7 +200,9 @@ def _rules(
                 else column[i].astype(dtype)
                 for field, column in columns.items()
             }
-            made[key] = replace_fields(optimizer, count=None, state=None, **scalars, **on)
+            made[key] = replace_fields(
+                optimizer, count=None, state=None, **scalars, **on
+            )
         rules.append(made[key])
     return rules
 

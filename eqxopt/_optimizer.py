@@ -153,9 +153,7 @@ def _apply(
     value: Scalar | None,
     value_fn: Callable[..., Any] | None,
 ) -> tuple[PyTree, AbstractOptimizer]:
-    updates, optimizer = optimizer.update(
-        grads, params, value=value, value_fn=value_fn
-    )
+    updates, optimizer = optimizer.update(grads, params, value=value, value_fn=value_fn)
     return add_updates(params, updates), optimizer
 
 

@@ -24,7 +24,7 @@ class Parameters:
         self._places = [
             i for i, leaf in enumerate(self._leaves) if eqx.is_inexact_array(leaf)
         ]
-        self.arrays: list[Inexact[Array, "..."]] = [
+        self.arrays: list[Inexact[Array, ...]] = [
             self._leaves[i] for i in self._places
         ]
 
