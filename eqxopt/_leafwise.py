@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable, Hashable
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -16,6 +16,7 @@ from ._dtype import compute_dtype, real_dtype, widen
 from ._hyperparameter import at_step, fix_choice, PerParameter
 from ._optimizer import AbstractOptimizer, check_initialised, hyperparameter_names
 from ._tree import array_leaves, choose, is_function, Parameters, replace_fields
+from ._types import Self
 
 
 M = TypeVar("M")

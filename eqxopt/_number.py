@@ -1,4 +1,4 @@
-"""Numbers as array fields: conversion to scalar arrays, and the range they must keep."""
+"""Numbers as array fields: conversion to scalar arrays, and the ranges they keep."""
 
 import dataclasses
 from collections.abc import Iterator

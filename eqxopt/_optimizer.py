@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Inexact, Int, PyTree
 from ._hyperparameter import at_step, HyperparameterIn, PerParameter
 from ._number import check_ranges
 from ._tree import Parameters, replace_fields
+from ._types import Self
 
 
 M = TypeVar("M")

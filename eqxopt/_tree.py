@@ -24,9 +24,7 @@ class Parameters:
         self._places = [
             i for i, leaf in enumerate(self._leaves) if eqx.is_inexact_array(leaf)
         ]
-        self.arrays: list[Inexact[Array, ...]] = [
-            self._leaves[i] for i in self._places
-        ]
+        self.arrays: list[Inexact[Array, ...]] = [self._leaves[i] for i in self._places]
 
     def __len__(self) -> int:
         return len(self.arrays)

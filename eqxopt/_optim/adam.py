@@ -24,7 +24,10 @@ class Adam(AbstractLeafwiseOptimizer):
     $$
 
     With `nesterov=True`, which is NAdam,
-    $\hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1)\, g_t / (1 - \beta_1^t)$.
+
+    $$
+    \hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1) g_t / (1 - \beta_1^t)
+    $$
 
     This is Algorithm 1 of the paper, as in PyTorch and optax. TensorFlow follows the
     paper's reordered form instead, in which $\varepsilon$ is scaled by the bias
@@ -100,7 +103,10 @@ class AdamW(AbstractLeafwiseOptimizer):
     $$
 
     With `nesterov=True`, which is NAdamW,
-    $\hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1)\, g_t / (1 - \beta_1^t)$.
+
+    $$
+    \hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1) g_t / (1 - \beta_1^t)
+    $$
 
     The decay is multiplied by the learning rate, as in PyTorch and optax. In the paper
     it is multiplied by the schedule alone.

@@ -44,7 +44,7 @@ class CosineDecay(AbstractSchedule):
     def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
         done = jnp.clip(jnp.asarray(step, dtype=float) / self.decay_steps, 0, 1)
         end = self.alpha * self.init_value
-        return end + (self.init_value - end) * _half_cosine(done) ** self.exponent
+        return end + (self.init_value - end) * _half_cosine(done, self.exponent)
 
 
 class WarmupCosineDecay(AbstractSchedule):
@@ -64,7 +64,7 @@ class WarmupCosineDecay(AbstractSchedule):
 
         ```pycon
         >>> from eqxopt import schedules
-        >>> rate = schedules.WarmupCosineDecay(0.0, 1.0, warmup_steps=10, decay_steps=110)
+        >>> rate = schedules.WarmupCosineDecay(0.0, 1.0, 10, 110)
         >>> print(rate(5), rate(10), rate(60), rate(110))
         0.5 1.0 0.5 0.0
 
@@ -84,12 +84,13 @@ class WarmupCosineDecay(AbstractSchedule):
         up = self.init_value + (self.peak_value - self.init_value) * risen
         length = self.decay_steps - self.warmup_steps
         done = jnp.clip((step - self.warmup_steps) / length, 0, 1)
-        fall = (self.peak_value - self.end_value) * _half_cosine(done) ** self.exponent
+        fall = (self.peak_value - self.end_value) * _half_cosine(done, self.exponent)
         return jnp.where(step < self.warmup_steps, up, self.end_value + fall)
 
 
-def _half_cosine(done: Float[Array, ""]) -> Float[Array, ""]:
-    # Exactly 0 at the end, where rounding could make it negative, and at 0 a power
-    # has no finite derivative: the base is kept off it there.
-    height = 0.5 * (1 + jnp.cos(jnp.pi * done))
-    return jnp.maximum(height, jnp.finfo(height.dtype).tiny)
+def _half_cosine(done: Float[Array, ""], exponent: Float[Array, ""]) -> Float[Array, ""]:
+    r"""$(\frac12 + \frac12 \cos(\pi d))^p$, from 1 to exactly 0."""
+    # As a square the base is never negative, nor exactly 0, where a power need not
+    # have a derivative.
+    height = jnp.square(jnp.cos(0.5 * jnp.pi * done))
+    return jnp.where(done < 1, height**exponent, 0)
