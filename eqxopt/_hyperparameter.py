@@ -67,9 +67,7 @@ def _number_or_schedule(x: Any) -> Number | AbstractSchedule:
     return Custom(x) if is_function(x) else as_number(x)
 
 
-def as_hyperparameter(
-    x: HyperparameterLike,
-) -> Number | AbstractSchedule | PerParameter:
+def as_hyperparameter(x: Any) -> Number | AbstractSchedule | PerParameter:
     """`x` in the form in which an optimizer keeps it."""
     if isinstance(x, AbstractSchedule | PerParameter):
         return x
@@ -102,8 +100,8 @@ class HyperparameterIn:
 
     interval: Interval
 
-    @overload
-    def __call__(self, x: None) -> None: ...
+    @overload  # a tree may be None too, but that is not what is meant
+    def __call__(self, x: None) -> None: ...  # pyright: ignore[reportOverlappingOverload]
     @overload
     def __call__(self, x: HyperparameterLike) -> Hyperparameter: ...
     def __call__(self, x: Any) -> Any:

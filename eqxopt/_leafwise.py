@@ -9,13 +9,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from ._dtype import compute_dtype, real_dtype, widen
 from ._hyperparameter import at_step, fix_choice, PerParameter
-from ._optimizer import AbstractOptimizer, check_initialised, hyperparameter_names
-from ._tree import array_leaves, choose, is_function, Parameters, replace_fields
+from ._mask import Mask
+from ._optimizer import AbstractOptimizer, count_of, hyperparameter_names
+from ._tree import array_leaves, Parameters, replace_fields
 from ._types import Self
 
 
@@ -68,13 +69,13 @@ class AbstractLeafwiseOptimizer(AbstractOptimizer):
         value_fn: Callable[..., Any] | None = None,
     ) -> tuple[PyTree, Self]:
         del value, value_fn
-        check_initialised(self)
+        count = count_of(self)
         parameters = Parameters(params)
         name = type(self).__name__
         grad_leaves = parameters.align(grads, f"`{name}`: the gradients")
         states = parameters.align(self.state, f"`{name}`: the optimizer's states")
         rules = _rules(self, parameters)
-        count = self.count + 1
+        count = count + 1
         updates = []
         for i, (grad, param) in enumerate(zip(grad_leaves, parameters.arrays)):
             update = None
@@ -135,7 +136,7 @@ def _check_leaf(
 
 def _init_leaf(rule: AbstractLeafwiseOptimizer, param: Inexact[Array, "..."]) -> PyTree:
     state = rule.init_leaf(param)
-    if not isinstance(param, jax.core.Tracer):
+    if not isinstance(param, Tracer):
         return state
     # Inside jit the compiler gives an array the sharding of what it is computed from,
     # and zeros are computed from nothing. This select, gone after compilation, ties
@@ -212,6 +213,7 @@ def _hyperparameter_columns(
     optimizer: AbstractLeafwiseOptimizer, parameters: Parameters
 ) -> dict[str, list[Array]]:
     """For each hyperparameter in use, its scalar at this step for each parameter."""
+    count = count_of(optimizer)
     scalars: dict[int, Array] = {}  # a schedule is evaluated once, whoever shares it
     columns = {}
     for field in hyperparameter_names(optimizer):
@@ -225,53 +227,9 @@ def _hyperparameter_columns(
             values = [value] * len(parameters)
         for value in values:
             if id(value) not in scalars:
-                scalars[id(value)] = at_step(value, optimizer.count, what)
+                scalars[id(value)] = at_step(value, count, what)
         columns[field] = [scalars[id(value)] for value in values]
     return columns
-
-
-class Mask:
-    """Which parameters something is done to: a static selector of booleans.
-
-    Kept as a field outside the pytree, and so hashable.
-    """
-
-    def __init__(self, choice: Any):
-        if is_function(choice):
-            self._key = self._choice = choice
-        else:
-            self._choice = choice
-            self._key = tuple(
-                (path, bool(on)) for path, on in jtu.tree_flatten_with_path(choice)[0]
-            )
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Mask) and self._key == other._key
-
-    def __repr__(self) -> str:
-        return f"Mask({self._choice})"
-
-    def at(self, parameters: Parameters, what: str) -> list[bool]:
-        chosen = choose(self._choice, parameters, what)
-        for i, on in enumerate(chosen):
-            if not isinstance(on, bool | np.bool_):
-                raise TypeError(
-                    f"{what} must be True or False for each parameter, but is {on!r} "
-                    f"for {parameters.path(i)}"
-                )
-        return [bool(on) for on in chosen]
-
-
-def as_mask(choice: Any) -> Mask | None:
-    return choice if choice is None or isinstance(choice, Mask) else Mask(choice)
-
-
-def mask_of(*hyperparameters: str) -> dict[str, Any]:
-    """Field metadata: where the mask is False, these hyperparameters are 0."""
-    return {"masks": hyperparameters}
 
 
 def _mask_columns(
@@ -280,7 +238,7 @@ def _mask_columns(
     """For each mask in use, its boolean for each parameter; and for each
     hyperparameter that a mask switches off, which mask."""
     columns, masked = {}, {}
-    for field in dataclasses.fields(optimizer):  # pyright: ignore[reportArgumentType]
+    for field in dataclasses.fields(optimizer):
         mask = getattr(optimizer, field.name)
         if isinstance(mask, Mask):
             what = f"`{type(optimizer).__name__}.{field.name}`"

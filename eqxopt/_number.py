@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 
@@ -30,7 +31,7 @@ def as_number(x: NumberLike) -> Number:
             f"expected a scalar, got an array of shape {np.shape(x)}. To train one "
             "model per value, build the optimizer inside `jax.vmap`."
         )
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return jnp.asarray(x, dtype=float)
     with jax.ensure_compile_time_eval():
         return jnp.array(x, dtype=float, copy=True)
@@ -71,14 +72,14 @@ nonnegative_number = NumberIn(Interval("[0, inf)"))
 def check_ranges(module: eqx.Module) -> None:
     """Raises a `ValueError` for a number outside its field's interval. Numbers that
     are not known yet, inside `jax.jit` or `jax.vmap`, pass."""
-    for field in dataclasses.fields(module):  # pyright: ignore[reportArgumentType]
-        converter = field.metadata.get("converter")
+    for field in dataclasses.fields(module):
+        converter: Any = field.metadata.get("converter")
         interval = getattr(converter, "interval", None)
         value = getattr(module, field.name)
         if interval is None or value is None:
             continue
         for place, number in converter.numbers(value):
-            if isinstance(number, jax.core.Tracer):
+            if isinstance(number, Tracer):
                 continue
             if np.asarray(number) not in interval:
                 raise ValueError(

@@ -17,6 +17,7 @@ from ._types import Self
 
 
 M = TypeVar("M")
+O = TypeVar("O", bound="AbstractOptimizer")
 Scalar = Float[Array, ""]
 
 
@@ -66,21 +67,17 @@ class AbstractTransform(eqx.Module):
         **Raises:** a `TypeError` for a name that is not a field, a `ValueError` for a
         value out of range.
         """
-        fields = {f.name: f for f in dataclasses.fields(self) if f.init}  # pyright: ignore[reportArgumentType]
+        fields = {f.name: f for f in dataclasses.fields(self) if f.init}
         for name in changes:
             if name not in fields:
                 raise TypeError(
                     f"`{type(self).__name__}` has no field `{name}`; it has "
                     + ", ".join(f"`{known}`" for known in fields)
                 )
-        converters = {name: fields[name].metadata.get("converter") for name in changes}
-        new = replace_fields(
-            self,
-            **{
-                name: value if converters[name] is None else converters[name](value)
-                for name, value in changes.items()
-            },
-        )
+            converter: Any = fields[name].metadata.get("converter")
+            if converter is not None:
+                changes[name] = converter(changes[name])
+        new = replace_fields(self, **changes)
         new.__check_init__()
         return new
 
@@ -148,12 +145,12 @@ class AbstractOptimizer(AbstractTransform):
 
 @eqx.filter_jit
 def _apply(
-    optimizer: AbstractOptimizer,
+    optimizer: O,
     grads: PyTree,
-    params: PyTree,
+    params: M,
     value: Scalar | None,
     value_fn: Callable[..., Any] | None,
-) -> tuple[PyTree, AbstractOptimizer]:
+) -> tuple[M, O]:
     updates, optimizer = optimizer.update(grads, params, value=value, value_fn=value_fn)
     return add_updates(params, updates), optimizer
 
@@ -191,12 +188,14 @@ def _as_scalar(value: Any, optimizer: AbstractOptimizer) -> Scalar:
 def hyperparameter_names(transform: AbstractTransform) -> list[str]:
     return [
         f.name
-        for f in dataclasses.fields(transform)  # pyright: ignore[reportArgumentType]
+        for f in dataclasses.fields(transform)
         if isinstance(f.metadata.get("converter"), HyperparameterIn)
     ]
 
 
-def check_initialised(transform: AbstractTransform) -> None:
+def count_of(transform: AbstractTransform) -> Int[Array, ""]:
+    """The count of updates, which `init` starts."""
     if transform.count is None:
         name = type(transform).__name__
         raise ValueError(f"`{name}` has no state: call `opt = opt.init(model)` first")
+    return transform.count

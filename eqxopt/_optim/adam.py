@@ -6,7 +6,8 @@ from jaxtyping import Array, Float, Inexact
 
 from .._dtype import as_dtype
 from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer, as_mask, Mask, mask_of
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._mask import as_mask, Mask, mask_of
 from .._math import abs_sq, debias, ema, sqrt
 from .._moments import Moments, zero_moments
 

@@ -76,8 +76,9 @@ class SGD(AbstractLeafwiseOptimizer):
         param: Inexact[Array, "*shape"],
         state: Trace,
     ) -> tuple[Inexact[Array, "*shape"], Trace]:
-        if self.momentum is None:
+        momentum = self.momentum
+        if momentum is None or state.trace is None:
             return -self.learning_rate * grad, state
-        trace = grad + self.momentum * state.trace
-        step = grad + self.momentum * trace if self.nesterov else trace
+        trace = grad + momentum * state.trace
+        step = grad + momentum * trace if self.nesterov else trace
         return -self.learning_rate * step, Trace(trace)

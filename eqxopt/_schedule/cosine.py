@@ -30,8 +30,8 @@ class CosineDecay(AbstractSchedule):
 
         ```pycon
         >>> from eqxopt import schedules
-        >>> print(schedules.CosineDecay(1.0, decay_steps=100)(50))
-        0.5
+        >>> print(f"{schedules.CosineDecay(1.0, decay_steps=100)(50):.2f}")
+        0.50
 
         ```
     """
@@ -65,8 +65,8 @@ class WarmupCosineDecay(AbstractSchedule):
         ```pycon
         >>> from eqxopt import schedules
         >>> rate = schedules.WarmupCosineDecay(0.0, 1.0, 10, 110)
-        >>> print(rate(5), rate(10), rate(60), rate(110))
-        0.5 1.0 0.5 0.0
+        >>> print(*(f"{rate(step):.2f}" for step in (5, 10, 60, 110)))
+        0.50 1.00 0.50 0.00
 
         ```
     """
@@ -88,7 +88,9 @@ class WarmupCosineDecay(AbstractSchedule):
         return jnp.where(step < self.warmup_steps, up, self.end_value + fall)
 
 
-def _half_cosine(done: Float[Array, ""], exponent: Float[Array, ""]) -> Float[Array, ""]:
+def _half_cosine(
+    done: Float[Array, ""], exponent: Float[Array, ""]
+) -> Float[Array, ""]:
     r"""$(\frac12 + \frac12 \cos(\pi d))^p$, from 1 to exactly 0."""
     # As a square the base is never negative, nor exactly 0, where a power need not
     # have a derivative.
