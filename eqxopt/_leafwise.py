@@ -76,6 +76,7 @@ class AbstractLeafwiseOptimizer(AbstractOptimizer):
         states = parameters.align(self.state, f"`{name}`: the optimizer's states")
         rules = _rules(self, parameters)
         count = count + 1
+        t = count.astype(jnp.float32)
         updates = []
         for i, (grad, param) in enumerate(zip(grad_leaves, parameters.arrays)):
             update = None
@@ -83,7 +84,7 @@ class AbstractLeafwiseOptimizer(AbstractOptimizer):
                 _check_leaf(name, parameters, i, grad, states[i])
                 try:
                     update, states[i] = _update_leaf(
-                        rules[i], count, grad, param, states[i]
+                        rules[i], t, grad, param, states[i]
                     )
                 except _StateMismatch as error:
                     raise ValueError(
@@ -150,7 +151,7 @@ def _init_leaf(rule: AbstractLeafwiseOptimizer, param: Inexact[Array, "..."]) ->
 @jax.jit
 def _update_leaf(
     rule: AbstractLeafwiseOptimizer,
-    count: Array,
+    t: Float[Array, ""],
     grad: Inexact[Array, "*shape"],
     param: Inexact[Array, "*shape"],
     state: PyTree,
@@ -160,7 +161,6 @@ def _update_leaf(
     _check_state(rule, param, state)
     dtype = compute_dtype(param.dtype)
     grad, param = grad.astype(dtype), param.astype(dtype)
-    t = count.astype(real_dtype(dtype))
     # A complex parameter meets real hyperparameters and moments everywhere.
     complex_ = jnp.issubdtype(dtype, jnp.complexfloating)
     mode = "standard" if complex_ else jax.config.jax_numpy_dtype_promotion  # pyright: ignore

@@ -1,13 +1,14 @@
 """The pair of running moments that the Adam family keeps."""
 
-import equinox as eqx
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from ._dtype import compute_dtype, real_dtype, zeros_like
 
 
-class Moments(eqx.Module):
+class Moments(NamedTuple):
     """Running means of a parameter's gradient and of its square."""
 
     mu: Inexact[Array, "*shape"]

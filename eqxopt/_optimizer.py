@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
+from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from ._hyperparameter import at_step, HyperparameterIn, PerParameter
@@ -135,7 +136,9 @@ class AbstractOptimizer(AbstractTransform):
         """
         if value is not None:
             value = _as_scalar(value, self)
-        return _apply(self, grads, params, value, value_fn)
+        # Inside a function that is being compiled another jit would only cost time.
+        run = _apply if _in_jit() else _compiled_apply
+        return run(self, grads, params, value, value_fn)
 
     @abc.abstractmethod
     def eval_params(self, params: M) -> M:
@@ -143,7 +146,6 @@ class AbstractOptimizer(AbstractTransform):
         `params` itself for the others."""
 
 
-@eqx.filter_jit
 def _apply(
     optimizer: O,
     grads: PyTree,
@@ -153,6 +155,14 @@ def _apply(
 ) -> tuple[M, O]:
     updates, optimizer = optimizer.update(grads, params, value=value, value_fn=value_fn)
     return add_updates(params, updates), optimizer
+
+
+_compiled_apply = eqx.filter_jit(_apply)
+
+
+def _in_jit() -> bool:
+    # What is made from nothing is concrete, except where everything is being staged.
+    return isinstance(jnp.zeros(()), Tracer)
 
 
 def add_updates(params: M, updates: PyTree) -> M:
@@ -172,6 +182,8 @@ def add_updates(params: M, updates: PyTree) -> M:
 def _add(
     param: Inexact[Array, "*shape"], update: Inexact[Array, "*shape"]
 ) -> Inexact[Array, "*shape"]:
+    if param.dtype == update.dtype:
+        return param + update
     return (param.astype(update.dtype) + update).astype(param.dtype)
 
 

@@ -1,5 +1,7 @@
 """Stochastic gradient descent."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
@@ -9,7 +11,7 @@ from .._hyperparameter import fraction, Hyperparameter, nonnegative
 from .._leafwise import AbstractLeafwiseOptimizer
 
 
-class Trace(eqx.Module):
+class Trace(NamedTuple):
     """A decaying sum of a parameter's gradients; nothing without momentum."""
 
     trace: Inexact[Array, "*shape"] | None

@@ -1,0 +1,1 @@
+"""Measured against optax, as ratios: `python -m benchmarks`."""

@@ -1,0 +1,58 @@
+"""Times of ours and the peer's, taken in turns in one process."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Median times in milliseconds, their ratio, and the bar the ratio must keep."""
+
+    what: str
+    ours: float
+    peer: float
+    bar: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.peer
+
+    @property
+    def holds(self) -> bool:
+        return self.bar is None or self.ratio <= self.bar
+
+
+def interleaved(
+    what: str,
+    ours: Callable[[], Any],
+    peer: Callable[[], Any],
+    *,
+    bar: float | None = None,
+    repeats: int = 20,
+    warm_up: int = 2,
+    before: Callable[[], Any] = lambda: None,
+) -> Figure:
+    """The medians of `repeats` runs of each, after `warm_up` runs that do not count.
+
+    `before` runs before each, outside the measured time. Who goes first alternates.
+    The garbage of the one is collected before the other is measured.
+    """
+    times: dict[Callable[[], Any], list[float]] = {ours: [], peer: []}
+    for i in range(warm_up + repeats):
+        for run in (ours, peer) if i % 2 else (peer, ours):
+            before()
+            gc.collect()
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            elapsed = time.perf_counter() - start
+            if i >= warm_up:
+                times[run].append(1000 * elapsed)
+    return Figure(
+        what, statistics.median(times[ours]), statistics.median(times[peer]), bar
+    )
