@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 
 from ._dtype import compute_dtype, real_dtype, widen
 from ._hyperparameter import at_step, fix_choice, PerParameter
+from ._key import own_keys
 from ._mask import Mask
 from ._optimizer import AbstractOptimizer, count_of, hyperparameter_names
 from ._tree import array_leaves, Parameters, replace_fields
@@ -28,7 +29,8 @@ class AbstractLeafwiseOptimizer(AbstractOptimizer):
 
     A subclass is its hyperparameters, `init_leaf` and `update_leaf`. In both methods
     every hyperparameter of `self` is the scalar of this step and this parameter, and
-    a mask is the boolean of this parameter. Arrays come at least in float32; what the
+    a mask is the boolean of this parameter; in `init_leaf` a key is this parameter's
+    own. Arrays come at least in float32; what the
     rule returns as state is rounded to the dtype that `init_leaf` gave it.
     """
 
@@ -55,8 +57,10 @@ class AbstractLeafwiseOptimizer(AbstractOptimizer):
         }
         new = replace_fields(self, **fixed, count=jnp.zeros((), jnp.int32))
         states = [
-            _init_leaf(rule, param)
-            for rule, param in zip(_rules(new, parameters), parameters.arrays)
+            _init_leaf(replace_fields(rule, **own_keys(self, i)), param)
+            for i, (rule, param) in enumerate(
+                zip(_rules(new, parameters), parameters.arrays)
+            )
         ]
         return replace_fields(new, state=parameters.tree(states))
 
@@ -161,6 +165,7 @@ def _update_leaf(
     _check_state(rule, param, state)
     dtype = compute_dtype(param.dtype)
     grad, param = grad.astype(dtype), param.astype(dtype)
+    t = t.astype(real_dtype(dtype))
     # A complex parameter meets real hyperparameters and moments everywhere.
     complex_ = jnp.issubdtype(dtype, jnp.complexfloating)
     mode = "standard" if complex_ else jax.config.jax_numpy_dtype_promotion  # pyright: ignore

@@ -63,3 +63,8 @@ def _sqrt_jvp(primals, tangents):
     at_zero = x == 0
     slope = jnp.where(at_zero, 0, 0.5 / jnp.sqrt(jnp.where(at_zero, 1, x)))
     return sqrt(x), slope * x_dot
+
+
+def norm(x: Inexact[Array, "..."]) -> Float[Array, ""]:
+    r"""The Euclidean norm of all entries, $\|x\|$, with derivative 0 at 0."""
+    return sqrt(jnp.sum(abs_sq(x)))

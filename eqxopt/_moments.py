@@ -1,4 +1,4 @@
-"""The pair of running moments that the Adam family keeps."""
+"""The running moments that the Adam family keeps."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from ._dtype import compute_dtype, real_dtype, zeros_like
+from ._math import debias
 
 
 class Moments(NamedTuple):
@@ -22,3 +23,19 @@ def zero_moments(
         mu=zeros_like(param, mu_dtype),
         nu=jnp.zeros_like(param, dtype=real_dtype(compute_dtype(param.dtype))),
     )
+
+
+def debiased_mean(
+    mu: Inexact[Array, "*shape"],
+    grad: Inexact[Array, "*shape"],
+    b1: Float[Array, ""],
+    t: Float[Array, ""],
+    *,
+    nesterov: bool,
+) -> Inexact[Array, "*shape"]:
+    r"""$\hat m_t$ from the running mean $m_t$: without the bias of its start at zero,
+    and with `nesterov` looking one step ahead."""
+    if nesterov:
+        ahead = b1 * debias(mu, b1, t + 1)
+        return ahead + (1 - b1) * debias(grad, b1, t)
+    return debias(mu, b1, t)

@@ -9,7 +9,7 @@ from .._hyperparameter import fraction, Hyperparameter, nonnegative
 from .._leafwise import AbstractLeafwiseOptimizer
 from .._mask import as_mask, Mask, mask_of
 from .._math import abs_sq, debias, ema, sqrt
-from .._moments import Moments, zero_moments
+from .._moments import debiased_mean, Moments, zero_moments
 
 
 class Adam(AbstractLeafwiseOptimizer):
@@ -186,10 +186,6 @@ def adam_direction(
     r"""$\hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon)$."""
     mu = ema(state.mu, grad, self.b1)
     nu = ema(state.nu, abs_sq(grad), self.b2)
-    if self.nesterov:
-        ahead = self.b1 * debias(mu, self.b1, t + 1)
-        mu_hat = ahead + (1 - self.b1) * debias(grad, self.b1, t)
-    else:
-        mu_hat = debias(mu, self.b1, t)
+    mu_hat = debiased_mean(mu, grad, self.b1, t, nesterov=self.nesterov)
     nu_hat = debias(nu, self.b2, t)
     return mu_hat / (sqrt(nu_hat + self.eps_root) + self.eps), Moments(mu, nu)

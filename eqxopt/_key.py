@@ -1,0 +1,41 @@
+"""Random keys as fields of an optimizer."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray, UInt32
+
+
+KeyData = UInt32[Array, "..."]
+
+
+def as_key_data(seed: int | Int[Array, ""] | PRNGKeyArray) -> KeyData:
+    """A seed or a key, new-style or raw, as the raw bits that an optimizer keeps: they
+    can be saved and donated like any other array."""
+    dtype = jnp.result_type(seed)
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return jnp.array(jax.random.key_data(seed), copy=True)
+    if jnp.issubdtype(dtype, jnp.integer) and jnp.ndim(seed) == 0:
+        return jax.random.key_data(jax.random.key(seed))
+    if dtype == jnp.uint32:
+        return jnp.array(seed, copy=True)
+    raise TypeError(f"expected an integer seed or a PRNG key, got {seed!r}")
+
+
+def split_key(data: KeyData) -> tuple[PRNGKeyArray, KeyData]:
+    """A key to use now, and the bits to keep for the next time."""
+    now, later = jax.random.split(jax.random.wrap_key_data(data))
+    return now, jax.random.key_data(later)
+
+
+def own_keys(module: Any, i: int) -> dict[str, KeyData]:
+    """The key fields of `module`, each made the `i`-th parameter's own."""
+    return {
+        field.name: jax.random.key_data(
+            jax.random.fold_in(jax.random.wrap_key_data(getattr(module, field.name)), i)
+        )
+        for field in dataclasses.fields(module)
+        if field.metadata.get("converter") is as_key_data
+    }

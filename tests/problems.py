@@ -1,0 +1,58 @@
+"""Models, gradients and losses that the suites share."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+
+def nested_params(dtype=jnp.float32, *, large: bool = False):
+    """Scalars, vectors, matrices and a 4-d kernel; `large` adds a matrix that is big
+    enough to be factored."""
+    shapes = {
+        "scalar": (),
+        "layers": [(3,), (4, 3)],
+        "kernel": (2, 2, 3, 4),
+    }
+    if large:
+        shapes["large"] = (128, 130)
+    leaves, treedef = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    return treedef.unflatten(
+        [jax.random.normal(k, shape, dtype) for k, shape in zip(keys, leaves)]
+    )
+
+
+def nested_loss(params, step=0.0):
+    """Not convex, and moving with the step, so that no moment stays still."""
+
+    def one(x):
+        phase = (1 + 0.1 * step) * x
+        return jnp.sum((jnp.cos(phase) + 0.1 * phase**2).real)
+
+    return sum(one(x) for x in jax.tree.leaves(params)) + 10.0
+
+
+class Model(eqx.Module):
+    """What a user's model holds: layers, a function, an int, a static string, None."""
+
+    layers: list[eqx.nn.Linear]
+    activation: object
+    steps: int
+    scale: jax.Array
+    name: str = eqx.field(static=True)
+    nothing: None = None
+
+    def __init__(self, key=None, dtype=jnp.float32):
+        keys = jax.random.split(jax.random.key(0) if key is None else key)
+        self.layers = [
+            eqx.nn.Linear(3, 4, key=keys[0], dtype=dtype),
+            eqx.nn.Linear(4, 2, key=keys[1], dtype=dtype),
+        ]
+        self.activation = jax.nn.tanh
+        self.steps = 3
+        self.scale = jnp.ones((), dtype)
+        self.name = "model"
+
+    def __call__(self, x):
+        x = self.activation(self.layers[0](x))
+        return self.scale * self.layers[1](x)
