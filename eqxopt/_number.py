@@ -70,20 +70,28 @@ nonnegative_number = NumberIn(Interval("[0, inf)"))
 
 
 def check_ranges(module: eqx.Module) -> None:
-    """Raises a `ValueError` for a number outside its field's interval. Numbers that
+    """Raises a `ValueError` for a number outside its field's interval, and a
+    `TypeError` for a `None` where that is not the default. Numbers that
     are not known yet, inside `jax.jit` or `jax.vmap`, pass."""
     for field in dataclasses.fields(module):
         converter: Any = field.metadata.get("converter")
         interval = getattr(converter, "interval", None)
         value = getattr(module, field.name)
-        if interval is None or value is None:
+        if interval is None:
+            continue
+        if value is None:
+            if field.default is not None:
+                raise TypeError(
+                    f"`{type(module).__name__}({field.name}=None)`: `{field.name}` "
+                    "must be given"
+                )
             continue
         for place, number in converter.numbers(value):
             if isinstance(number, Tracer):
                 continue
             if np.asarray(number) not in interval:
                 raise ValueError(
-                    f"`{type(module).__name__}({field.name}={number})`: "
+                    f"`{type(module).__name__}({field.name}={number!s})`: "
                     f"`{field.name}`{place and f' at {place}'} must lie in "
                     f"{interval.text}."
                 )

@@ -12,14 +12,16 @@ class Case:
 
     `make` uses options that bring every part of the rule into play. `complex` and
     `elementwise` say what the rule allows; `smooth` whether its updates move smoothly
-    with its hyperparameters, so that finite differences mean something; `value`
-    whether it needs the loss.
+    with its hyperparameters, so that finite differences mean something; `coupled`
+    whether a parameter's update depends on the other parameters; `value` whether it
+    needs the loss.
     """
 
     make: Callable[[], eqxopt.AbstractOptimizer]
     complex: bool = True
     elementwise: bool = True
     smooth: bool = True
+    coupled: bool = False
     value: bool = False
 
 

@@ -1,0 +1,240 @@
+"""What every optimizer keeps: the eight points, case by case."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES
+from problems import Model
+
+
+NAMES = list(CASES)
+SHAPES = {"scalar": (), "vector": (3,), "matrix": (4, 3), "empty": (0, 2)}
+
+
+def small_params(dtype=jnp.float32, seed=0):
+    keys = jax.random.split(jax.random.key(seed), len(SHAPES))
+    return {
+        name: jax.random.normal(key, shape, dtype)
+        for key, (name, shape) in zip(keys, SHAPES.items())
+    }
+
+
+@jax.jit
+def step(opt, params, grads):
+    return opt.apply(grads, params, value=jnp.asarray(1.0))
+
+
+def avals(tree):
+    """Everything about `tree` but the numbers."""
+    leaves, treedef = jax.tree.flatten(jax.eval_shape(lambda: tree))
+    return treedef, [(x.shape, x.dtype, x.weak_type) for x in leaves]
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def assert_close(a, b, rtol=1e-5):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestArraysOnly:
+    def test_every_leaf_is_an_array(self, name):
+        opt = CASES[name].make()
+        params = small_params()
+        made = opt.init(params)
+        _, after = made.apply(params, params, value=1.0)
+        for tree in (opt, made, after):
+            assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
+
+    def test_no_two_leaves_share_a_buffer(self, name):
+        params = small_params()
+        opt = CASES[name].make().init(params)
+        leaves = [x for x in jax.tree.leaves((opt, params)) if x.size > 0]
+        pointers = [x.unsafe_buffer_pointer() for x in leaves]
+        assert len(set(pointers)) == len(pointers)
+
+
+GRADIENT_DTYPES = [
+    (jnp.float32, jnp.bfloat16),
+    (jnp.bfloat16, jnp.float32),
+    (jnp.float16, jnp.float16),
+    (jnp.float64, jnp.float32),
+    (jnp.complex64, jnp.complex64),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestSameInSameOut:
+    @pytest.mark.parametrize("dtype, grad_dtype", GRADIENT_DTYPES)
+    def test_avals_and_treedef(self, name, dtype, grad_dtype, x64):
+        case = CASES[name]
+        if jnp.issubdtype(dtype, jnp.complexfloating) and not case.complex:
+            with pytest.raises(TypeError, match="complex"):
+                jax.eval_shape(lambda: case.make().init(small_params(dtype)))
+            return
+
+        def steps():
+            params, grads = small_params(dtype), small_params(grad_dtype, seed=1)
+            opt = case.make().init(params)
+            one = opt.apply(grads, params, value=1.0)
+            return (params, opt), one, one[1].apply(grads, one[0], value=1.0)
+
+        before, after, later = jax.eval_shape(steps)
+        assert avals(before) == avals(after) == avals(later)
+        wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+        for leaf in jax.tree.leaves(before[1].state):
+            if jnp.issubdtype(leaf.dtype, jnp.inexact):
+                assert jnp.finfo(leaf.dtype).bits >= 32
+        updates = jax.eval_shape(
+            lambda p, o: o.update(p, p, value=1.0)[0], before[0], before[1]
+        )
+        assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(wide)}
+
+    def test_one_trace(self, name):
+        """Over ten steps, over a changed hyperparameter, over a moving schedule."""
+        traces = 0
+
+        @jax.jit
+        def counted(opt, params, grads):
+            nonlocal traces
+            traces += 1
+            return opt.apply(grads, params, value=jnp.asarray(1.0))
+
+        rate = hyperparameter(CASES[name].make())
+        plain = CASES[name].make().init(small_params())
+        moving = lambda count: 0.1 / (1.0 + count.astype(float))
+        scheduled = plain.replace(**{rate: moving})
+        for made in (plain, scheduled):
+            opt, params, grads = made, small_params(), small_params(seed=1)
+            traces = 0
+            for _ in range(10):
+                params, opt = counted(opt, params, grads)
+            assert traces == 1
+        counted(plain.replace(**{rate: 0.5}), small_params(), grads)
+        assert traces == 1
+
+    def test_scan_equals_loop(self, name):
+        params = small_params()
+        opt = CASES[name].make().init(params)
+        grads = [small_params(seed=i) for i in range(1, 4)]
+        looped = (params, opt)
+        for g in grads:
+            looped = step(looped[1], looped[0], g)
+
+        def body(carry, g):
+            return carry[1].apply(g, carry[0], value=jnp.asarray(1.0)), None
+
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
+        scanned, _ = jax.lax.scan(body, (params, opt), stacked)
+        assert_close(scanned, looped)
+
+    def test_donation_right_after_init(self, name):
+        params = small_params()
+        grads = small_params(seed=1)
+        opt = CASES[name].make().init(params)
+        expected = step(opt, params, grads)
+        donating = jax.jit(
+            lambda opt, params, grads: opt.apply(grads, params, value=1.0),
+            donate_argnums=(0, 1),
+        )
+        assert_close(donating(opt, params, grads), expected)
+        assert params["matrix"].is_deleted() and opt.count.is_deleted()
+
+    def test_init_under_jit_and_eval_shape(self, name):
+        params = small_params()
+        eager = CASES[name].make().init(params)
+        assert avals(jax.eval_shape(CASES[name].make().init, params)) == avals(eager)
+        assert_close(jax.jit(lambda p: CASES[name].make().init(p))(params), eager)
+
+
+def hyperparameter(opt):
+    """The learning rate, under the name that this optimizer gives it."""
+    names = list(opt.hyperparameters())
+    return "learning_rate" if "learning_rate" in names else names[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestModelInModelOut:
+    def test_whole_model(self, name):
+        model = Model()
+        opt = CASES[name].make().init(model)
+        grads = eqx.filter(model, eqx.is_inexact_array)
+        after, opt = opt.apply(grads, model, value=1.0)
+        assert type(after) is Model and after.activation is model.activation
+        assert (after.steps, after.name, after.nothing) == (3, "model", None)
+        assert not np.array_equal(after.layers[0].weight, model.layers[0].weight)
+        assert type(opt.eval_params(after)) is Model
+
+    @pytest.mark.parametrize("absent", [None, "float0"])
+    def test_absent_gradient_changes_nothing(self, name, absent):
+        params = small_params()
+        opt = CASES[name].make().init(params)
+        params, opt = step(opt, params, small_params(seed=1))
+        grads = small_params(seed=2)
+        grads["matrix"] = None if absent is None else np.zeros((4, 3), jax.dtypes.float0)
+        new, new_opt = opt.apply(grads, params, value=1.0)
+        assert_equal(new["matrix"], params["matrix"])
+        assert_equal(new_opt.state["matrix"], opt.state["matrix"])
+        assert not np.array_equal(new["vector"], params["vector"])
+
+    def test_empty_model(self, name):
+        for model in ({}, None, {"f": jnp.tanh, "n": 3}):
+            opt = CASES[name].make().init(model)
+            after, opt = opt.apply(jax.tree.map(lambda _: None, model), model, value=1.0)
+            assert after == model and opt.count == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestPrecision:
+    def test_zero_gradients_in_half_precision(self, name):
+        params = jax.tree.map(lambda x: x.astype(jnp.float16), small_params())
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        opt = CASES[name].make().init(params)
+        for _ in range(3):
+            params, opt = step(opt, params, zeros)
+        for leaf in jax.tree.leaves((params, opt)):
+            assert np.all(np.isfinite(np.asarray(leaf, np.float64)))
+
+    def test_complex_training(self, name):
+        if not CASES[name].complex:
+            pytest.skip("real parameters only")
+        params = {"z": jnp.asarray([1 + 2j, -0.5j, 0], jnp.complex64)}
+        opt = CASES[name].make().init(params)
+        loss = lambda p: jnp.sum(jnp.square(p["z"].real) + jnp.square(p["z"].imag - 1))
+        for _ in range(5):
+            value, grads = jax.value_and_grad(loss)(params)
+            grads = jax.tree.map(jnp.conj, grads)
+            params, opt = opt.apply(grads, params, value=value)
+        assert np.all(np.isfinite(np.asarray(params["z"])))
+        assert loss(params) < 7.26
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sharded_state(name):
+    """State lies where its parameter lies, and the numbers stay."""
+    mesh = jax.make_mesh((8,), ("x",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    params = {"w": jax.random.normal(jax.random.key(0), (16, 4))}
+    grads = {"w": jax.random.normal(jax.random.key(1), (16, 4))}
+    expected, _ = CASES[name].make().init(params).apply(grads, params, value=1.0)
+    params, grads = jax.device_put((params, grads), rows)
+    inits = (
+        lambda p: CASES[name].make().init(p),
+        jax.jit(lambda p: CASES[name].make().init(p)),
+    )
+    for init in inits:
+        opt = init(params)
+        for leaf in jax.tree.leaves(opt.state):
+            if leaf.shape == (16, 4):
+                assert leaf.sharding.is_equivalent_to(rows, 2)
+        got, _ = step(opt, params, grads)
+        assert got["w"].sharding.is_equivalent_to(rows, 2)
+        assert_close(got, expected)

@@ -1,0 +1,237 @@
+"""Hyperparameters are live: every real one of every optimizer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES
+from problems import nested_loss
+
+import eqxopt
+from eqxopt import schedules
+
+
+NAMES = list(CASES)
+
+
+def params_and_still():
+    """Parameters of which one has a gradient that is exactly 0, as has one entry."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    return {
+        "vector": jax.random.normal(keys[0], (3,), float).at[1].set(0),
+        "matrix": jax.random.normal(keys[1], (4, 3), float),
+        "still": jnp.ones((2,), float),
+    }
+
+
+def loss(params, step):
+    # Even about 0, so that the entry at 0 stays there.
+    return nested_loss({k: x for k, x in params.items() if k != "still"}, step) + 0 * (
+        jnp.sum(params["still"])
+    )
+
+
+def numbers(opt):
+    """The plain numbers among the hyperparameters, by name."""
+    return {
+        name: value
+        for name, value in opt.hyperparameters().items()
+        if not isinstance(getattr(opt, name), schedules.AbstractSchedule)
+    }
+
+
+def train(opt, steps=4, params=None):
+    params = params_and_still() if params is None else params
+    opt = opt.init(params)
+    for step in range(steps):
+        value, grads = jax.value_and_grad(loss)(params, float(step))
+        params, opt = opt.apply(grads, params, value=value)
+    return params
+
+
+def final_loss(name, hyperparameters):
+    params = train(CASES[name].make().replace(**hyperparameters))
+    return loss(params, 0.0) + 1e-2 * jnp.sum(params["still"] ** 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient(name, x64):
+    """Finite everywhere, and the slope of the loss where there is one."""
+    at = numbers(CASES[name].make())
+    run = jax.jit(lambda h: final_loss(name, h))
+    slope = jax.jit(jax.grad(lambda h: final_loss(name, h)))
+    assert all(np.isfinite(x) for x in slope(at).values())
+    if not CASES[name].smooth:
+        return
+    # Off the ends of the ranges, and large enough for differences to be seen.
+    inside = {k: jnp.where(x < 1e-3, 0.01, x) for k, x in at.items()}
+    slopes = slope(inside)
+    for field, x in inside.items():
+        h = 1e-5 * x
+        up, down = run(inside | {field: x + h}), run(inside | {field: x - h})
+        assert np.isfinite(slopes[field])
+        np.testing.assert_allclose(
+            slopes[field], (up - down) / (2 * h), rtol=1e-4, atol=1e-6, err_msg=field
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_vmap_equals_loop(name, x64):
+    """A population over every hyperparameter at once, and over each on its own."""
+    at = numbers(CASES[name].make())
+    scales = jnp.asarray([0.9, 0.95, 1.0])
+    run = jax.jit(lambda h: final_loss(name, h))
+    batch = jax.jit(jax.vmap(lambda h: final_loss(name, h)))
+
+    def spread(field):
+        return {
+            k: jnp.where(x == 0, (1 - scales) / 100, scales * x)
+            if field in (k, None)
+            else jnp.full(3, x)
+            for k, x in at.items()
+        }
+
+    for field in (None, *at):
+        values = spread(field)
+        one_by_one = [run({k: v[i] for k, v in values.items()}) for i in range(3)]
+        np.testing.assert_allclose(batch(values), one_by_one, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_schedule_equals_replacing(name, x64):
+    """A schedule on every hyperparameter at once is a change of each at each step."""
+    case = CASES[name]
+    at = numbers(case.make())
+
+    def moved(x, step):
+        return jnp.where(x == 0, 1e-3 * step, x * (1 - 0.02 * step))
+
+    moving = {
+        k: schedules.Linear(moved(x, 0), moved(x, 10), transition_steps=10)
+        for k, x in at.items()
+    }
+    expected = params = params_and_still()
+    scheduled = case.make().replace(**moving).init(params)
+    replaced = case.make().init(params)
+    for step in range(4):
+        value, grads = jax.value_and_grad(loss)(params, float(step))
+        params, scheduled = scheduled.apply(grads, params, value=value)
+        value, grads = jax.value_and_grad(loss)(expected, float(step))
+        replaced = replaced.replace(**{k: moved(x, step) for k, x in at.items()})
+        now = scheduled_at(scheduled, step)
+        assert {k: float(v) for k, v in replaced.hyperparameters().items()} == (
+            pytest.approx(now)
+        )
+        expected, replaced = replaced.apply(grads, expected, value=value)
+    for k in params:
+        np.testing.assert_allclose(params[k], expected[k], rtol=1e-9, atol=1e-12)
+
+
+def scheduled_at(opt, step):
+    """What `hyperparameters()` said before the update number `step + 1`."""
+    fields = {k: getattr(opt, k) for k in opt.hyperparameters()}
+    return {k: float(f(step)) for k, f in fields.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_choice_per_parameter(name, x64):
+    """Each parameter trains as if it were alone with its own hyperparameters."""
+    case = CASES[name]
+    if case.coupled:
+        pytest.skip("the parameters depend on each other")
+    at = numbers(case.make())
+    lower = {k: 0.9 * x for k, x in at.items()}
+    by_function = {
+        k: lambda path, array, k=k: lower[k] if path == "['matrix']" else at[k]
+        for k in at
+    }
+    by_tree = {k: {"vector": at[k], "matrix": lower[k], "still": at[k]} for k in at}
+    whole = params_and_still()
+    expected = train(case.make(), params=whole) | {
+        "matrix": train(case.make().replace(**lower), params=whole)["matrix"]
+    }
+    for choices in (by_function, by_tree):
+        got = train(case.make().replace(**choices), params=whole)
+        for k in whole:
+            np.testing.assert_allclose(got[k], expected[k], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_out_of_range(name):
+    for field in numbers(CASES[name].make()):
+        with pytest.raises(ValueError, match=rf"`{name}\({field}=nan\)`.*must lie in"):
+            CASES[name].make().replace(**{field: float("nan")})
+
+
+class TestConversion:
+    def test_integers_and_arrays(self):
+        opt = eqxopt.SGD(1, momentum=np.float64(0))
+        assert opt.learning_rate.dtype == opt.momentum.dtype == jnp.float32
+        assert not opt.learning_rate.weak_type
+
+    def test_a_number_is_copied(self):
+        rate = jnp.asarray(0.1)
+        opt = eqxopt.SGD(rate)
+        assert opt.learning_rate.unsafe_buffer_pointer() != rate.unsafe_buffer_pointer()
+
+    @pytest.mark.parametrize("bad", [True, "0.1", 1j, None])
+    def test_not_a_number(self, bad):
+        with pytest.raises((TypeError, ValueError)):
+            eqxopt.SGD(0.1).replace(momentum=0.9, learning_rate=bad).init({})
+
+    def test_an_array_of_numbers_points_to_vmap(self):
+        with pytest.raises(ValueError, match=r"shape \(3,\).*inside `jax.vmap`"):
+            eqxopt.SGD(jnp.ones(3))
+
+    def test_schedule_that_gives_no_scalar(self):
+        params = {"x": jnp.ones(2)}
+        opt = eqxopt.SGD(lambda step: jnp.ones(2) * step.astype(float)).init
+        with pytest.raises(ValueError, match=r"scalar.*shape \(2,\)"):
+            opt(params).apply(params, params)
+
+    def test_function_of_three_arguments(self):
+        with pytest.raises(ValueError, match="needs 3 arguments"):
+            eqxopt.SGD(lambda a, b, c: 0.1)
+
+    def test_choice_of_schedules(self):
+        params = {"a": jnp.ones(()), "b": jnp.ones(())}
+        choice = lambda path, x: schedules.Linear(1.0, 0.0, 10) if "a" in path else 0.5
+        opt = eqxopt.SGD(choice).init(params)
+        for _ in range(5):
+            _, opt = opt.apply(params, params)
+        rates = opt.hyperparameters()["learning_rate"]
+        assert {k: float(v) for k, v in rates.items()} == {"['a']": 0.5, "['b']": 0.5}
+
+
+class TestReplace:
+    def test_state_is_kept(self):
+        params = {"x": jnp.ones(2)}
+        _, opt = eqxopt.Adam(0.1).init(params).apply(params, params)
+        new = opt.replace(learning_rate=0.2, b1=0.8)
+        assert new.count == 1 and new.state is opt.state
+        assert float(opt.learning_rate) == pytest.approx(0.1)
+        assert float(new.learning_rate) == pytest.approx(0.2)
+
+    def test_unknown_name(self):
+        with pytest.raises(TypeError, match="`SGD` has no field `lr`; it has `learning"):
+            eqxopt.SGD(0.1).replace(lr=0.2)
+
+    @pytest.mark.parametrize(
+        "name, value, interval",
+        [("learning_rate", -0.1, r"\[0, inf\)"), ("b1", 1.0, r"\[0, 1\)")],
+    )
+    def test_out_of_range(self, name, value, interval):
+        match = rf"`Adam\({name}={value}\)`.*must lie in {interval}"
+        with pytest.raises(ValueError, match=match):
+            eqxopt.Adam(0.1).replace(**{name: value})
+        with pytest.raises(ValueError, match=match):
+            eqxopt.Adam(**({"learning_rate": 0.1} | {name: value}))
+
+    def test_range_of_a_choice_names_the_place(self):
+        with pytest.raises(ValueError, match=r"`b1` at \['x'\] must lie in"):
+            eqxopt.Adam(0.1, b1={"x": 1.5})
+
+    def test_ranges_under_jit(self):
+        with pytest.raises(ValueError, match="must lie in"):
+            jax.jit(lambda: eqxopt.Adam(-0.1))()
+        jax.jit(eqxopt.Adam)(-0.1)  # not known at trace time
