@@ -1,7 +1,7 @@
 """The dtypes in which rules compute and state is kept."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Inexact, Shaped
+from jaxtyping import Array, DTypeLike, Float, Inexact, Shaped
 
 
 def as_dtype(dtype: DTypeLike | None) -> jnp.dtype | None:
@@ -46,3 +46,8 @@ def zeros_like(
     ):
         dtype = own
     return jnp.zeros_like(param, dtype=dtype)
+
+
+def real_zeros_like(param: Inexact[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Zeros to accumulate magnitudes of gradients of `param` in."""
+    return jnp.zeros_like(param, dtype=real_dtype(compute_dtype(param.dtype)))

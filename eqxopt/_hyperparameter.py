@@ -1,7 +1,6 @@
 """Hyperparameters: a number, a schedule, or a choice of these for each parameter."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, overload, TYPE_CHECKING, TypeAlias
 
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ._number import as_number, Interval, Number, NumberLike
 from ._schedule.abstract import AbstractSchedule, Custom
-from ._tree import choose, is_function, Parameters
+from ._tree import choose, is_function, needed_arguments, Parameters
 
 
 def _is_schedule(x: object) -> bool:
@@ -30,6 +29,18 @@ class PerParameter(eqx.Module):
 
     - `choice`: a function of the parameter's path and array, or a tree that is a
         prefix of the model; either gives numbers and schedules.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> params = {"slow": jnp.ones(2), "fast": jnp.ones(2)}
+        >>> opt = eqxopt.SGD(lambda path, array: 0.1 if "slow" in path else 1.0)
+        >>> params, opt = opt.init(params).apply(params, params)
+        >>> print(params["slow"], params["fast"])
+        [0.9 0.9] [0. 0.]
+
+        ```
     """
 
     tree: PyTree[Number | AbstractSchedule]
@@ -77,21 +88,13 @@ def as_hyperparameter(x: Any) -> Number | AbstractSchedule | PerParameter:
 
 
 def _takes_path_and_array(function: Callable[..., Any]) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except ValueError:
-        return False
-    positional = (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    )
-    needed = [p for p in parameters if p.kind in positional and p.default is p.empty]
-    if len(needed) > 2:
+    needed = needed_arguments(function)
+    if needed > 2:
         raise ValueError(
             f"a schedule takes (step) and a per-parameter choice takes (path, array), "
-            f"but {function} needs {len(needed)} arguments"
+            f"but {function} needs {needed} arguments"
         )
-    return len(needed) == 2
+    return needed == 2
 
 
 @dataclasses.dataclass(frozen=True)

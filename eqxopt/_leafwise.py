@@ -1,11 +1,9 @@
 """From a rule for one parameter to an optimizer for a model."""
 
 import abc
-import dataclasses
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -13,10 +11,9 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from ._dtype import compute_dtype, real_dtype, widen
-from ._hyperparameter import at_step, fix_choice, PerParameter
 from ._key import own_keys
-from ._mask import Mask
-from ._optimizer import AbstractOptimizer, count_of, hyperparameter_names
+from ._optimizer import AbstractOptimizer, count_of
+from ._rules import gradients, rules, started
 from ._tree import array_leaves, Parameters, replace_fields
 from ._types import Self
 
@@ -50,16 +47,11 @@ class AbstractLeafwiseOptimizer(AbstractOptimizer):
 
     def init(self, params: PyTree) -> Self:
         parameters = Parameters(params)
-        name = type(self).__name__
-        fixed = {
-            field: fix_choice(getattr(self, field), parameters, f"`{name}.{field}`")
-            for field in hyperparameter_names(self)
-        }
-        new = replace_fields(self, **fixed, count=jnp.zeros((), jnp.int32))
+        new = started(self, parameters)
         states = [
             _init_leaf(replace_fields(rule, **own_keys(self, i)), param)
             for i, (rule, param) in enumerate(
-                zip(_rules(new, parameters), parameters.arrays)
+                zip(rules(new, parameters), parameters.arrays)
             )
         ]
         return replace_fields(new, state=parameters.tree(states))
@@ -73,30 +65,30 @@ class AbstractLeafwiseOptimizer(AbstractOptimizer):
         value_fn: Callable[..., Any] | None = None,
     ) -> tuple[PyTree, Self]:
         del value, value_fn
-        count = count_of(self)
-        parameters = Parameters(params)
         name = type(self).__name__
-        grad_leaves = parameters.align(grads, f"`{name}`: the gradients")
-        states = parameters.align(self.state, f"`{name}`: the optimizer's states")
-        rules = _rules(self, parameters)
-        count = count + 1
+        count = count_of(self) + 1
         t = count.astype(jnp.float32)
-        updates = []
-        for i, (grad, param) in enumerate(zip(grad_leaves, parameters.arrays)):
-            update = None
-            if grad is not None and getattr(grad, "dtype", None) != jax.dtypes.float0:
-                _check_leaf(name, parameters, i, grad, states[i])
-                try:
-                    update, states[i] = _update_leaf(
-                        rules[i], t, grad, param, states[i]
-                    )
-                except _StateMismatch as error:
-                    raise ValueError(
-                        f"`{name}`: the state at {parameters.path(i)} does not fit the "
-                        f"parameter of shape {param.shape}: {error}. Call "
-                        "`opt = opt.init(model)` again."
-                    ) from None
-            updates.append(update)
+        parameters = Parameters(params)
+        states = parameters.align(self.state, f"`{name}`: the optimizer's states")
+        grad_leaves = gradients(self, grads, parameters)
+        updates: list[Array | None] = [None] * len(parameters)
+        for i, rule in enumerate(rules(self, parameters)):
+            grad, param, state = grad_leaves[i], parameters.arrays[i], states[i]
+            if grad is None:
+                continue
+            if state is None:
+                raise ValueError(
+                    f"`{name}`: {parameters.path(i)} was no parameter when `init` saw "
+                    "the model. Call `opt = opt.init(model)` again."
+                )
+            try:
+                updates[i], states[i] = _update_leaf(rule, t, grad, param, state)
+            except _StateMismatch as error:
+                raise ValueError(
+                    f"`{name}`: the state at {parameters.path(i)} does not fit the "
+                    f"parameter of shape {param.shape}: {error}. Call "
+                    "`opt = opt.init(model)` again."
+                ) from None
         new = replace_fields(self, count=count, state=parameters.tree(states))
         return parameters.tree(updates), new
 
@@ -106,37 +98,6 @@ class AbstractLeafwiseOptimizer(AbstractOptimizer):
 
 class _StateMismatch(Exception):
     pass
-
-
-def _check_leaf(
-    name: str, parameters: Parameters, i: int, grad: Any, state: Any
-) -> None:
-    param = parameters.arrays[i]
-    if not eqx.is_array(grad):
-        raise TypeError(
-            f"`{name}`: the gradient at {parameters.path(i)} is not an array but "
-            f"{grad!r}"
-        )
-    if not jnp.issubdtype(grad.dtype, jnp.inexact):
-        raise TypeError(
-            f"`{name}`: the gradient at {parameters.path(i)} has dtype {grad.dtype}; "
-            "gradients are floating-point, or `None` for a parameter to leave alone"
-        )
-    if jnp.iscomplexobj(grad) and not jnp.iscomplexobj(param):
-        raise TypeError(
-            f"`{name}`: the gradient at {parameters.path(i)} has dtype {grad.dtype}, "
-            f"but the parameter is real, {param.dtype}"
-        )
-    if grad.shape != param.shape:
-        raise ValueError(
-            f"`{name}`: the gradient at {parameters.path(i)} has shape {grad.shape}, "
-            f"but the parameter has shape {param.shape}"
-        )
-    if state is None:
-        raise ValueError(
-            f"`{name}`: {parameters.path(i)} was no parameter when `init` saw the "
-            "model. Call `opt = opt.init(model)` again."
-        )
 
 
 def _init_leaf(rule: AbstractLeafwiseOptimizer, param: Inexact[Array, "..."]) -> PyTree:
@@ -184,70 +145,3 @@ def _check_state(
     for new, old in zip(jtu.tree_leaves(expected), array_leaves(state)):
         if new.shape != old.shape:
             raise _StateMismatch(f"it has shape {old.shape} and not {new.shape}")
-
-
-def _rules(
-    optimizer: AbstractLeafwiseOptimizer, parameters: Parameters
-) -> list[AbstractLeafwiseOptimizer]:
-    """The optimizer as each parameter sees it: hyperparameters are scalars of its
-    compute dtype at this step, masks are booleans."""
-    columns = _hyperparameter_columns(optimizer, parameters)
-    masks, masked = _mask_columns(optimizer, parameters)
-    made: dict[Hashable, AbstractLeafwiseOptimizer] = {}
-    rules = []
-    for i, param in enumerate(parameters.arrays):
-        dtype = real_dtype(compute_dtype(param.dtype))
-        on = {field: column[i] for field, column in masks.items()}
-        # Usually all parameters share one rule, and so one set of arguments.
-        key = (dtype, *on.values(), *(id(column[i]) for column in columns.values()))
-        if key not in made:
-            scalars = {
-                field: jnp.zeros((), dtype)
-                if not on.get(masked.get(field, ""), True)
-                else column[i].astype(dtype)
-                for field, column in columns.items()
-            }
-            made[key] = replace_fields(
-                optimizer, count=None, state=None, **scalars, **on
-            )
-        rules.append(made[key])
-    return rules
-
-
-def _hyperparameter_columns(
-    optimizer: AbstractLeafwiseOptimizer, parameters: Parameters
-) -> dict[str, list[Array]]:
-    """For each hyperparameter in use, its scalar at this step for each parameter."""
-    count = count_of(optimizer)
-    scalars: dict[int, Array] = {}  # a schedule is evaluated once, whoever shares it
-    columns = {}
-    for field in hyperparameter_names(optimizer):
-        what = f"`{type(optimizer).__name__}.{field}`"
-        value = getattr(optimizer, field)
-        if value is None:
-            continue
-        if isinstance(value, PerParameter):
-            values = value.at(parameters, what)
-        else:
-            values = [value] * len(parameters)
-        for value in values:
-            if id(value) not in scalars:
-                scalars[id(value)] = at_step(value, count, what)
-        columns[field] = [scalars[id(value)] for value in values]
-    return columns
-
-
-def _mask_columns(
-    optimizer: AbstractLeafwiseOptimizer, parameters: Parameters
-) -> tuple[dict[str, list[bool]], dict[str, str]]:
-    """For each mask in use, its boolean for each parameter; and for each
-    hyperparameter that a mask switches off, which mask."""
-    columns, masked = {}, {}
-    for field in dataclasses.fields(optimizer):
-        mask = getattr(optimizer, field.name)
-        if isinstance(mask, Mask):
-            what = f"`{type(optimizer).__name__}.{field.name}`"
-            columns[field.name] = mask.at(parameters, what)
-            for name in field.metadata.get("masks", ()):
-                masked[name] = field.name
-    return columns, masked

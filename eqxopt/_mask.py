@@ -5,7 +5,7 @@ from typing import Any
 import jax.tree_util as jtu
 import numpy as np
 
-from ._tree import choose, is_function, Parameters
+from ._tree import choose, is_function, needed_arguments, Parameters
 
 
 class Mask:
@@ -16,6 +16,11 @@ class Mask:
 
     def __init__(self, choice: Any):
         if is_function(choice):
+            if needed_arguments(choice) == 1:
+                raise TypeError(
+                    f"a mask takes (path, array), but {choice} takes one argument. If "
+                    "it makes a tree from the model, give that tree: mask(model)"
+                )
             self._key = self._choice = choice
         else:
             self._choice = choice

@@ -1,8 +1,12 @@
 """The small functions that update rules are written in."""
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
+
+from ._dtype import widen
 
 
 def ema(
@@ -68,3 +72,47 @@ def _sqrt_jvp(primals, tangents):
 def norm(x: Inexact[Array, "..."]) -> Float[Array, ""]:
     r"""The Euclidean norm of all entries, $\|x\|$, with derivative 0 at 0."""
     return sqrt(jnp.sum(abs_sq(x)))
+
+
+def rms(x: Inexact[Array, "..."]) -> Float[Array, ""]:
+    r"""The root of the mean square of all entries, with derivative 0 at 0."""
+    return norm(x) / max(x.size, 1) ** 0.5
+
+
+@jax.custom_jvp
+def divide(x: Inexact[Array, "..."], y: Float[Array, "..."]) -> Inexact[Array, "..."]:
+    r"""$x / y$, and 0 where $y$ is 0."""
+    at_zero = y == 0
+    return jnp.where(at_zero, 0, x / jnp.where(at_zero, 1, y))
+
+
+@divide.defjvp
+def _divide_jvp(primals, tangents):
+    # Written out because y**-2, of which the derivative is usually made, overflows in
+    # float32 long before x / y does.
+    (x, y), (x_dot, y_dot) = primals, tangents
+    quotient = divide(x, y)
+    return quotient, divide(x_dot - quotient * y_dot, y)
+
+
+def trust_ratio(
+    param_norm: Float[Array, ""],
+    update_norm: Float[Array, ""],
+    coefficient: float | Float[Array, ""] = 1.0,
+    eps: float | Float[Array, ""] = 0.0,
+) -> Float[Array, ""]:
+    r"""$c\, \|\theta\| / (\|u\| + \varepsilon)$, and 1 where one of the norms is 0."""
+    zero = (param_norm == 0) | (update_norm == 0)
+    ratio = divide(coefficient * param_norm, update_norm + eps)
+    return jnp.where(zero, 1, ratio)
+
+
+def sum_of_squares(arrays: Iterable[Inexact[Array, "..."]]) -> Float[Array, ""]:
+    r"""$\sum_i \|x_i\|^2$, in the widest real dtype among them and float32."""
+    squares = [jnp.sum(abs_sq(widen(x))) for x in arrays]
+    dtype = max([jnp.dtype(jnp.float32), *(x.dtype for x in squares)], key=_size)
+    return sum((x.astype(dtype) for x in squares), jnp.zeros((), dtype))
+
+
+def _size(dtype: jnp.dtype) -> int:
+    return dtype.itemsize

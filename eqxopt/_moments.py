@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from ._dtype import compute_dtype, real_dtype, zeros_like
+from ._dtype import compute_dtype, real_dtype, real_zeros_like, zeros_like
 from ._math import debias
 
 
@@ -19,10 +19,18 @@ class Moments(NamedTuple):
 def zero_moments(
     param: Inexact[Array, "*shape"], mu_dtype: jnp.dtype | None = None
 ) -> Moments:
-    return Moments(
-        mu=zeros_like(param, mu_dtype),
-        nu=jnp.zeros_like(param, dtype=real_dtype(compute_dtype(param.dtype))),
-    )
+    return Moments(mu=zeros_like(param, mu_dtype), nu=real_zeros_like(param))
+
+
+def reduced_zeros(
+    param: Inexact[Array, "..."], axes: tuple[int, ...]
+) -> Float[Array, "..."]:
+    """Zeros to keep a mean over `axes` of a parameter's squares in."""
+    # Reduced from an array that depends on the parameter, also inside jit, so that
+    # the remaining axes are sharded like the parameter's.
+    dtype = real_dtype(compute_dtype(param.dtype))
+    zero = jnp.zeros((), dtype)
+    return jnp.sum(jnp.where(jnp.isnan(param), zero, zero), axis=axes)
 
 
 def debiased_mean(

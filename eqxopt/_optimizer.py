@@ -135,7 +135,7 @@ class AbstractOptimizer(AbstractTransform):
         there was no `init` or the gradients do not fit the model.
         """
         if value is not None:
-            value = _as_scalar(value, self)
+            value = needed_value(self, value)
         # Inside a function that is being compiled another jit would only cost time.
         run = _apply if _in_jit() else _compiled_apply
         return run(self, grads, params, value, value_fn)
@@ -187,16 +187,6 @@ def _add(
     return (param.astype(update.dtype) + update).astype(param.dtype)
 
 
-def _as_scalar(value: Any, optimizer: AbstractOptimizer) -> Scalar:
-    value = jnp.asarray(value)
-    if value.shape != ():
-        raise ValueError(
-            f"`{type(optimizer).__name__}.apply`: `value` must be a scalar, but has "
-            f"shape {value.shape}"
-        )
-    return value
-
-
 def hyperparameter_names(transform: AbstractTransform) -> list[str]:
     return [
         f.name
@@ -211,3 +201,18 @@ def count_of(transform: AbstractTransform) -> Int[Array, ""]:
         name = type(transform).__name__
         raise ValueError(f"`{name}` has no state: call `opt = opt.init(model)` first")
     return transform.count
+
+
+def needed_value(optimizer: AbstractOptimizer, value: Any) -> Scalar:
+    """The loss as an array, for the optimizers that cannot do without."""
+    name = type(optimizer).__name__
+    if value is None:
+        raise ValueError(
+            f"`{name}` needs the loss: call `opt.apply(grads, model, value=loss)`"
+        )
+    value = jnp.asarray(value)
+    if value.shape != ():
+        raise ValueError(
+            f"`{name}.apply`: `value` must be a scalar, but has shape {value.shape}"
+        )
+    return value

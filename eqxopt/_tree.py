@@ -1,5 +1,6 @@
 """Models as pytrees: their parameters, and what is aligned with or chosen by them."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
@@ -117,6 +118,19 @@ def is_function(x: Any) -> bool:
     callable that is a leaf.
     """
     return callable(x) and jtu.all_leaves([x])
+
+
+def needed_arguments(function: Callable[..., Any]) -> int:
+    """How many positional arguments `function` cannot do without."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a builtin that does not tell
+        return 1
+    positional = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    return sum(p.kind in positional and p.default is p.empty for p in parameters)
 
 
 def choose(

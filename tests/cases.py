@@ -26,7 +26,68 @@ class Case:
 
 
 CASES: dict[str, Case] = {
+    "AdaBelief": Case(
+        lambda: eqxopt.AdaBelief(
+            0.01, eps=1e-3, eps_root=1e-4, weight_decay=0.1, nesterov=True
+        )
+    ),
     "Adam": Case(lambda: eqxopt.Adam(0.01, nesterov=True)),
+    "Adamax": Case(lambda: eqxopt.Adamax(0.01, b2=0.9, eps=1e-3)),
+    "AdamaxW": Case(lambda: eqxopt.AdamaxW(0.01, b2=0.9, weight_decay=0.1)),
     "AdamW": Case(lambda: eqxopt.AdamW(0.01, weight_decay=0.1)),
+    "AMSGrad": Case(lambda: eqxopt.AMSGrad(0.01, b2=0.9, eps_root=1e-3)),
+    "Fromage": Case(lambda: eqxopt.Fromage(0.01), elementwise=False),
+    "LAMB": Case(lambda: eqxopt.LAMB(0.01, weight_decay=0.1), elementwise=False),
+    "LARS": Case(
+        lambda: eqxopt.LARS(0.01, 0.1, trust_coefficient=0.1, nesterov=True),
+        elementwise=False,
+    ),
+    "Lion": Case(lambda: eqxopt.Lion(0.01, weight_decay=0.1), smooth=False),
+    "NAdam": Case(lambda: eqxopt.NAdam(0.01)),
+    "NAdamW": Case(lambda: eqxopt.NAdamW(0.01, weight_decay=0.1)),
+    "NoisySGD": Case(lambda: eqxopt.NoisySGD(0.01, eta=0.1, seed=1), elementwise=False),
+    "NovoGrad": Case(
+        lambda: eqxopt.NovoGrad(0.01, weight_decay=0.1), elementwise=False
+    ),
+    "OptimisticGradientDescent": Case(
+        lambda: eqxopt.OptimisticGradientDescent(0.01, alpha=0.8, beta=0.5)
+    ),
+    "RAdam": Case(lambda: eqxopt.RAdam(0.01, nesterov=True)),
+    "PolyakSGD": Case(
+        lambda: eqxopt.PolyakSGD(scaling=0.5, f_min=0.1, eps=0.1),
+        elementwise=False,
+        coupled=True,
+        value=True,
+    ),
     "SGD": Case(lambda: eqxopt.SGD(0.01, momentum=0.9, nesterov=True)),
+    "SimplifiedAdEMAMix": Case(
+        lambda: eqxopt.SimplifiedAdEMAMix(0.01, alpha=2.0, weight_decay=0.1)
+    ),
+    "Yogi": Case(lambda: eqxopt.Yogi(0.01, b2=0.9)),
+    "Adadelta": Case(lambda: eqxopt.Adadelta(1.0, eps=1e-3, weight_decay=0.1)),
+    "Adafactor": Case(
+        lambda: eqxopt.Adafactor(
+            0.01,
+            2,
+            decay_offset=-2,
+            clipping_threshold=0.5,
+            momentum=0.9,
+            weight_decay_rate=0.01,
+        ),
+        elementwise=False,
+    ),
+    "Adagrad": Case(lambda: eqxopt.Adagrad(0.1)),
+    "RMSProp": Case(
+        lambda: eqxopt.RMSProp(
+            0.01,
+            eps=1e-3,
+            initial_scale=0.5,
+            centered=True,
+            momentum=0.9,
+            nesterov=True,
+            bias_correction=True,
+        )
+    ),
+    "Rprop": Case(lambda: eqxopt.Rprop(0.01), complex=False, smooth=False),
+    "SM3": Case(lambda: eqxopt.SM3(0.1), elementwise=False),
 }

@@ -179,7 +179,9 @@ class TestModelInModelOut:
         opt = CASES[name].make().init(params)
         params, opt = step(opt, params, small_params(seed=1))
         grads = small_params(seed=2)
-        grads["matrix"] = None if absent is None else np.zeros((4, 3), jax.dtypes.float0)
+        grads["matrix"] = (
+            None if absent is None else np.zeros((4, 3), jax.dtypes.float0)
+        )
         new, new_opt = opt.apply(grads, params, value=1.0)
         assert_equal(new["matrix"], params["matrix"])
         assert_equal(new_opt.state["matrix"], opt.state["matrix"])
@@ -188,7 +190,9 @@ class TestModelInModelOut:
     def test_empty_model(self, name):
         for model in ({}, None, {"f": jnp.tanh, "n": 3}):
             opt = CASES[name].make().init(model)
-            after, opt = opt.apply(jax.tree.map(lambda _: None, model), model, value=1.0)
+            after, opt = opt.apply(
+                jax.tree.map(lambda _: None, model), model, value=1.0
+            )
             assert after == model and opt.count == 1
 
 

@@ -213,7 +213,9 @@ class TestReplace:
         assert float(new.learning_rate) == pytest.approx(0.2)
 
     def test_unknown_name(self):
-        with pytest.raises(TypeError, match="`SGD` has no field `lr`; it has `learning"):
+        with pytest.raises(
+            TypeError, match="`SGD` has no field `lr`; it has `learning"
+        ):
             eqxopt.SGD(0.1).replace(lr=0.2)
 
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Adam, with and without decoupled weight decay."""
+"""Adam and NAdam, with and without decoupled weight decay."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -177,8 +177,161 @@ class AdamW(AbstractLeafwiseOptimizer):
         return -self.learning_rate * (direction + self.weight_decay * param), moments
 
 
+class NAdam(AbstractLeafwiseOptimizer):
+    r"""Adam with Nesterov momentum.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+    \hat m_t &= \beta_1 m_t / (1 - \beta_1^{t+1}) +
+        (1 - \beta_1)\, g_t / (1 - \beta_1^t) \\
+    \hat v_t &= v_t / (1 - \beta_2^t) \\
+    u_t &= -\alpha_t\, \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon)
+    \end{aligned}
+    $$
+
+    The paper multiplies $\hat v_t$ by $\beta_2$ as well, which neither optax nor PyTorch
+    does. In PyTorch $\beta_1$ also warms up along a schedule of its own; here give `b1` a
+    schedule for that.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
+    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+    - `nesterov`: keyword only. Default `True`; `False` gives [`eqxopt.Adam`][].
+
+    **Source:** Dozat, [Incorporating Nesterov Momentum into
+    Adam](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ), 2016.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.NAdam(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.79
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True
+    )
+    nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+        return zero_moments(param, self.mu_dtype)
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Moments,
+    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+        direction, moments = adam_direction(self, t, grad, state)
+        return -self.learning_rate * direction, moments
+
+
+class NAdamW(AbstractLeafwiseOptimizer):
+    r"""Adam with Nesterov momentum and decoupled weight decay.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+    \hat m_t &= \beta_1 m_t / (1 - \beta_1^{t+1}) +
+        (1 - \beta_1)\, g_t / (1 - \beta_1^t) \\
+    \hat v_t &= v_t / (1 - \beta_2^t) \\
+    u_t &= -\alpha_t \left( \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} +
+        \varepsilon) + \lambda \theta_{t-1} \right)
+    \end{aligned}
+    $$
+
+    The decay is multiplied by the learning rate, as in PyTorch and optax.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
+    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+    - `weight_decay`: $\lambda \ge 0$. Default 1e-4.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+    - `nesterov`: keyword only. Default `True`; `False` gives [`eqxopt.AdamW`][].
+
+    **Source:** Dozat, [Incorporating Nesterov Momentum into
+    Adam](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ), 2016; Loshchilov and
+    Hutter, [Decoupled Weight Decay Regularization](https://arxiv.org/abs/1711.05101),
+    2019.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.NAdamW(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.79
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True
+    )
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=1e-4)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+        return zero_moments(param, self.mu_dtype)
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Moments,
+    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+        direction, moments = adam_direction(self, t, grad, state)
+        return -self.learning_rate * (direction + self.weight_decay * param), moments
+
+
 def adam_direction(
-    self: Adam | AdamW,
+    self: Adam | AdamW | NAdam | NAdamW,
     t: Float[Array, ""],
     grad: Inexact[Array, "*shape"],
     state: Moments,

@@ -1,0 +1,110 @@
+"""AdaBelief."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import real_zeros_like, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._mask import as_mask, Mask, mask_of
+from .._math import abs_sq, debias, ema, sqrt
+from .._moments import debiased_mean
+
+
+class MeanAndVariance(NamedTuple):
+    """The running mean of a parameter's gradient and its variance about that mean."""
+
+    mu: Inexact[Array, "*shape"]
+    s: Float[Array, "*shape"]
+
+
+class AdaBelief(AbstractLeafwiseOptimizer):
+    r"""Adam with the gradient's variance in place of its square: long steps where the
+    gradient is as predicted, short ones where it surprises.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    s_t &= \beta_2 s_{t-1} + (1 - \beta_2)\, |g_t - m_t|^2 + \bar\varepsilon \\
+    \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat s_t = s_t / (1 - \beta_2^t) \\
+    u_t &= -\alpha_t \left( \hat m_t / (\sqrt{\hat s_t} + \varepsilon) +
+        \lambda \theta_{t-1} \right)
+    \end{aligned}
+    $$
+
+    With `nesterov=True`,
+
+    $$
+    \hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1) g_t / (1 - \beta_1^t)
+    $$
+
+    Unlike in Adam, $\bar\varepsilon$ is added to the variance that is kept, at every
+    step, as in the paper, which uses one $\varepsilon = 10^{-8}$ in both places. The
+    decay is decoupled and multiplied by the learning rate, as in [`eqxopt.AdamW`][].
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the mean. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the variance. Default 0.999.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-16.
+    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 1e-16.
+    - `weight_decay`: $\lambda \ge 0$; `None`, the default, for no decay.
+    - `weight_decay_mask`: which parameters decay: a tree of booleans that is a prefix
+        of the model, or a function of `(path, array)`. By default all do.
+    - `nesterov`: keyword only. Default `False`.
+
+    **Source:** Zhuang et al., [AdaBelief Optimizer: Adapting Stepsizes by the Belief in
+    Observed Gradients](https://arxiv.org/abs/2010.07468), 2020. The defaults of both
+    $\varepsilon$ are optax's.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.AdaBelief(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.78
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-16)
+    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=1e-16)
+    weight_decay: Hyperparameter | None = eqx.field(converter=nonnegative, default=None)
+    weight_decay_mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> MeanAndVariance:
+        return MeanAndVariance(zeros_like(param), real_zeros_like(param))
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: MeanAndVariance,
+    ) -> tuple[Inexact[Array, "*shape"], MeanAndVariance]:
+        mu = ema(state.mu, grad, self.b1)
+        s = ema(state.s, abs_sq(grad - mu), self.b2) + self.eps_root
+        mu_hat = debiased_mean(mu, grad, self.b1, t, nesterov=self.nesterov)
+        s_hat = debias(s, self.b2, t)
+        direction = mu_hat / (sqrt(s_hat) + self.eps)
+        weight_decay = self.weight_decay
+        if weight_decay is not None:
+            direction = direction + weight_decay * param
+        return -self.learning_rate * direction, MeanAndVariance(mu, s)

@@ -1,0 +1,187 @@
+"""Adafactor."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import as_dtype, real_zeros_like, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive, real
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._mask import as_mask, Mask, mask_of
+from .._math import abs_sq, divide, ema, rms, sqrt
+from .._moments import reduced_zeros
+
+
+# The paper's second epsilon.
+MIN_PARAMETER_SCALE = 1e-3
+
+
+class Factored(NamedTuple):
+    """Running means of a parameter's squared gradient along each of its two longest
+    axes, and of its steps if there is momentum."""
+
+    row: Float[Array, "*rows"]
+    col: Float[Array, "*cols"]
+    mu: Inexact[Array, "*shape"] | None
+
+
+class Unfactored(NamedTuple):
+    """The running mean of a parameter's squared gradient, and of its steps if there is
+    momentum."""
+
+    nu: Float[Array, "*shape"]
+    mu: Inexact[Array, "*shape"] | None
+
+
+class Adafactor(AbstractLeafwiseOptimizer):
+    r"""Adafactor: RMSProp in the memory of one row and one column, with steps in
+    proportion to the parameter.
+
+    For a matrix of at least `min_dim_size_to_factor` rows and columns,
+
+    $$
+    \begin{aligned}
+    \hat\beta_t &= 1 - (t - t_0)^{-c} \\
+    R_t &= \hat\beta_t R_{t-1} +
+        (1 - \hat\beta_t) \operatorname{mean}_\text{columns}(|g_t|^2 + \varepsilon) \\
+    C_t &= \hat\beta_t C_{t-1} +
+        (1 - \hat\beta_t) \operatorname{mean}_\text{rows}(|g_t|^2 + \varepsilon) \\
+    x_t &= g_t / \sqrt{R_t C_t / \operatorname{mean}(R_t)} \\
+    \hat x_t &= x_t / \max(1, \operatorname{RMS}(x_t) / d) \\
+    u_t &= -\alpha_t \max(\operatorname{RMS}(\theta_{t-1}), 10^{-3})\, \hat x_t -
+        \lambda \theta_{t-1}
+    \end{aligned}
+    $$
+
+    An array of more axes is a stack of matrices along its two longest axes. Any other
+    parameter keeps the running mean $v_t$ of $|g_t|^2 + \varepsilon$ itself, and
+    $x_t = g_t / \sqrt{v_t}$. With `momentum` $\beta_1$, the first term of $u_t$ is
+    replaced by its running mean, from 0 and without bias correction.
+
+    The learning rate is relative to the parameter's size, so it is far above Adam's.
+    Without one, $\alpha = 1$; the paper's own is the schedule
+    `lambda step: jnp.minimum(1e-2, (step + 1.0) ** -0.5)`. The decay is not multiplied
+    by the learning rate, as in optax.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$; `None`, the default, for no scaling.
+    - `min_dim_size_to_factor`: the size from which both axes are factored. Default 128.
+    - `decay_rate`: $c \ge 0$. Default 0.8.
+    - `decay_offset`: $t_0$, the step at which fine-tuning starts if steps are counted
+        on from an earlier training. Default 0. Up to $t = t_0 + 1$, $\hat\beta_t = 0$.
+    - `multiply_by_parameter_scale`: whether the step is relative to the parameter.
+        Default `True`.
+    - `clipping_threshold`: $d > 0$, usually at least 1; `None` for no clipping.
+        Default 1.
+    - `momentum`: $\beta_1 \in [0, 1)$; `None`, the default, for none. It needs memory
+        of the parameter's size.
+    - `dtype_momentum`: the dtype in which the running mean of the steps is kept.
+        Default `jnp.float32`, also for float64 parameters; `None` for that of the
+        parameter, and at least float32.
+    - `weight_decay_rate`: $\lambda \ge 0$; `None`, the default, for no decay.
+    - `eps`: $\varepsilon \ge 0$, added to the squares. Default 1e-30.
+    - `factored`: whether to factor at all. Default `True`.
+    - `weight_decay_mask`: which parameters decay: a tree of booleans that is a prefix
+        of the model, or a function of `(path, array)`. By default all do.
+
+    **Source:** Shazeer and Stern, [Adafactor: Adaptive Learning Rates with Sublinear
+    Memory Cost](https://arxiv.org/abs/1804.04235), 2018, with its $c$, $d$ and
+    $\varepsilon$.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.Adafactor(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.65
+
+        ```
+    """
+
+    learning_rate: Hyperparameter | None = eqx.field(
+        converter=nonnegative, default=None
+    )
+    min_dim_size_to_factor: int = eqx.field(default=128, static=True)
+    decay_rate: Hyperparameter = eqx.field(converter=nonnegative, default=0.8)
+    decay_offset: Hyperparameter = eqx.field(converter=real, default=0)
+    multiply_by_parameter_scale: bool = eqx.field(default=True, static=True)
+    clipping_threshold: Hyperparameter | None = eqx.field(
+        converter=positive, default=1.0
+    )
+    momentum: Hyperparameter | None = eqx.field(converter=fraction, default=None)
+    dtype_momentum: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=jnp.float32, static=True
+    )
+    weight_decay_rate: Hyperparameter | None = eqx.field(
+        converter=nonnegative, default=None
+    )
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-30)
+    factored: bool = eqx.field(default=True, static=True)
+    weight_decay_mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay_rate"),
+    )
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Factored | Unfactored:
+        mu = None if self.momentum is None else zeros_like(param, self.dtype_momentum)
+        if not self.factored or param.ndim < 2:
+            return Unfactored(real_zeros_like(param), mu)
+        short, long = longest_axes(param.shape)
+        # Also 0 is too short: there is no mean over an axis without entries.
+        if param.shape[short] < max(self.min_dim_size_to_factor, 1):
+            return Unfactored(real_zeros_like(param), mu)
+        return Factored(
+            row=reduced_zeros(param, (long,)), col=reduced_zeros(param, (short,)), mu=mu
+        )
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Factored | Unfactored,
+    ) -> tuple[Inexact[Array, "*shape"], Factored | Unfactored]:
+        decay = 1 - jnp.maximum(t - self.decay_offset, 1) ** -self.decay_rate
+        square = abs_sq(grad) + self.eps
+        if isinstance(state, Factored):
+            short, long = longest_axes(grad.shape)
+            row = ema(state.row, jnp.mean(square, axis=long), decay)
+            col = ema(state.col, jnp.mean(square, axis=short), decay)
+            state = state._replace(row=row, col=col)
+            row, col = jnp.expand_dims(row, long), jnp.expand_dims(col, short)
+            row = divide(row, jnp.mean(row, axis=short, keepdims=True))
+            # One root each, because the product of two small factors could underflow.
+            step = divide(divide(grad, sqrt(row)), sqrt(col))
+        else:
+            state = state._replace(nu=ema(state.nu, square, decay))
+            step = divide(grad, sqrt(state.nu))
+        threshold, rate = self.clipping_threshold, self.learning_rate
+        if threshold is not None:
+            step = step / jnp.maximum(rms(step) / threshold, 1)
+        if rate is not None:
+            step = rate * step
+        if self.multiply_by_parameter_scale:
+            step = jnp.maximum(rms(param), MIN_PARAMETER_SCALE) * step
+        momentum, weight_decay = self.momentum, self.weight_decay_rate
+        if momentum is not None and state.mu is not None:
+            step = ema(state.mu, step, momentum)
+            state = state._replace(mu=step)
+        if weight_decay is not None:
+            step = step + weight_decay * param
+        return -step, state
+
+
+def longest_axes(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The second longest axis and the longest."""
+    *_, short, long = sorted(range(len(shape)), key=shape.__getitem__)
+    return short, long

@@ -1,0 +1,81 @@
+"""Adagrad."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import real_zeros_like
+from .._hyperparameter import Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._math import abs_sq, divide, sqrt
+
+
+class SumOfSquares(NamedTuple):
+    """The sum of the squares of all gradients so far."""
+
+    sum_of_squares: Float[Array, "*shape"]
+
+
+class Adagrad(AbstractLeafwiseOptimizer):
+    r"""Adagrad: steps that shrink, entry by entry, with the gradients seen so far.
+
+    $$
+    \begin{aligned}
+    G_t &= G_{t-1} + |g_t|^2 \\
+    u_t &= -\alpha_t\, g_t / \sqrt{G_t + \varepsilon}
+    \end{aligned}
+    $$
+
+    from $G_0$ = `initial_accumulator_value`. The sum never forgets, so the steps tend
+    to 0: right for convex problems and sparse gradients, too short for long training
+    of a network.
+
+    $\varepsilon$ is inside the root and $G_0$ is above 0, as in optax. In PyTorch
+    $\varepsilon$ is outside and $G_0 = 0$, so that the first step has the learning rate
+    as its length. Where $G_t + \varepsilon = 0$, the step is 0.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `initial_accumulator_value`: $G_0 \ge 0$. Default 0.1.
+    - `eps`: $\varepsilon \ge 0$, inside the root. Default 1e-7.
+
+    **Source:** Duchi, Hazan and Singer, [Adaptive Subgradient Methods for Online
+    Learning and Stochastic Optimization](https://jmlr.org/papers/v12/duchi11a.html),
+    2011. The defaults are TensorFlow's.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.Adagrad(learning_rate=1.0).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.3f}")
+        0.385
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    initial_accumulator_value: Hyperparameter = eqx.field(
+        converter=nonnegative, default=0.1
+    )
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-7)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> SumOfSquares:
+        return SumOfSquares(real_zeros_like(param) + self.initial_accumulator_value)
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: SumOfSquares,
+    ) -> tuple[Inexact[Array, "*shape"], SumOfSquares]:
+        total = state.sum_of_squares + abs_sq(grad)
+        direction = divide(grad, sqrt(total + self.eps))
+        return -self.learning_rate * direction, SumOfSquares(total)

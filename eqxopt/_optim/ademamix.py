@@ -1,0 +1,106 @@
+"""AdEMAMix in its simplified form."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import real_zeros_like, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._mask import as_mask, Mask, mask_of
+from .._math import abs_sq, debias, ema, sqrt
+
+
+class TraceAndMoment(NamedTuple):
+    """A decaying sum of a parameter's gradients, and the running mean of their
+    squares."""
+
+    trace: Inexact[Array, "*shape"]
+    nu: Float[Array, "*shape"]
+
+
+class SimplifiedAdEMAMix(AbstractLeafwiseOptimizer):
+    r"""Simplified AdEMAMix: AdamW along a long momentum plus the current gradient.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + g_t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+    \hat v_t &= v_t / (1 - \beta_2^t) \\
+    u_t &= -\eta_t \left( \frac{m_t + \alpha_t g_t}{\sqrt{\hat v_t + \bar\varepsilon} +
+        \varepsilon} + \lambda \theta_{t-1} \right)
+    \end{aligned}
+    $$
+
+    AdEMAMix adds a slow mean of the gradients to the fast one of Adam; here the current
+    gradient stands for the fast one, and one buffer is saved. The gradient enters $m_t$
+    undamped and $m_t$ is not corrected for its start at zero, so $\beta_1$ lengthens
+    the effective step by up to $1 / (1 - \beta_1)$, and it grows to that over the first
+    steps. From Adam's settings, divide the learning rate by that factor.
+
+    The decay is multiplied by the learning rate, as in PyTorch and optax.
+
+    **Arguments:**
+
+    - `learning_rate`: $\eta \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the momentum. Default 0.99.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.95.
+    - `alpha`: $\alpha \ge 0$, the weight of the current gradient beside the momentum.
+        Default 0.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
+    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0. Training can be
+        differentiated also with 0.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+
+    **Source:** Morwani et al., [Connections between Schedule-Free Optimizers, AdEMAMix,
+    and Accelerated SGD Variants](https://arxiv.org/abs/2502.02431), 2025.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.SimplifiedAdEMAMix(learning_rate=0.01).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        12.29
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.99)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.95)
+    alpha: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> TraceAndMoment:
+        return TraceAndMoment(trace=zeros_like(param), nu=real_zeros_like(param))
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: TraceAndMoment,
+    ) -> tuple[Inexact[Array, "*shape"], TraceAndMoment]:
+        trace = self.b1 * state.trace + grad
+        nu = ema(state.nu, abs_sq(grad), self.b2)
+        nu_hat = debias(nu, self.b2, t)
+        mixed = trace + self.alpha * grad
+        direction = mixed / (sqrt(nu_hat + self.eps_root) + self.eps)
+        step = direction + self.weight_decay * param
+        return -self.learning_rate * step, TraceAndMoment(trace, nu)

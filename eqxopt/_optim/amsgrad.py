@@ -1,0 +1,105 @@
+"""AMSGrad."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import as_dtype, real_zeros_like, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._math import abs_sq, debias, ema, sqrt
+
+
+class MomentsAndPeak(NamedTuple):
+    """Running means of a parameter's gradient and of its square, and the largest that
+    the latter has been."""
+
+    mu: Inexact[Array, "*shape"]
+    nu: Float[Array, "*shape"]
+    nu_max: Float[Array, "*shape"]
+
+
+class AMSGrad(AbstractLeafwiseOptimizer):
+    r"""Adam whose second moment never shrinks, so that rare large gradients are not
+    forgotten.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+    \hat m_t &= m_t / (1 - \beta_1^t) \\
+    \hat v_t &= \max(\hat v_{t-1},\, v_t / (1 - \beta_2^t)) \\
+    u_t &= -\alpha_t\, \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon)
+    \end{aligned}
+    $$
+
+    The paper corrects no bias; turn both corrections off for its algorithm. PyTorch
+    takes the maximum before it corrects the bias, here as in optax it is taken
+    afterwards.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
+    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+    - `bias_correction_mu`: whether $\hat m_t$ is $m_t / (1 - \beta_1^t)$ or just
+        $m_t$. Default `True`.
+    - `bias_correction_nu`: whether the maximum is of $v_t / (1 - \beta_2^t)$ or just
+        of $v_t$. Default `True`.
+
+    **Source:** Reddi, Kale and Kumar, [On the Convergence of Adam and
+    Beyond](https://openreview.net/forum?id=ryQu7f-RZ), 2018.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.AMSGrad(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.82
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True
+    )
+    bias_correction_mu: bool = eqx.field(default=True, static=True)
+    bias_correction_nu: bool = eqx.field(default=True, static=True)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> MomentsAndPeak:
+        return MomentsAndPeak(
+            mu=zeros_like(param, self.mu_dtype),
+            nu=real_zeros_like(param),
+            nu_max=real_zeros_like(param),
+        )
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: MomentsAndPeak,
+    ) -> tuple[Inexact[Array, "*shape"], MomentsAndPeak]:
+        mu = ema(state.mu, grad, self.b1)
+        nu = ema(state.nu, abs_sq(grad), self.b2)
+        mu_hat = debias(mu, self.b1, t) if self.bias_correction_mu else mu
+        nu_hat = debias(nu, self.b2, t) if self.bias_correction_nu else nu
+        nu_max = jnp.maximum(state.nu_max, nu_hat)
+        direction = mu_hat / (sqrt(nu_max + self.eps_root) + self.eps)
+        return -self.learning_rate * direction, MomentsAndPeak(mu, nu, nu_max)

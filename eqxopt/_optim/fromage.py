@@ -1,0 +1,77 @@
+"""Fromage: Frobenius matched gradient descent."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.lax import rsqrt
+from jaxtyping import Array, Float, Inexact
+
+from .._hyperparameter import Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._math import norm, trust_ratio
+
+
+class Fromage(AbstractLeafwiseOptimizer):
+    r"""Fromage: gradient descent by the same relative amount for every parameter.
+
+    $$
+    \begin{aligned}
+    c_t &= 1 / \sqrt{1 + \alpha_t^2} \\
+    \theta_t &= c_t \left( \theta_{t-1} - \alpha_t
+        \frac{\max(\|\theta_{t-1}\|, \varepsilon)}{\max(\|g_t\|, \varepsilon)}\, g_t
+        \right)
+    \end{aligned}
+    $$
+
+    The norms are those of one parameter, which stands for the paper's layer. The step
+    has $\alpha_t$ times the length of the parameter, and $c_t$ keeps such steps from
+    lengthening it: a step at a right angle to the parameter leaves its norm as it was.
+    $c_t$ shrinks the parameter also where the gradient is 0. The paper has no
+    $\varepsilon$, and none is needed: with $\varepsilon = 0$, the ratio is 1 where one
+    of the norms is 0.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$. The paper suggests 0.01.
+    - `min_norm`: $\varepsilon \ge 0$, below which no norm in the ratio falls. A
+        parameter that starts at zero moves by this. Default 1e-6.
+
+    **Source:** Bernstein et al., [On the distance between two neural networks and the
+    stability of learning](https://arxiv.org/abs/2002.03432), 2020.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.Fromage(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.59
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    min_norm: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        return ()
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        rate_sq = jnp.square(self.learning_rate)
+        shrink = rsqrt(1 + rate_sq)
+        # `1 - shrink`, which would lose its digits where the rate is small.
+        decay = rate_sq * shrink * shrink / (1 + shrink)
+        ratio = trust_ratio(
+            jnp.maximum(norm(param), self.min_norm),
+            jnp.maximum(norm(grad), self.min_norm),
+        )
+        return -(self.learning_rate * shrink * ratio) * grad - decay * param, ()

@@ -1,0 +1,95 @@
+"""LAMB: Adam with steps in proportion to each parameter's norm."""
+
+import equinox as eqx
+from jaxtyping import Array, Float, Inexact
+
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._mask import as_mask, Mask, mask_of
+from .._math import abs_sq, debias, ema, norm, sqrt, trust_ratio
+from .._moments import Moments, zero_moments
+
+
+class LAMB(AbstractLeafwiseOptimizer):
+    r"""LAMB: AdamW whose step for each parameter has the learning rate times the
+    parameter's norm as its length.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+    \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
+    r_t &= \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon) +
+        \lambda \theta_{t-1} \\
+    u_t &= -\alpha_t \frac{\|\theta_{t-1}\|}{\|r_t\|}\, r_t
+    \end{aligned}
+    $$
+
+    The norms are those of one parameter, which stands for the paper's layer. Where one
+    of them is 0, the ratio is 1. This is Algorithm 2 of the paper with its $\phi$, a
+    function of the parameter's norm, left out. Implementations that clip this norm,
+    often to 10, choose another $\phi$.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$, which is the size of a step relative to that of
+        the parameter.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-6.
+    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0. Training can be
+        differentiated also with 0.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+
+    **Source:** You et al., [Large Batch Optimization for Deep Learning: Training BERT
+    in 76 minutes](https://arxiv.org/abs/1904.00962), 2020, with its defaults for the
+    decay rates and $\varepsilon$.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.LAMB(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.62
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
+    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+        return zero_moments(param)
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Moments,
+    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+        mu = ema(state.mu, grad, self.b1)
+        nu = ema(state.nu, abs_sq(grad), self.b2)
+        mu_hat = debias(mu, self.b1, t)
+        nu_hat = debias(nu, self.b2, t)
+        direction = mu_hat / (sqrt(nu_hat + self.eps_root) + self.eps)
+        direction = direction + self.weight_decay * param
+        ratio = trust_ratio(norm(param), norm(direction))
+        return -self.learning_rate * ratio * direction, Moments(mu, nu)

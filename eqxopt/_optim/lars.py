@@ -1,0 +1,114 @@
+"""LARS: momentum with a learning rate for each parameter."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._mask import as_mask, Mask, mask_of
+from .._math import norm, trust_ratio
+
+
+class Velocity(NamedTuple):
+    """A decaying sum of a parameter's steps."""
+
+    velocity: Inexact[Array, "*shape"]
+
+
+class LARS(AbstractLeafwiseOptimizer):
+    r"""LARS: SGD with momentum whose learning rate for each parameter is in proportion
+    to the parameter's norm over its gradient's.
+
+    $$
+    \begin{aligned}
+    d_t &= g_t + \lambda \theta_{t-1} \\
+    r_t &= \eta\, \|\theta_{t-1}\| / (\|d_t\| + \varepsilon) \\
+    v_t &= \mu v_{t-1} + \alpha_t r_t d_t \\
+    u_t &= \begin{cases}
+        -v_t & \text{classical} \\
+        -(\alpha_t r_t d_t + \mu v_t) & \text{Nesterov}
+    \end{cases}
+    \end{aligned}
+    $$
+
+    The norms are those of one parameter, which stands for the paper's layer. Where one
+    of them is 0, and where `trust_ratio_mask` is `False`, $r_t$ is 1. The denominator
+    is the norm of the sum $g_t + \lambda \theta_{t-1}$, as in optax; the paper has the
+    sum of the norms, $\|g_t\| + \lambda \|\theta_{t-1}\|$, and no $\varepsilon$. As in
+    the paper, the momentum runs over steps already scaled, so that a schedule acts on
+    new steps alone.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.
+    - `weight_decay_mask`: which parameters decay: a tree of booleans that is a prefix
+        of the model, or a function of `(path, array)`. By default all do.
+    - `trust_coefficient`: $\eta \ge 0$. Default 0.001.
+    - `eps`: $\varepsilon \ge 0$. Default 0.
+    - `trust_ratio_mask`: which parameters have their steps scaled by $r_t$, in the
+        same form. By default all do; biases and the parameters of normalization layers
+        are usually left out.
+    - `momentum`: $\mu \in [0, 1)$. Default 0.9.
+    - `nesterov`: whether to look ahead along the momentum. Default `False`.
+
+    **Source:** You, Gitman and Ginsburg, [Large Batch Training of Convolutional
+    Networks](https://arxiv.org/abs/1708.03888), 2017.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.LARS(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.4f}")
+        13.9989
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    weight_decay_mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=True,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    trust_coefficient: Hyperparameter = eqx.field(converter=nonnegative, default=0.001)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    trust_ratio_mask: Mask | None = eqx.field(
+        converter=as_mask, default=True, static=True
+    )
+    momentum: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    nesterov: bool = eqx.field(default=False, static=True)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Velocity:
+        return Velocity(zeros_like(param))
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Velocity,
+    ) -> tuple[Inexact[Array, "*shape"], Velocity]:
+        direction = grad + self.weight_decay * param
+        rate = self.learning_rate
+        if self.trust_ratio_mask in (True, None):
+            rate = rate * trust_ratio(
+                norm(param), norm(direction), self.trust_coefficient, self.eps
+            )
+        step = rate * direction
+        velocity = step + self.momentum * state.velocity
+        if self.nesterov:
+            step = step + self.momentum * velocity
+        else:
+            step = velocity
+        return -step, Velocity(velocity)

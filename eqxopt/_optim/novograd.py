@@ -1,0 +1,99 @@
+"""NovoGrad: momentum over gradients divided by their running norm."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import compute_dtype, real_dtype, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._math import abs_sq, ema, sqrt
+
+
+class NormMoments(NamedTuple):
+    """A decaying sum of a parameter's normalized gradients, and the running mean of
+    the gradient's squared norm."""
+
+    mu: Inexact[Array, "*shape"]
+    nu: Float[Array, ""]
+
+
+class NovoGrad(AbstractLeafwiseOptimizer):
+    r"""NovoGrad: SGD with momentum over gradients that are divided by their own running
+    norm.
+
+    $$
+    \begin{aligned}
+    v_t &= \begin{cases}
+        \|g_1\|^2 & t = 1 \\
+        \beta_2 v_{t-1} + (1 - \beta_2) \|g_t\|^2 & t > 1
+    \end{cases} \\
+    m_t &= \beta_1 m_{t-1} + \left( g_t / (\sqrt{v_t + \bar\varepsilon} + \varepsilon)
+        + \lambda \theta_{t-1} \right) \\
+    u_t &= -\alpha_t m_t
+    \end{aligned}
+    $$
+
+    The norms are those of one parameter, which stands for the paper's layer, so that
+    $v$ is one number for each parameter. $v$ starts from the first gradient instead
+    of being corrected for a start at zero. Gradients enter $m_t$ undamped, so that
+    $\beta_1$ lengthens the effective step by up to $1 / (1 - \beta_1)$; some
+    implementations offer a mean instead. The weight decay takes part in the momentum.
+
+    The paper divides the very first gradient by its norm without $\varepsilon$.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the momentum. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the squared norm. Default 0.25.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-6.
+    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0. Training can be
+        differentiated also with 0.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.
+
+    **Source:** Ginsburg et al., [Stochastic Gradient Methods with Layer-wise Adaptive
+    Moments for Training of Deep Networks](https://arxiv.org/abs/1905.11286), 2019;
+    used for [Jasper](https://arxiv.org/abs/1904.03288), 2019.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.NovoGrad(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.71
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.25)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
+    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> NormMoments:
+        return NormMoments(
+            mu=zeros_like(param),
+            nu=jnp.zeros((), real_dtype(compute_dtype(param.dtype))),
+        )
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: NormMoments,
+    ) -> tuple[Inexact[Array, "*shape"], NormMoments]:
+        nu = ema(state.nu, jnp.sum(abs_sq(grad)), jnp.where(t == 1, 0, self.b2))
+        normalized = grad / (sqrt(nu + self.eps_root) + self.eps)
+        mu = self.b1 * state.mu + (normalized + self.weight_decay * param)
+        return -self.learning_rate * mu, NormMoments(mu, nu)

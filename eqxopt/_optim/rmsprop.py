@@ -1,0 +1,142 @@
+"""RMSProp."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import real_zeros_like, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._math import abs_sq, divide, ema, one_minus_power, sqrt
+
+
+class ScaleAndTrace(NamedTuple):
+    """The running mean square of a parameter's gradient, about the mean `mu` if the
+    optimizer is centred, and the decaying sum of its steps if it has momentum."""
+
+    nu: Float[Array, "*shape"]
+    mu: Inexact[Array, "*shape"] | None
+    trace: Inexact[Array, "*shape"] | None
+
+
+class RMSProp(AbstractLeafwiseOptimizer):
+    r"""RMSProp: the gradient divided by the root of its running mean square.
+
+    $$
+    \begin{aligned}
+    v_t &= \rho v_{t-1} + (1 - \rho)\, |g_t|^2 \\
+    x_t &= \alpha_t\, g_t / \sqrt{v_t + \varepsilon} \\
+    u_t &= -x_t
+    \end{aligned}
+    $$
+
+    from $v_0$ = `initial_scale`. With `eps_in_sqrt=False` the denominator is
+    $\sqrt{v_t} + \varepsilon$. With `momentum` $\mu$,
+
+    $$
+    m_t = x_t + \mu\, m_{t-1}, \qquad
+    u_t = \begin{cases}
+        -m_t & \text{classical} \\
+        -(x_t + \mu\, m_t) & \text{Nesterov}
+    \end{cases}
+    $$
+
+    With `centered=True` the variance about the running mean of the gradient takes the
+    place of $v_t$. It is kept by itself,
+
+    $$
+    \begin{aligned}
+    d_t &= g_t - \bar g_{t-1}, \qquad \bar g_t = \bar g_{t-1} + (1 - \rho)\, d_t \\
+    v_t &= \rho v_{t-1} + (1 - \rho) \rho\, |d_t|^2
+    \end{aligned}
+    $$
+
+    which is the usual difference of the mean of $|g|^2$ and $|\bar g|^2$ without its
+    cancellation: it never falls below 0. With `bias_correction=True` each mean is
+    divided by the sum of its weights, $1 - \rho^t$.
+
+    $\varepsilon$ is inside the root by default, as in TensorFlow and optax, and outside
+    it in PyTorch: for its numbers set `eps_in_sqrt=False`. The learning rate is
+    inside the momentum, as in TensorFlow and optax; in PyTorch it is outside, which
+    differs where the rate changes.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `decay`: $\rho \in [0, 1)$. Default 0.9.
+    - `eps`: $\varepsilon \ge 0$. Default 1e-8.
+    - `initial_scale`: $v_0 \ge 0$. Default 0, as in PyTorch; TensorFlow 1 had 1.
+    - `centered`: whether to divide by the standard deviation. Default `False`.
+    - `momentum`: $\mu \in [0, 1)$; `None`, the default, for none.
+    - `nesterov`: whether to look ahead along the momentum. Default `False`.
+    - `eps_in_sqrt`: keyword only. Default `True`.
+    - `bias_correction`: keyword only. Default `False`.
+
+    **Source:** Tieleman and Hinton, [Lecture
+    6.5](https://www.cs.toronto.edu/~hinton/coursera/lecture6/lec6.pdf), 2012; centred
+    and with momentum, Graves, [Generating Sequences With Recurrent Neural
+    Networks](https://arxiv.org/abs/1308.0850), 2013.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.RMSProp(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.58
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    decay: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    initial_scale: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    centered: bool = eqx.field(default=False, static=True)
+    momentum: Hyperparameter | None = eqx.field(converter=fraction, default=None)
+    nesterov: bool = eqx.field(default=False, static=True)
+    eps_in_sqrt: bool = eqx.field(default=True, static=True, kw_only=True)
+    bias_correction: bool = eqx.field(default=False, static=True, kw_only=True)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> ScaleAndTrace:
+        return ScaleAndTrace(
+            nu=real_zeros_like(param) + self.initial_scale,
+            mu=zeros_like(param) if self.centered else None,
+            trace=None if self.momentum is None else zeros_like(param),
+        )
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: ScaleAndTrace,
+    ) -> tuple[Inexact[Array, "*shape"], ScaleAndTrace]:
+        nu, mu, trace = state
+        weights = one_minus_power(self.decay, t) if self.bias_correction else None
+        square = abs_sq(grad)
+        if mu is not None:
+            gain = 1 - self.decay
+            if weights is not None:
+                # 1 in the first step, where rounding must not take it beyond.
+                gain = jnp.minimum(gain / weights, 1)
+            square = (1 - gain) * abs_sq(grad - mu)
+            mu = mu + gain * (grad - mu)
+        nu = ema(nu, square, self.decay)
+        nu_hat = nu if weights is None else nu / weights
+        if self.eps_in_sqrt:
+            scale = sqrt(nu_hat + self.eps)
+        else:
+            scale = sqrt(nu_hat) + self.eps
+        update = -self.learning_rate * divide(grad, scale)
+        momentum = self.momentum
+        if momentum is not None and trace is not None:
+            trace = update + momentum * trace
+            update = update + momentum * trace if self.nesterov else trace
+        return update, ScaleAndTrace(nu, mu, trace)

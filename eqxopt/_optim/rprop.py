@@ -1,0 +1,115 @@
+"""Rprop."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import real_zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._leafwise import AbstractLeafwiseOptimizer
+
+
+class StepSizes(NamedTuple):
+    """The length of each entry's step, and the sign of its last gradient: 0 before
+    the first and after a turn."""
+
+    step_size: Float[Array, "*shape"]
+    sign: Float[Array, "*shape"]
+
+
+class Rprop(AbstractLeafwiseOptimizer):
+    r"""Rprop: steps whose length grows while a gradient keeps its sign and shrinks when
+    it turns, whatever the gradient's size.
+
+    With $s_t = \operatorname{sign}(g_t)$ and $c_t = s_t\, \tilde s_{t-1}$,
+
+    $$
+    \begin{aligned}
+    \eta_t &= \begin{cases}
+        \operatorname{clip}(\eta^+ \eta_{t-1}, \eta_\min, \eta_\max) & c_t > 0 \\
+        \operatorname{clip}(\eta^- \eta_{t-1}, \eta_\min, \eta_\max) & c_t < 0 \\
+        \eta_{t-1} & c_t = 0
+    \end{cases} \\
+    \tilde s_t &= \begin{cases} 0 & c_t < 0 \\ s_t & \text{else} \end{cases} \\
+    u_t &= -\eta_t\, \tilde s_t
+    \end{aligned}
+    $$
+
+    from $\eta_0$ = `learning_rate` and $\tilde s_0 = 0$. After a turn an entry rests for
+    one step, without taking its last step back: this is the variant iRprop⁻ of Igel
+    and Hüsken, as in PyTorch and optax.
+
+    It is meant for gradients of the whole data set. The signs of small batches turn by
+    chance, and the steps then shrink to nothing.
+
+    The learning rate is where the lengths start: `init` reads it, with a schedule at
+    step 0, and a later change has no effect.
+
+    **Arguments:**
+
+    - `learning_rate`: $\eta_0 \ge 0$, the first step's length.
+    - `eta_minus`: $\eta^- \in [0, 1)$. Default 0.5.
+    - `eta_plus`: $\eta^+ > 0$, usually above 1. Default 1.2.
+    - `min_step_size`: $\eta_\min \ge 0$. Default 1e-6.
+    - `max_step_size`: $\eta_\max > 0$. Default 50.
+
+    **Raises:** a `TypeError` by `init` for a complex parameter, which has no sign.
+
+    **Source:** Riedmiller and Braun, [A direct adaptive method for faster
+    backpropagation learning: the RPROP
+    algorithm](https://ieeexplore.ieee.org/document/298623), 1993, with its defaults;
+    Igel and Hüsken, [Empirical evaluation of the improved Rprop learning
+    algorithms](https://doi.org/10.1016/S0925-2312(01)00700-7), 2003.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.Rprop(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.82
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    eta_minus: Hyperparameter = eqx.field(converter=fraction, default=0.5)
+    eta_plus: Hyperparameter = eqx.field(converter=positive, default=1.2)
+    min_step_size: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
+    max_step_size: Hyperparameter = eqx.field(converter=positive, default=50.0)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> StepSizes:
+        if jnp.iscomplexobj(param):
+            raise TypeError(
+                f"`Rprop` goes by the sign of the gradient, and a complex parameter "
+                f"({param.dtype}) has none: keep its real and imaginary part as two "
+                "parameters, or use another optimizer for it"
+            )
+        return StepSizes(
+            step_size=real_zeros_like(param) + self.learning_rate,
+            sign=real_zeros_like(param),
+        )
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: StepSizes,
+    ) -> tuple[Inexact[Array, "*shape"], StepSizes]:
+        # Signs are kept and not gradients, whose product could underflow to 0.
+        sign = jnp.sign(grad)
+        agreement = sign * state.sign
+        factor = jnp.where(agreement > 0, self.eta_plus, self.eta_minus)
+        changed = jnp.clip(
+            factor * state.step_size, self.min_step_size, self.max_step_size
+        )
+        step_size = jnp.where(agreement == 0, state.step_size, changed)
+        sign = jnp.where(agreement < 0, 0, sign)
+        return -step_size * sign, StepSizes(step_size, sign)

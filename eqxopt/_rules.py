@@ -1,0 +1,135 @@
+"""What an optimizer sees of a model: its own hyperparameters for every parameter, and
+gradients that fit."""
+
+import dataclasses
+from collections.abc import Hashable
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact, PyTree
+
+from ._dtype import compute_dtype, real_dtype
+from ._hyperparameter import at_step, fix_choice, PerParameter
+from ._mask import Mask
+from ._optimizer import AbstractTransform, count_of, hyperparameter_names
+from ._tree import Parameters, replace_fields
+
+
+T = TypeVar("T", bound=AbstractTransform)
+
+
+def started(transform: T, parameters: Parameters) -> T:
+    """`transform` at count 0, with what it chooses for each parameter fixed."""
+    name = type(transform).__name__
+    fixed = {
+        field: fix_choice(getattr(transform, field), parameters, f"`{name}.{field}`")
+        for field in hyperparameter_names(transform)
+    }
+    return replace_fields(transform, **fixed, count=jnp.zeros((), jnp.int32))
+
+
+def gradients(
+    transform: AbstractTransform, grads: PyTree, parameters: Parameters
+) -> list[Inexact[Array, "..."] | None]:
+    """The gradient of each parameter, or `None`, once all are known to fit."""
+    name = type(transform).__name__
+    leaves = parameters.align(grads, f"`{name}`: the gradients")
+    for i, grad in enumerate(leaves):
+        if getattr(grad, "dtype", None) == jax.dtypes.float0:
+            leaves[i] = None
+        elif grad is not None:
+            _check_gradient(name, parameters, i, grad)
+    return leaves
+
+
+def _check_gradient(name: str, parameters: Parameters, i: int, grad: Any) -> None:
+    param = parameters.arrays[i]
+    if not eqx.is_array(grad):
+        raise TypeError(
+            f"`{name}`: the gradient at {parameters.path(i)} is not an array but "
+            f"{grad!r}"
+        )
+    if not jnp.issubdtype(grad.dtype, jnp.inexact):
+        raise TypeError(
+            f"`{name}`: the gradient at {parameters.path(i)} has dtype {grad.dtype}; "
+            "gradients are floating-point, or `None` for a parameter to leave alone"
+        )
+    if jnp.iscomplexobj(grad) and not jnp.iscomplexobj(param):
+        raise TypeError(
+            f"`{name}`: the gradient at {parameters.path(i)} has dtype {grad.dtype}, "
+            f"but the parameter is real, {param.dtype}"
+        )
+    if grad.shape != param.shape:
+        raise ValueError(
+            f"`{name}`: the gradient at {parameters.path(i)} has shape {grad.shape}, "
+            f"but the parameter has shape {param.shape}"
+        )
+
+
+def rules(transform: T, parameters: Parameters) -> list[T]:
+    """The transform as each parameter sees it: hyperparameters are scalars of its
+    compute dtype at this step, masks are booleans."""
+    columns = _hyperparameter_columns(transform, parameters)
+    masks, masked = _mask_columns(transform, parameters)
+    made: dict[Hashable, T] = {}
+    rules = []
+    for i, param in enumerate(parameters.arrays):
+        dtype = real_dtype(compute_dtype(param.dtype))
+        on = {field: column[i] for field, column in masks.items()}
+        # Usually all parameters share one rule, and so one set of arguments.
+        key = (dtype, *on.values(), *(id(column[i]) for column in columns.values()))
+        if key not in made:
+            scalars = {
+                field: jnp.zeros((), dtype)
+                if not on.get(masked.get(field, ""), True)
+                else column[i].astype(dtype)
+                for field, column in columns.items()
+            }
+            made[key] = replace_fields(
+                transform, count=None, state=None, **scalars, **on
+            )
+        rules.append(made[key])
+    return rules
+
+
+def _hyperparameter_columns(
+    transform: AbstractTransform, parameters: Parameters
+) -> dict[str, list[Array]]:
+    """For each hyperparameter in use, its scalar at this step for each parameter."""
+    count = count_of(transform)
+    # A schedule is evaluated once, whoever shares it. It is kept here as well, so that
+    # its id stays its own.
+    scalars: dict[int, tuple[Any, Array]] = {}
+    columns = {}
+    for field in hyperparameter_names(transform):
+        what = f"`{type(transform).__name__}.{field}`"
+        value = getattr(transform, field)
+        if value is None:
+            continue
+        if isinstance(value, PerParameter):
+            values = value.at(parameters, what)
+        else:
+            values = [value] * len(parameters)
+        for value in values:
+            if id(value) not in scalars:
+                scalars[id(value)] = value, at_step(value, count, what)
+        columns[field] = [scalars[id(value)][1] for value in values]
+    return columns
+
+
+def _mask_columns(
+    transform: AbstractTransform, parameters: Parameters
+) -> tuple[dict[str, list[bool]], dict[str, str]]:
+    """For each mask in use, its boolean for each parameter; and for each
+    hyperparameter that a mask switches off, which mask."""
+    columns, masked = {}, {}
+    for field in dataclasses.fields(transform):
+        mask = getattr(transform, field.name)
+        if isinstance(mask, Mask):
+            what = f"`{type(transform).__name__}.{field.name}`"
+            columns[field.name] = mask.at(parameters, what)
+            for name in field.metadata.get("masks", ()):
+                masked[name] = field.name
+    return columns, masked

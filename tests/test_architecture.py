@@ -1,0 +1,139 @@
+"""The layout: floors, abstract or final, and nothing left out of the tables."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+
+import equinox as eqx
+import pytest
+from cases import CASES
+
+import eqxopt
+
+
+ROOT = pathlib.Path(eqxopt.__file__).parent
+MODULES = [name for _, name, _ in pkgutil.walk_packages([str(ROOT)], prefix="eqxopt.")]
+
+# From the ground up. A module imports only from floors below its own; within a
+# package, files import no file but `abstract`.
+FLOORS = [
+    ["_types", "_dtype"],
+    ["_math", "_key", "_number", "_tree"],
+    ["_moments", "_mask", "_schedule"],
+    ["_hyperparameter"],
+    ["_optimizer"],
+    ["_rules"],
+    ["_leafwise"],
+    ["_optim"],
+    ["schedules"],
+    ["__init__"],
+]
+LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
+
+
+def imports(path):
+    """The modules of the package that the file at `path` imports, as parts."""
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            if node.module:
+                yield (*base, *node.module.split("."))
+            else:
+                yield from ((*base, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: p.name)
+def test_imports_point_down(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    for target in imports(path):
+        if target[0] != parts[0]:
+            assert LEVEL[target[0]] < LEVEL[parts[0]], f"{parts} imports {target}"
+        elif parts[-1] != "__init__":
+            assert target[-1] == "abstract", f"{parts} imports its neighbour {target}"
+
+
+def classes():
+    for name in MODULES:
+        for _, cls in inspect.getmembers(
+            importlib.import_module(name), inspect.isclass
+        ):
+            if cls.__module__ == name and issubclass(cls, eqx.Module):
+                yield cls
+
+
+@pytest.mark.parametrize("cls", sorted(set(classes()), key=lambda c: c.__name__))
+def test_abstract_or_final(cls):
+    """No subclass of a concrete class, no override of a concrete method."""
+    for base in cls.__mro__[1:]:
+        if base.__module__.split(".")[0] != "eqxopt":
+            continue
+        assert base.__name__.startswith("Abstract"), f"{base} is subclassed"
+        for name, member in vars(base).items():
+            concrete = callable(member) and not getattr(
+                member, "__isabstractmethod__", False
+            )
+            if concrete and not name.startswith("__"):
+                assert getattr(cls, name) is getattr(base, name), f"{cls} {name}"
+
+
+def public():
+    return {name: x for name, x in vars(eqxopt).items() if not name.startswith("_")}
+
+
+def concrete_optimizers():
+    return {
+        name
+        for name, x in public().items()
+        if inspect.isclass(x)
+        and issubclass(x, eqxopt.AbstractOptimizer)
+        and not name.startswith("Abstract")
+    }
+
+
+def test_public_names():
+    """`__init__` re-exports and does nothing else."""
+    for node in ast.parse((ROOT / "__init__.py").read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            assert all(alias.asname == alias.name for alias in node.names)
+    defined = {
+        cls.__name__
+        for cls in classes()
+        if "_optim." in cls.__module__ and issubclass(cls, eqxopt.AbstractOptimizer)
+    }
+    assert defined <= concrete_optimizers()
+
+
+def test_every_optimizer_is_in_the_case_table():
+    assert concrete_optimizers() == set(CASES)
+
+
+def test_every_public_name_is_in_the_docs():
+    docs = pathlib.Path(__file__).parents[1] / "docs"
+    text = "\n".join(path.read_text() for path in docs.rglob("*.md"))
+    documented = set(re.findall(r"::: eqxopt\.([\w.]+)", text))
+    names = {
+        n for n, x in public().items() if inspect.isclass(x) or inspect.isfunction(x)
+    }
+    names |= {f"schedules.{n}" for n in vars(eqxopt.schedules) if n[0].isupper()}
+    assert names <= documented
+
+
+def test_every_public_class_has_an_example():
+    for name, x in public().items():
+        if inspect.isclass(x) and not name.startswith("Abstract"):
+            assert ">>>" in x.__doc__, f"{name} has no example"
+
+
+def test_public_functions_are_annotated():
+    for name in MODULES:
+        for _, function in inspect.getmembers(
+            importlib.import_module(name), inspect.isfunction
+        ):
+            if function.__module__ == name and not name.endswith("defjvp"):
+                hints = function.__annotations__
+                missing = set(inspect.signature(function).parameters) - set(hints)
+                assert missing <= {"self", "primals", "tangents"}, function

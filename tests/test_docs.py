@@ -1,0 +1,53 @@
+"""The code in the documentation runs."""
+
+import pathlib
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+
+import eqxopt
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = ["README.md", "docs/index.md", "docs/hyperparameters.md"]
+
+
+def reader():
+    """What a page takes for granted: a model, data and a loss."""
+    params = {"embedding": jnp.ones(2), "blocks": jnp.ones(3), "head": jnp.ones(2)}
+    batches = jax.random.normal(jax.random.key(0), (3, 2))
+    model = eqx.nn.MLP(2, 1, width_size=4, depth=1, key=jax.random.key(1))
+
+    def loss_fn(params, batch):
+        return jnp.sum(jnp.square(params["head"] - batch))
+
+    return {
+        "eqx": eqx,
+        "jax": jax,
+        "jnp": jnp,
+        "model": model,
+        "params": params,
+        "batches": batches,
+        "loss_fn": loss_fn,
+        "opt": eqxopt.AdamW(1e-3).init(model),
+    }
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page(page, monkeypatch):
+    # The hook is on already.
+    monkeypatch.setattr(
+        jaxtyping, "install_import_hook", lambda *_: pytest.MonkeyPatch.context()
+    )
+    namespace = reader()
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert blocks
+    with jax.numpy_dtype_promotion("standard"):
+        for block in blocks:
+            exec(compile(block, page, "exec"), namespace)
+    if page == "docs/index.md":
+        assert namespace["loss"] < 0.1

@@ -1,0 +1,41 @@
+"""The examples do what they say."""
+
+import importlib.util
+import pathlib
+
+import pytest
+from cases import CASES
+
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    spec = importlib.util.spec_from_file_location("digits", EXAMPLES / "digits.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_digits_accuracy(digits, tmp_path):
+    output = tmp_path / "digits.png"
+    assert digits.main(["--output", str(output)]) >= 0.97
+    assert output.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_digits_two_steps(digits, name, tmp_path):
+    """Every optimizer runs in the example's loop, and has a rate there."""
+    assert name in digits.RATES
+    digits.main(
+        ["--optimizer", name, "--epochs", "1", "--batch-size", "700"]
+        + ["--output", str(tmp_path / "digits.png")]
+    )
+
+
+def test_digits_unknown_optimizer(digits, capsys):
+    with pytest.raises(SystemExit):
+        digits.main(["--optimizer", "adamw"])
+    assert "'adamw'. The known ones: AMSGrad, AdaBelief" in capsys.readouterr().err

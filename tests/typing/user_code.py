@@ -1,0 +1,59 @@
+"""What the type checker makes of a user's training code. Checked, never run."""
+
+from collections.abc import Callable
+from typing import assert_type
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float
+
+import eqxopt
+
+
+class Net(eqx.Module):
+    layer: eqx.nn.Linear
+
+    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
+        return self.layer(x)
+
+
+def loss_fn(model: Net, x: Float[Array, "batch in"]) -> Float[Array, ""]:
+    return jax.numpy.mean(jax.vmap(model)(x))
+
+
+def train(model: Net, x: Float[Array, "batch in"]) -> Net:
+    opt = eqxopt.AdamW(3e-4, weight_decay=0.1).init(model)
+    assert_type(opt, eqxopt.AdamW)
+    grads = eqx.filter_grad(loss_fn)(model, x)
+    model, opt = opt.apply(grads, model)
+    assert_type(model, Net)
+    assert_type(opt, eqxopt.AdamW)
+    assert_type(opt.replace(learning_rate=1e-4), eqxopt.AdamW)
+    assert_type(opt.eval_params(model), Net)
+    return model
+
+
+def dictionaries(params: dict[str, Array], opt: eqxopt.AbstractOptimizer) -> None:
+    params, opt = opt.apply(params, params, value=0.0)
+    assert_type(params, dict[str, Array])
+    assert_type(opt, eqxopt.AbstractOptimizer)
+
+
+def hyperparameters(path_to_rate: Callable[[str, Array], float], net: Net) -> None:
+    """Everything that a hyperparameter may be."""
+    eqxopt.SGD(1)
+    eqxopt.SGD(0.1, momentum=None)
+    eqxopt.SGD(jax.numpy.asarray(0.1), momentum=0.9)
+    eqxopt.SGD(eqxopt.schedules.Constant(0.1))
+    eqxopt.SGD(lambda step: 0.1 / (step + 1))
+    eqxopt.SGD(path_to_rate)
+    eqxopt.SGD({"a": 0.1, "b": eqxopt.schedules.Constant(0.1)})
+    eqxopt.AdamW(0.1, mask={"a": True, "b": False})
+    eqxopt.AdamW(0.1, mask=lambda path, array: array.ndim > 1)
+
+
+def mistakes() -> None:
+    """Each ignored error is one that the checker must see."""
+    eqxopt.AdamW()  # pyright: ignore[reportCallIssue]
+    eqxopt.AdamW(0.1, beta1=0.9)  # pyright: ignore[reportCallIssue]
+    eqxopt.AdamW(0.1, nesterov="yes")  # pyright: ignore[reportArgumentType]
