@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -71,7 +71,7 @@ nonnegative_number = NumberIn(Interval("[0, inf)"))
 
 def check_ranges(module: eqx.Module) -> None:
     """Raises a `ValueError` for a number outside its field's interval, and a
-    `TypeError` for a `None` where that is not the default. Numbers that
+    `TypeError` for a `None` where the field has none. Numbers that
     are not known yet, inside `jax.jit` or `jax.vmap`, pass."""
     for field in dataclasses.fields(module):
         converter: Any = field.metadata.get("converter")
@@ -80,7 +80,7 @@ def check_ranges(module: eqx.Module) -> None:
         if interval is None:
             continue
         if value is None:
-            if field.default is not None:
+            if type(None) not in get_args(field.type):
                 raise TypeError(
                     f"`{type(module).__name__}({field.name}=None)`: `{field.name}` "
                     "must be given"

@@ -150,7 +150,7 @@ def choose(
     prefix = dict(jtu.tree_flatten_with_path(choice, is_leaf=is_leaf)[0])
     chosen = [_longest_prefix(path, prefix, what) for path in parameters.key_paths]
     for path in prefix:
-        if not any(other[: len(path)] == path for other in parameters._key_paths):
+        if path and not any(p[: len(path)] == path for p in parameters._key_paths):
             raise ValueError(
                 f"{what} has an entry at {show_path(path)}, where the model has none"
             )

@@ -32,9 +32,32 @@ import matplotlib.pyplot as plt
 # The first argument of each optimizer, which for all but PolyakSGD is the learning
 # rate, where it trains this network well.
 RATES = {
+    "AdaBelief": 3e-3,
+    "Adadelta": 1.0,
+    "Adafactor": 0.03,
+    "Adagrad": 0.1,
     "Adam": 3e-3,
+    "Adamax": 3e-3,
+    "AdamaxW": 3e-3,
     "AdamW": 3e-3,
+    "AMSGrad": 3e-3,
+    "Fromage": 0.03,
+    "LAMB": 3e-3,
+    "LARS": 1.0,
+    "Lion": 3e-4,
+    "NAdam": 1e-3,
+    "NAdamW": 3e-3,
+    "NoisySGD": 0.3,
+    "NovoGrad": 0.03,
+    "OptimisticGradientDescent": 0.1,
+    "PolyakSGD": 1.0,
+    "RAdam": 0.01,
+    "RMSProp": 3e-3,
+    "Rprop": 1e-3,
     "SGD": 0.3,
+    "SimplifiedAdEMAMix": 3e-5,
+    "SM3": 0.1,
+    "Yogi": 0.01,
 }
 OPTIMIZERS = {
     name: cls

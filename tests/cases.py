@@ -42,7 +42,7 @@ CASES: dict[str, Case] = {
         lambda: eqxopt.LARS(0.01, 0.1, trust_coefficient=0.1, nesterov=True),
         elementwise=False,
     ),
-    "Lion": Case(lambda: eqxopt.Lion(0.01, weight_decay=0.1), smooth=False),
+    "Lion": Case(lambda: eqxopt.Lion(0.01, weight_decay=0.1)),
     "NAdam": Case(lambda: eqxopt.NAdam(0.01)),
     "NAdamW": Case(lambda: eqxopt.NAdamW(0.01, weight_decay=0.1)),
     "NoisySGD": Case(lambda: eqxopt.NoisySGD(0.01, eta=0.1, seed=1), elementwise=False),
@@ -88,6 +88,8 @@ CASES: dict[str, Case] = {
             bias_correction=True,
         )
     ),
-    "Rprop": Case(lambda: eqxopt.Rprop(0.01), complex=False, smooth=False),
+    "Rprop": Case(
+        lambda: eqxopt.Rprop(0.01, delayed=False), complex=False, smooth=False
+    ),
     "SM3": Case(lambda: eqxopt.SM3(0.1), elementwise=False),
 }

@@ -13,7 +13,7 @@ import eqxopt
 
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = ["README.md", "docs/index.md", "docs/hyperparameters.md"]
+PAGES = ["README.md", *(f"docs/{p}.md" for p in ("index", "hyperparameters"))]
 
 
 def reader():

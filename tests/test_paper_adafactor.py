@@ -53,7 +53,7 @@ def vector(x, gradients):
 
 
 def paper_rate(step):
-    return jnp.minimum(1e-2, (step + 1.0) ** -0.5)
+    return jnp.minimum(1e-2, (step.astype(float) + 1.0) ** -0.5)
 
 
 @pytest.mark.parametrize(

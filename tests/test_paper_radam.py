@@ -43,8 +43,7 @@ def iterates(opt, theta, grads):
     return jax.lax.scan(step, (theta, opt.init(theta)), jnp.asarray(grads, float))[1]
 
 
-# The average is never long enough for 0.6, from the sixth step for 0.8, from the fifth
-# for the others.
+# Up to 0.6 the average is never long enough, above from the fifth step on.
 @pytest.mark.parametrize("beta2", [0.0, 0.6, 0.8, 0.99, 0.999])
 def test_paper(beta2, x64):
     grads = gradients(25)

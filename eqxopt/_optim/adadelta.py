@@ -61,7 +61,7 @@ class Adadelta(AbstractLeafwiseOptimizer):
         >>> for _ in range(5):
         ...     x, opt = opt.apply(jax.grad(f)(x), x)
         >>> print(f"{f(x):.2f}")
-        12.12
+        12.14
 
         ```
     """

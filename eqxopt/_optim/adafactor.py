@@ -101,7 +101,7 @@ class Adafactor(AbstractLeafwiseOptimizer):
         >>> for _ in range(5):
         ...     x, opt = opt.apply(jax.grad(f)(x), x)
         >>> print(f"{f(x):.2f}")
-        13.65
+        13.62
 
         ```
     """

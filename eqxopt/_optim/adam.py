@@ -191,9 +191,9 @@ class NAdam(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    The paper multiplies $\hat v_t$ by $\beta_2$ as well, which neither optax nor PyTorch
-    does. In PyTorch $\beta_1$ also warms up along a schedule of its own; here give `b1` a
-    schedule for that.
+    The paper multiplies $\hat v_t$ by $\beta_2$ as well, which neither optax nor
+    PyTorch does. In PyTorch $\beta_1$ also warms up along a schedule of its own; here
+    give `b1` a schedule for that.
 
     **Arguments:**
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Inexact, PyTree
 
 from .._dtype import widen
 from .._hyperparameter import Hyperparameter, nonnegative, real
@@ -70,7 +70,9 @@ class PolyakSGD(AbstractOptimizer):
     variant: Literal["sps", "sps+"] = eqx.field(default="sps", static=True)
 
     def init(self, params: PyTree) -> Self:
-        return started(self, Parameters(params))
+        parameters = Parameters(params)
+        nothing = parameters.tree([None] * len(parameters))
+        return replace_fields(started(self, parameters), state=nothing)
 
     def update(
         self,
@@ -86,15 +88,23 @@ class PolyakSGD(AbstractOptimizer):
         grad_leaves = gradients(self, grads, parameters)
         squared_norm = sum_of_squares(g for g in grad_leaves if g is not None)
         updates = [
-            None
-            if grad is None
-            else -rule.step_size(loss, squared_norm) * widen(grad.astype(param.dtype))
+            None if grad is None else rule.scaled(grad, param, loss, squared_norm)
             for rule, grad, param in zip(
                 rules(self, parameters), grad_leaves, parameters.arrays
             )
         ]
         new = replace_fields(self, count=count_of(self) + 1)
         return parameters.tree(updates), new
+
+    def scaled(
+        self,
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        loss: Float[Array, ""],
+        squared_norm: Float[Array, ""],
+    ) -> Inexact[Array, "*shape"]:
+        grad = widen(grad.astype(param.dtype))
+        return -self.step_size(loss, squared_norm).astype(grad.dtype) * grad
 
     def step_size(
         self, loss: Float[Array, ""], squared_norm: Float[Array, ""]

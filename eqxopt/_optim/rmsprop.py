@@ -89,7 +89,7 @@ class RMSProp(AbstractLeafwiseOptimizer):
         >>> for _ in range(5):
         ...     x, opt = opt.apply(jax.grad(f)(x), x)
         >>> print(f"{f(x):.2f}")
-        13.58
+        13.62
 
         ```
     """

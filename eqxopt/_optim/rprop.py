@@ -33,13 +33,18 @@ class Rprop(AbstractLeafwiseOptimizer):
         \eta_{t-1} & c_t = 0
     \end{cases} \\
     \tilde s_t &= \begin{cases} 0 & c_t < 0 \\ s_t & \text{else} \end{cases} \\
-    u_t &= -\eta_t\, \tilde s_t
+    u_t &= \begin{cases}
+        -\eta_t\, \tilde s_t & \text{not delayed} \\
+        -\eta_{t-1}\, \tilde s_{t-1} & \text{delayed and } c_t \ge 0 \\
+        0 & \text{delayed and } c_t < 0
+    \end{cases}
     \end{aligned}
     $$
 
-    from $\eta_0$ = `learning_rate` and $\tilde s_0 = 0$. After a turn an entry rests for
-    one step, without taking its last step back: this is the variant iRprop⁻ of Igel
-    and Hüsken, as in PyTorch and optax.
+    from $\eta_0$ = `learning_rate` and $\tilde s_0 = 0$. With `delayed=False` this is
+    iRprop⁻ of Igel and Hüsken, as in PyTorch: after a turn an entry rests for one step,
+    without taking its last step back. With `delayed=True`, the default, it is optax,
+    which up to 0.2.8 takes each step one update late, and none in the first.
 
     It is meant for gradients of the whole data set. The signs of small batches turn by
     chance, and the steps then shrink to nothing.
@@ -54,6 +59,8 @@ class Rprop(AbstractLeafwiseOptimizer):
     - `eta_plus`: $\eta^+ > 0$, usually above 1. Default 1.2.
     - `min_step_size`: $\eta_\min \ge 0$. Default 1e-6.
     - `max_step_size`: $\eta_\max > 0$. Default 50.
+    - `delayed`: whether to take each step one update late, like optax; keyword only.
+        Default `True`. Prefer `False` unless you want optax's numbers.
 
     **Raises:** a `TypeError` by `init` for a complex parameter, which has no sign.
 
@@ -73,7 +80,7 @@ class Rprop(AbstractLeafwiseOptimizer):
         >>> for _ in range(5):
         ...     x, opt = opt.apply(jax.grad(f)(x), x)
         >>> print(f"{f(x):.2f}")
-        13.82
+        13.81
 
         ```
     """
@@ -83,6 +90,7 @@ class Rprop(AbstractLeafwiseOptimizer):
     eta_plus: Hyperparameter = eqx.field(converter=positive, default=1.2)
     min_step_size: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
     max_step_size: Hyperparameter = eqx.field(converter=positive, default=50.0)
+    delayed: bool = eqx.field(default=True, static=True, kw_only=True)
 
     def init_leaf(self, param: Inexact[Array, "*shape"]) -> StepSizes:
         if jnp.iscomplexobj(param):
@@ -111,5 +119,6 @@ class Rprop(AbstractLeafwiseOptimizer):
             factor * state.step_size, self.min_step_size, self.max_step_size
         )
         step_size = jnp.where(agreement == 0, state.step_size, changed)
-        sign = jnp.where(agreement < 0, 0, sign)
-        return -step_size * sign, StepSizes(step_size, sign)
+        new = StepSizes(step_size, jnp.where(agreement < 0, 0, sign))
+        taken = state if self.delayed else new
+        return jnp.where(agreement < 0, 0, -taken.step_size * taken.sign), new

@@ -23,8 +23,8 @@ class Yogi(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    with $m_0 = v_0 = 10^{-6}$. The paper has no bias correction, and starts only $v$
-    off zero; both are here as in optax and TensorFlow Addons.
+    with $m_0 = v_0 = 10^{-6}$. The paper corrects no bias and starts $m$ at zero; both
+    are here as in optax.
 
     **Arguments:**
 
@@ -35,7 +35,7 @@ class Yogi(AbstractLeafwiseOptimizer):
     - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-3.
 
     **Source:** Zaheer et al., [Adaptive Methods for Nonconvex
-    Optimization](https://proceedings.neurips.cc/paper/2018/hash/90365351ccc7437a1309dc64e4db32a3-Abstract.html),
+    Optimization](https://proceedings.neurips.cc/paper/2018/file/90365351ccc7437a1309dc64e4db32a3-Paper.pdf),
     2018, with its defaults.
 
     !!! example

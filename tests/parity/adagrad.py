@@ -16,14 +16,18 @@ PARITY: dict[str, list[Pair]] = {
         ),
     ],
     "Adadelta": [
-        (lambda: eqxopt.Adadelta(), lambda: optax.adadelta()),
+        # Without a rate optax does not flip the sign: it ascends.
+        (
+            lambda: eqxopt.Adadelta(),
+            lambda: optax.chain(optax.adadelta(), optax.scale(-1)),
+        ),
         (
             lambda: eqxopt.Adadelta(rate(), 0.8, 1e-3, 0.1, MASK),
             lambda: optax.adadelta(optax_rate(), 0.8, 1e-3, 0.1, MASK),
         ),
     ],
     "RMSProp": [
-        (lambda: eqxopt.RMSProp(0.1), lambda: optax.rmsprop(0.1)),
+        (lambda: eqxopt.RMSProp(0.01), lambda: optax.rmsprop(0.01)),
         (
             lambda: eqxopt.RMSProp(rate(), 0.8, 1e-4, 1.0, momentum=0.7),
             lambda: optax.rmsprop(optax_rate(), 0.8, 1e-4, 1.0, momentum=0.7),
