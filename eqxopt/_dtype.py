@@ -27,11 +27,17 @@ def real_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.finfo(dtype).dtype
 
 
-def widen(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
-    """`x` in its compute dtype; integers, booleans and keys as they are."""
-    if jnp.issubdtype(x.dtype, jnp.inexact):
-        return x.astype(compute_dtype(x.dtype))
-    return x
+def widen(
+    x: Shaped[Array, "*shape"], dtype: jnp.dtype | None = None
+) -> Shaped[Array, "*shape"]:
+    """`x` in the precision of `dtype`, by default its own compute dtype; integers and
+    booleans as they are."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    dtype = compute_dtype(x.dtype) if dtype is None else dtype
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return x.astype(dtype)
+    return x.astype(real_dtype(dtype))
 
 
 def zeros_like(

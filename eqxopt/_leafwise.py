@@ -27,8 +27,8 @@ class AbstractLeafwiseOptimizer(AbstractOptimizer):
     A subclass is its hyperparameters, `init_leaf` and `update_leaf`. In both methods
     every hyperparameter of `self` is the scalar of this step and this parameter, and
     a mask is the boolean of this parameter; in `init_leaf` a key is this parameter's
-    own. Arrays come at least in float32; what the
-    rule returns as state is rounded to the dtype that `init_leaf` gave it.
+    own. Arrays come at least in float32; what the rule returns as state is rounded to
+    the dtype that `init_leaf` gave it.
     """
 
     @abc.abstractmethod
@@ -131,7 +131,8 @@ def _update_leaf(
     complex_ = jnp.issubdtype(dtype, jnp.complexfloating)
     mode = "standard" if complex_ else jax.config.jax_numpy_dtype_promotion  # pyright: ignore
     with jax.numpy_dtype_promotion(mode):
-        update, new = rule.update_leaf(t, grad, param, jtu.tree_map(widen, state))
+        wide = jtu.tree_map(lambda x: widen(x, dtype), state)
+        update, new = rule.update_leaf(t, grad, param, wide)
     new = jtu.tree_map(lambda x, old: x.astype(old.dtype), new, state)
     return update.astype(dtype), new
 

@@ -72,6 +72,7 @@ CASES: dict[str, Case] = {
             decay_offset=-2,
             clipping_threshold=0.5,
             momentum=0.9,
+            dtype_momentum=None,
             weight_decay_rate=0.01,
         ),
         elementwise=False,

@@ -8,6 +8,8 @@ import pytest
 from cases import CASES
 from problems import Model
 
+import eqxopt
+
 
 NAMES = list(CASES)
 SHAPES = {"scalar": (), "vector": (3,), "matrix": (4, 3), "empty": (0, 2)}
@@ -219,6 +221,23 @@ class TestPrecision:
             params, opt = opt.apply(grads, params, value=value)
         assert np.all(np.isfinite(np.asarray(params["z"])))
         assert loss(params) < 7.26
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16, jnp.complex64])
+def test_dtype_options(dtype, x64):
+    """An optimizer's own dtype option is what its state is kept in."""
+    params = small_params(dtype)
+    made = {
+        "mu": eqxopt.Adam(0.1, mu_dtype=jnp.bfloat16),
+        "trace": eqxopt.SGD(0.1, momentum=0.9, accumulator_dtype=jnp.float32),
+    }
+    for field, opt in made.items():
+        _, opt = step(opt.init(params), params, params)
+        kept = getattr(opt.state["matrix"], field).dtype
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            assert kept == dtype  # a real dtype says nothing about complex state
+        else:
+            assert kept == (jnp.bfloat16 if field == "mu" else jnp.float32)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -42,10 +42,15 @@ def numbers(opt):
 
 def train(opt, steps=4, params=None):
     params = params_and_still() if params is None else params
-    opt = opt.init(params)
-    for step in range(steps):
-        value, grads = jax.value_and_grad(loss)(params, float(step))
-        params, opt = opt.apply(grads, params, value=value)
+
+    def body(carry, step):
+        params, opt = carry
+        value, grads = jax.value_and_grad(loss)(params, step)
+        return opt.apply(grads, params, value=value), None
+
+    (params, _), _ = jax.lax.scan(
+        body, (params, opt.init(params)), jnp.arange(steps, dtype=float)
+    )
     return params
 
 

@@ -155,15 +155,15 @@ class Adafactor(AbstractLeafwiseOptimizer):
         square = abs_sq(grad) + self.eps
         if isinstance(state, Factored):
             short, long = longest_axes(grad.shape)
-            row = ema(state.row, jnp.mean(square, axis=long), decay)
-            col = ema(state.col, jnp.mean(square, axis=short), decay)
+            row = mix(state.row, jnp.mean(square, axis=long), decay)
+            col = mix(state.col, jnp.mean(square, axis=short), decay)
             state = state._replace(row=row, col=col)
             row, col = jnp.expand_dims(row, long), jnp.expand_dims(col, short)
             row = divide(row, jnp.mean(row, axis=short, keepdims=True))
             # One root each, because the product of two small factors could underflow.
             step = divide(divide(grad, sqrt(row)), sqrt(col))
         else:
-            state = state._replace(nu=ema(state.nu, square, decay))
+            state = state._replace(nu=mix(state.nu, square, decay))
             step = divide(grad, sqrt(state.nu))
         threshold, rate = self.clipping_threshold, self.learning_rate
         if threshold is not None:
@@ -179,6 +179,14 @@ class Adafactor(AbstractLeafwiseOptimizer):
         if weight_decay is not None:
             step = step + weight_decay * param
         return -step, state
+
+
+def mix(
+    mean: Float[Array, "*shape"], new: Float[Array, "*shape"], decay: Float[Array, ""]
+) -> Float[Array, "*shape"]:
+    """`ema` for a decay that is 0 in the first steps, where the rounding of its
+    difference could take a mean of squares below 0."""
+    return decay * mean + (1 - decay) * new
 
 
 def longest_axes(shape: tuple[int, ...]) -> tuple[int, int]:
