@@ -4,7 +4,10 @@ import importlib.metadata
 
 from . import schedules as schedules
 from ._hyperparameter import PerParameter as PerParameter
-from ._leafwise import AbstractLeafwiseOptimizer as AbstractLeafwiseOptimizer
+from ._leafwise import (
+    AbstractLeafwiseOptimizer as AbstractLeafwiseOptimizer,
+    AbstractLeafwiseTransform as AbstractLeafwiseTransform,
+)
 from ._optim import (
     AdaBelief as AdaBelief,
     Adadelta as Adadelta,

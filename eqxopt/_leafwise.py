@@ -1,4 +1,4 @@
-"""From a rule for one parameter to an optimizer for a model."""
+"""From a rule for one parameter to a transform or an optimizer for a model."""
 
 import abc
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 
 from ._dtype import compute_dtype, real_dtype, widen
 from ._key import own_keys
-from ._optimizer import AbstractOptimizer, count_of
+from ._optimizer import AbstractOptimizer, AbstractTransform, count_of
 from ._rules import gradients, rules, started
 from ._tree import array_leaves, Parameters, replace_fields
 from ._types import Self
@@ -21,14 +21,14 @@ from ._types import Self
 M = TypeVar("M")
 
 
-class AbstractLeafwiseOptimizer(AbstractOptimizer):
-    """An optimizer that treats every parameter by the same rule, on its own.
+class AbstractLeafwiseTransform(AbstractTransform):
+    """A transform that treats every parameter by the same rule, on its own.
 
     A subclass is its hyperparameters, `init_leaf` and `update_leaf`. In both methods
     every hyperparameter of `self` is the scalar of this step and this parameter, and
     a mask is the boolean of this parameter; in `init_leaf` a key is this parameter's
-    own. Arrays come at least in float32; what the rule returns as state is rounded to
-    the dtype that `init_leaf` gave it.
+    own. A rule without state has `()` for it. Arrays come at least in float32; what the
+    rule returns as state is rounded to the dtype that `init_leaf` gave it.
     """
 
     @abc.abstractmethod
@@ -92,6 +92,10 @@ class AbstractLeafwiseOptimizer(AbstractOptimizer):
         new = replace_fields(self, count=count, state=parameters.tree(states))
         return parameters.tree(updates), new
 
+
+class AbstractLeafwiseOptimizer(AbstractLeafwiseTransform, AbstractOptimizer):
+    """An optimizer that treats every parameter by the same rule, on its own."""
+
     def eval_params(self, params: M) -> M:
         return params
 
@@ -100,7 +104,7 @@ class _StateMismatch(Exception):
     pass
 
 
-def _init_leaf(rule: AbstractLeafwiseOptimizer, param: Inexact[Array, "..."]) -> PyTree:
+def _init_leaf(rule: AbstractLeafwiseTransform, param: Inexact[Array, "..."]) -> PyTree:
     state = rule.init_leaf(param)
     if not isinstance(param, Tracer):
         return state
@@ -115,7 +119,7 @@ def _init_leaf(rule: AbstractLeafwiseOptimizer, param: Inexact[Array, "..."]) ->
 
 @jax.jit
 def _update_leaf(
-    rule: AbstractLeafwiseOptimizer,
+    rule: AbstractLeafwiseTransform,
     t: Float[Array, ""],
     grad: Inexact[Array, "*shape"],
     param: Inexact[Array, "*shape"],
@@ -138,7 +142,7 @@ def _update_leaf(
 
 
 def _check_state(
-    rule: AbstractLeafwiseOptimizer, param: Inexact[Array, "..."], state: PyTree
+    rule: AbstractLeafwiseTransform, param: Inexact[Array, "..."], state: PyTree
 ) -> None:
     expected = jax.eval_shape(rule.init_leaf, param)
     if jtu.tree_structure(expected) != jtu.tree_structure(state):
