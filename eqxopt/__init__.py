@@ -3,6 +3,7 @@
 import importlib.metadata
 
 from . import schedules as schedules
+from ._describe import describe as describe
 from ._hyperparameter import PerParameter as PerParameter
 from ._leafwise import (
     AbstractLeafwiseOptimizer as AbstractLeafwiseOptimizer,
@@ -39,6 +40,12 @@ from ._optim import (
 from ._optimizer import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractTransform as AbstractTransform,
+)
+from ._wrapper import (
+    Chain as Chain,
+    Freeze as Freeze,
+    masked as masked,
+    Partition as Partition,
 )
 
 

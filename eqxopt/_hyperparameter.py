@@ -60,6 +60,11 @@ class PerParameter(eqx.Module):
         chosen = choose(self.function, parameters, what)
         return [_number_or_schedule(value) for value in chosen]
 
+    def by_path(self) -> Iterator[tuple[str, Number | AbstractSchedule]]:
+        """The choices with the places that they speak for."""
+        flat, _ = jtu.tree_flatten_with_path(self.tree, is_leaf=_is_schedule)
+        return ((jtu.keystr(path), leaf) for path, leaf in flat)
+
 
 if TYPE_CHECKING:
     # What a rule sees: the base class has put the scalar of this step there.
@@ -123,6 +128,9 @@ real = HyperparameterIn(Interval("(-inf, inf)"))
 nonnegative = HyperparameterIn(Interval("[0, inf)"))
 positive = HyperparameterIn(Interval("(0, inf)"))
 fraction = HyperparameterIn(Interval("[0, 1)"))
+# With infinity for no bound.
+bound = HyperparameterIn(Interval("[-inf, inf]"))
+nonnegative_bound = HyperparameterIn(Interval("[0, inf]"))
 
 
 def fix_choice(value: Any, parameters: Parameters, what: str) -> Any:

@@ -1,5 +1,6 @@
-"""Masks: which parameters something is done to."""
+"""Selectors that are fixed when a step is traced: masks and labels."""
 
+import abc
 from typing import Any
 
 import jax.tree_util as jtu
@@ -8,48 +9,71 @@ import numpy as np
 from ._tree import choose, is_function, needed_arguments, Parameters
 
 
-class Mask:
-    """A static selector of booleans: a function of `(path, array)` or a prefix tree.
-
-    Kept as a field outside the pytree, and so hashable.
-    """
+class AbstractSelector(abc.ABC):
+    """A static choice for each parameter: a function of `(path, array)` or a prefix
+    tree. Kept as a field outside the pytree, and so hashable."""
 
     def __init__(self, choice: Any):
+        self._choice = choice
         if is_function(choice):
             if needed_arguments(choice) == 1:
+                kind = type(self).__name__.lower()
                 raise TypeError(
-                    f"a mask takes (path, array), but {choice} takes one argument. If "
-                    "it makes a tree from the model, give that tree: mask(model)"
+                    f"a {kind} function takes (path, array), but {choice} takes one "
+                    "argument. If it makes a tree from the model, give that tree: "
+                    f"{kind}(model)"
                 )
-            self._key = self._choice = choice
+            self._key = choice
         else:
-            self._choice = choice
-            self._key = tuple(
-                (path, bool(on)) for path, on in jtu.tree_flatten_with_path(choice)[0]
-            )
+            flat, _ = jtu.tree_flatten_with_path(choice)
+            self._key = tuple((path, self.read(leaf, "it")) for path, leaf in flat)
 
     def __hash__(self) -> int:
         return hash(self._key)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Mask) and self._key == other._key
+        return type(other) is type(self) and self._key == other._key
 
     def __repr__(self) -> str:
-        return f"Mask({self._choice})"
+        return f"{type(self).__name__}({self._choice})"
 
-    def at(self, parameters: Parameters, what: str) -> list[bool]:
+    @abc.abstractmethod
+    def read(self, value: Any, what: str) -> Any:
+        """`value` as it is meant, or a `TypeError` that begins with `what`."""
+
+    def at(self, parameters: Parameters, what: str) -> list[Any]:
+        """The choice for each parameter."""
         chosen = choose(self._choice, parameters, what)
-        for i, on in enumerate(chosen):
-            if not isinstance(on, bool | np.bool_):
-                raise TypeError(
-                    f"{what} must be True or False for each parameter, but is {on!r} "
-                    f"for {parameters.path(i)}"
-                )
-        return [bool(on) for on in chosen]
+        return [
+            self.read(value, f"{what}, for {parameters.path(i)},")
+            for i, value in enumerate(chosen)
+        ]
+
+
+class Mask(AbstractSelector):
+    """Which parameters something is done to: booleans."""
+
+    def read(self, value: Any, what: str) -> bool:
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{what} must be True or False, not {value!r}")
+        return bool(value)
+
+
+class Labels(AbstractSelector):
+    """Which group each parameter belongs to: strings."""
+
+    def read(self, value: Any, what: str) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"{what} must be a label, a string, not {value!r}")
+        return value
 
 
 def as_mask(choice: Any) -> Mask | None:
     return choice if choice is None or isinstance(choice, Mask) else Mask(choice)
+
+
+def as_labels(choice: Any) -> Labels:
+    return choice if isinstance(choice, Labels) else Labels(choice)
 
 
 def mask_of(*hyperparameters: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
@@ -19,6 +18,7 @@ from ._types import Self
 
 M = TypeVar("M")
 O = TypeVar("O", bound="AbstractOptimizer")
+T = TypeVar("T", bound="AbstractTransform")
 Scalar = Float[Array, ""]
 
 
@@ -26,7 +26,7 @@ class AbstractTransform(eqx.Module):
     """Turns gradients into updates, and carries the hyperparameters and the state that
     this takes.
 
-    A transform is immutable. Before [`init`][] it is only its hyperparameters; `init`
+    A transform is immutable. Before `init` it is only its hyperparameters; `init`
     gives one that fits a model, and every `update` gives its successor.
     """
 
@@ -61,31 +61,34 @@ class AbstractTransform(eqx.Module):
         """
 
     def replace(self, **changes: Any) -> Self:
-        """This optimizer with some hyperparameters changed and its state kept.
+        """This transform with some hyperparameters changed and its state kept.
 
-        A changed number never recompiles anything.
+        A changed number never recompiles anything. A hyperparameter of an inner
+        transform is changed by its name if only one has it, and otherwise by the name
+        that `hyperparameters` gives it: `opt.replace(**{"SGD.momentum": 0.8})`.
 
-        **Raises:** a `TypeError` for a name that is not a field, a `ValueError` for a
-        value out of range.
+        **Raises:** a `TypeError` for an unknown name or one that several inner
+        transforms have, a `ValueError` for a value out of range.
         """
         fields = {f.name: f for f in dataclasses.fields(self) if f.init}
-        for name in changes:
-            if name not in fields:
-                raise TypeError(
-                    f"`{type(self).__name__}` has no field `{name}`; it has "
-                    + ", ".join(f"`{known}`" for known in fields)
-                )
-            converter: Any = fields[name].metadata.get("converter")
-            if converter is not None:
-                changes[name] = converter(changes[name])
-        new = replace_fields(self, **changes)
+        new = self
+        for name, value in changes.items():
+            if name in fields:
+                converter: Any = fields[name].metadata.get("converter")
+                value = value if converter is None else converter(value)
+                new = replace_fields(new, **{name: value})
+            else:
+                label, rest = _owner(new, name)
+                inner = inner_transforms(new)[label].replace(**{rest: value})
+                new = replace_inner(new, {label: inner})
         new.__check_init__()
         return new
 
     def hyperparameters(self) -> dict[str, Any]:
         """The values by name that the next update will use, for logging.
 
-        A choice per parameter gives a dictionary from path to value.
+        A choice per parameter gives a dictionary from path to value. Names of an inner
+        transform come after its own: `"AdamW.learning_rate"`.
         """
         step = jnp.zeros((), jnp.int32) if self.count is None else self.count
         values = {}
@@ -93,12 +96,14 @@ class AbstractTransform(eqx.Module):
             value = getattr(self, name)
             what = f"`{type(self).__name__}.{name}`"
             if isinstance(value, PerParameter):
-                flat, _ = jtu.tree_flatten_with_path(
-                    value.tree, is_leaf=lambda x: callable(x)
-                )
-                values[name] = {jtu.keystr(p): at_step(v, step, what) for p, v in flat}
+                values[name] = {
+                    path: at_step(one, step, what) for path, one in value.by_path()
+                }
             elif value is not None:
                 values[name] = at_step(value, step, what)
+        for label, inner in inner_transforms(self).items():
+            for name, value in inner.hyperparameters().items():
+                values[f"{label}.{name}"] = value
         return values
 
 
@@ -192,6 +197,65 @@ def hyperparameter_names(transform: AbstractTransform) -> list[str]:
         f.name
         for f in dataclasses.fields(transform)
         if isinstance(f.metadata.get("converter"), HyperparameterIn)
+    ]
+
+
+def inner_transforms(transform: AbstractTransform) -> dict[str, AbstractTransform]:
+    """The transforms in the fields of `transform`, by label: the key in a dictionary,
+    and otherwise the name of the class, with a number where that is not enough."""
+    inner: dict[str, AbstractTransform] = {}
+    for field in dataclasses.fields(transform):
+        held = getattr(transform, field.name)
+        if isinstance(held, dict):
+            inner |= {k: x for k, x in held.items() if isinstance(x, AbstractTransform)}
+        for x in held if isinstance(held, tuple) else (held,):
+            if isinstance(x, AbstractTransform):
+                name = type(x).__name__
+                same = sum(label.split("[")[0] == name for label in inner)
+                inner[f"{name}[{same}]" if same else name] = x
+    return inner
+
+
+def replace_inner(transform: T, changes: dict[str, AbstractTransform]) -> T:
+    """`transform` with the inner transforms at some labels exchanged."""
+    new = iter((inner_transforms(transform) | changes).values())
+    fields = {}
+    for field in dataclasses.fields(transform):
+        held = getattr(transform, field.name)
+        swap = lambda x: next(new) if isinstance(x, AbstractTransform) else x
+        if isinstance(held, dict):
+            fields[field.name] = {k: swap(x) for k, x in held.items()}
+        elif isinstance(held, tuple):
+            fields[field.name] = tuple(swap(x) for x in held)
+        else:
+            fields[field.name] = swap(held)
+    return replace_fields(transform, **fields)
+
+
+def _owner(transform: AbstractTransform, name: str) -> tuple[str, str]:
+    """The label of the inner transform that has the hyperparameter `name`, and what
+    it is called there."""
+    known = _all_names(transform)
+    found = [
+        tuple(full.split(".", 1))
+        for full in known
+        if "." in full and (full == name or full.endswith(f".{name}"))
+    ]
+    if len(found) == 1:
+        label, rest = found[0]
+        return label, rest
+    listed = ", ".join(f"`{full}`" for full in known)
+    problem = f"has several `{name}`" if found else f"has no field `{name}`"
+    raise TypeError(f"`{type(transform).__name__}` {problem}; it has {listed}")
+
+
+def _all_names(transform: AbstractTransform) -> list[str]:
+    inner = inner_transforms(transform)
+    own = [f.name for f in dataclasses.fields(transform) if f.init]
+    if inner:  # the fields that hold the inner ones are no hyperparameters
+        own = hyperparameter_names(transform)
+    return own + [
+        f"{label}.{name}" for label, x in inner.items() for name in _all_names(x)
     ]
 
 

@@ -13,7 +13,10 @@ import eqxopt
 
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = ["README.md", *(f"docs/{p}.md" for p in ("index", "hyperparameters"))]
+PAGES = [
+    "README.md",
+    *(f"docs/{p}.md" for p in ("index", "hyperparameters", "composition/index")),
+]
 
 
 def reader():

@@ -1,5 +1,6 @@
 """Hyperparameters are live: every real one of every optimizer."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -206,6 +207,12 @@ class TestConversion:
             _, opt = opt.apply(params, params)
         rates = opt.hyperparameters()["learning_rate"]
         assert {k: float(v) for k, v in rates.items()} == {"['a']": 0.5, "['b']": 0.5}
+
+    def test_choice_shaped_like_a_callable_model(self):
+        layer = eqx.nn.Linear(2, 2, key=jax.random.key(0))
+        rates = eqx.tree_at(lambda m: (m.weight, m.bias), layer, (0.5, 1.0))
+        got = eqxopt.SGD(rates).init(layer).hyperparameters()["learning_rate"]
+        assert {k: float(v) for k, v in got.items()} == {".weight": 0.5, ".bias": 1.0}
 
 
 class TestReplace:
