@@ -1,43 +1,50 @@
-"""Runs every benchmark and prints one table."""
+"""Runs the benchmarks and prints their table.
 
-import equinox as eqx
-import jax
-import optax
+python -m benchmarks [update steps large everyone imports] [--save docs/pictures]
+"""
 
-import eqxopt
+import argparse
+import pathlib
 
+from .everyone import small_and_large
+from .imports import import_time
 from .large import large_array
-from .timing import Figure
+from .report import machine, save, table
+from .steps import training_steps
 from .update import eager, many_leaves
 
 
-def main() -> None:
-    figures = [
+PARTS = {
+    "update": lambda: [
+        *many_leaves(60),
+        *many_leaves(200),
         *many_leaves(600, bars=(0.45, 1.05, 1.05)),
+        *many_leaves(1200),
         eager(60, bar=0.2),
-        large_array(
-            "AdamW", eqxopt.AdamW(1e-3), optax.adamw(1e-3), side=4096, bar=1.05
-        ),
-    ]
-    print(table(figures))
+    ],
+    "steps": lambda: training_steps(60, bars=(0.55, 0.2)),
+    "large": lambda: [*large_array(4096, bar=1.05), *large_array(8192, bar=1.05)],
+    "everyone": lambda: small_and_large(bar=1.1),
+}
 
 
-def table(figures: list[Figure]) -> str:
-    versions = (
-        f"jax {jax.__version__}, equinox {eqx.__version__}, optax {optax.__version__}"
-    )
-    lines = [
-        f"{jax.devices()[0].device_kind}, {versions}",
-        "",
-        "| what | eqxopt, ms | optax, ms | ratio | bar |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for f in figures:
-        bar = "" if f.bar is None else f"{f.bar:.2f}{'' if f.holds else ' missed'}"
-        lines.append(
-            f"| {f.what} | {f.ours:.2f} | {f.peer:.2f} | {f.ratio:.2f} | {bar} |"
-        )
-    return "\n".join(lines)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, "imports", []])
+    parser.add_argument("--save", type=pathlib.Path, help="a folder for JSON and plot")
+    args = parser.parse_args()
+    wanted = args.parts or [*PARTS, "imports"]
+    print(machine(), "\n")
+    figures = []
+    for part in wanted:
+        if part != "imports":
+            new = PARTS[part]()
+            print(table(new), "\n", flush=True)
+            figures += new
+    if "imports" in wanted:
+        print(f"import: {import_time():.3f} s more than equinox alone (bar 0.15)")
+    if args.save:
+        save(figures, args.save)
 
 
 if __name__ == "__main__":

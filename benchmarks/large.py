@@ -1,6 +1,7 @@
 """One large parameter: a step is bound by memory, and donated buffers are reused."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,53 +12,82 @@ import eqxopt
 from .timing import Figure, interleaved
 
 
-def large_array(
-    name: str,
-    opt: eqxopt.AbstractOptimizer,
-    tx: optax.GradientTransformation,
-    *,
-    side: int,
-    bar: float,
-) -> Figure:
-    keys = jax.random.split(jax.random.key(0))
-    grads = jax.random.normal(keys[0], (side, side))
+def large_array(side: int, *, bar: float) -> list[Figure]:
+    """Donated steps, with the bytes a second that they move; and a copy of the array,
+    as the measure of what the memory can do."""
+    pairs = {
+        "AdamW": (eqxopt.AdamW(1e-3), optax.adamw(1e-3), 7),
+        "Lion": (eqxopt.Lion(1e-3), optax.lion(1e-3), 5),
+        "SGD, momentum": (eqxopt.SGD(1e-3, 0.9), optax.sgd(1e-3, 0.9), 5),
+        "Adafactor": (eqxopt.Adafactor(1e-3), optax.adafactor(1e-3), None),
+        "LAMB": (eqxopt.LAMB(1e-3), optax.lamb(1e-3), None),
+    }
+    size = 4 * side * side
+    what = f"{side * side / 1e6:.1f}M entries"
+    grads = jax.random.normal(jax.random.key(0), (side, side))
+    copy = jax.jit(lambda x: -x)
+    figures = [
+        interleaved(
+            f"copy, {what}",
+            lambda: copy(grads),
+            lambda: copy(grads),
+            bytes_moved=2 * size,
+        )
+    ]
+    for name, (opt, tx, passes) in pairs.items():
+        params = jax.random.normal(jax.random.key(1), (side, side))
+        ours = carried(
+            lambda params, opt, grads: opt.apply(grads, params),
+            params,
+            opt.init(params),
+            grads,
+        )
 
-    @jax.jit
-    def start():
-        return jax.random.normal(keys[1], (side, side))
+        def their_step(params, state, grads, tx=tx):
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
 
-    def our_step(params, opt, grads):
-        return opt.apply(grads, params)
+        theirs = carried(their_step, params, tx.init(params), grads)
+        figures.append(
+            interleaved(
+                f"{name}, {what}",
+                ours,
+                theirs,
+                bar=bar,
+                bytes_moved=passes and passes * size,
+            )
+        )
+        del ours, theirs, params
+    return figures + torch_fused(side, grads)
 
-    def their_step(params, state, grads):
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
 
-    params = start()
-    ours = _carried(our_step, params, opt.init(params), grads)
-    params = start()
-    theirs = _carried(their_step, params, tx.init(params), grads)
-    return interleaved(
-        f"{name}, {side * side / 1e6:.1f}M entries, donated", ours, theirs, bar=bar
+def torch_fused(side: int, grads: jax.Array) -> list[Figure]:
+    """PyTorch's fused AdamW as the peer, where it is installed."""
+    try:
+        import torch
+    except ImportError:
+        return []
+    param = torch.nn.Parameter(torch.randn(side, side))
+    param.grad = torch.randn(side, side)
+    peer = torch.optim.AdamW([param], lr=1e-3, fused=True)
+    params = jax.random.normal(jax.random.key(1), (side, side))
+    ours = carried(
+        lambda params, opt, grads: opt.apply(grads, params),
+        params,
+        eqxopt.AdamW(1e-3).init(params),
+        grads,
     )
+    return [interleaved(f"AdamW beside torch, {side}²", ours, peer.step)]
 
 
-def _carried(step: Callable, params, state, grads) -> Callable[[], jax.Array]:
+def carried(step: Callable, params: Any, state: Any, grads: Any) -> Callable[[], Any]:
+    """A call that makes one donated step from where the last one ended."""
     compiled = jax.jit(step, donate_argnums=(0, 1))
-    carry = (params, state)
+    carry = jax.tree.map(lambda x: jnp.array(x, copy=True), (params, state))
 
-    def run() -> jax.Array:
+    def run() -> Any:
         nonlocal carry
         carry = compiled(*carry, grads)
         return carry[0]
 
     return run
-
-
-def copy_time(side: int) -> Figure:
-    """Reading and writing the array once, as the measure of the memory."""
-    x = jnp.zeros((side, side))
-    copy = jax.jit(lambda x: x + 1)
-    return interleaved(
-        f"copy of {side * side / 1e6:.1f}M entries", lambda: copy(x), lambda: copy(x)
-    )

@@ -18,6 +18,11 @@ class Figure:
     ours: float
     peer: float
     bar: float | None = None
+    bytes_moved: int | None = None
+
+    @property
+    def gigabytes_a_second(self) -> float:
+        return (self.bytes_moved or 0) / self.ours / 1e6
 
     @property
     def ratio(self) -> float:
@@ -34,6 +39,8 @@ def interleaved(
     peer: Callable[[], Any],
     *,
     bar: float | None = None,
+    per: int = 1,
+    bytes_moved: int | None = None,
     repeats: int = 20,
     warm_up: int = 2,
     before: Callable[[], Any] = lambda: None,
@@ -41,7 +48,8 @@ def interleaved(
     """The medians of `repeats` runs of each, after `warm_up` runs that do not count.
 
     `before` runs before each, outside the measured time. Who goes first alternates.
-    The garbage of the one is collected before the other is measured.
+    The garbage of the one is collected before the other is measured. Where a run makes
+    many steps, the times are divided by how many, `per`.
     """
     times: dict[Callable[[], Any], list[float]] = {ours: [], peer: []}
     for i in range(warm_up + repeats):
@@ -53,6 +61,5 @@ def interleaved(
             elapsed = time.perf_counter() - start
             if i >= warm_up:
                 times[run].append(1000 * elapsed)
-    return Figure(
-        what, statistics.median(times[ours]), statistics.median(times[peer]), bar
-    )
+    medians = [statistics.median(times[run]) / per for run in (ours, peer)]
+    return Figure(what, *medians, bar, bytes_moved)

@@ -15,7 +15,10 @@ import eqxopt
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
     "README.md",
-    *(f"docs/{p}.md" for p in ("index", "hyperparameters", "composition/index")),
+    *(
+        f"docs/{p}.md"
+        for p in ("index", "hyperparameters", "training", "composition/index")
+    ),
 ]
 
 
@@ -35,6 +38,8 @@ def reader():
         "model": model,
         "params": params,
         "batches": batches,
+        "rows": jax.random.normal(jax.random.key(2), (64, 2)),
+        "key": jax.random.key(3),
         "loss_fn": loss_fn,
         "opt": eqxopt.AdamW(1e-3).init(model),
     }

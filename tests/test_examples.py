@@ -12,7 +12,16 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 @pytest.fixture(scope="module")
 def digits():
-    spec = importlib.util.spec_from_file_location("digits", EXAMPLES / "digits.py")
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    return load("sweep")
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -39,3 +48,10 @@ def test_digits_unknown_optimizer(digits, capsys):
     with pytest.raises(SystemExit):
         digits.main(["--optimizer", "adamw"])
     assert "'adamw'. The known ones: AMSGrad, AdaBelief" in capsys.readouterr().err
+
+
+def test_sweep(sweep, tmp_path):
+    output = tmp_path / "sweep.png"
+    options = ["--rates", "5", "--steps", "100", "--output", str(output)]
+    assert sweep.main(options) > 0.8
+    assert output.read_bytes().startswith(b"\x89PNG")
