@@ -17,7 +17,13 @@ PAGES = [
     "README.md",
     *(
         f"docs/{p}.md"
-        for p in ("index", "hyperparameters", "training", "composition/index")
+        for p in (
+            "index",
+            "hyperparameters",
+            "training",
+            "composition/index",
+            "composition/transforms",
+        )
     ),
 ]
 
@@ -29,7 +35,8 @@ def reader():
     model = eqx.nn.MLP(2, 1, width_size=4, depth=1, key=jax.random.key(1))
 
     def loss_fn(params, batch):
-        return jnp.sum(jnp.square(params["head"] - batch))
+        head = jnp.broadcast_to(params["head"], batch.shape)
+        return jnp.sum(jnp.square(head - batch))
 
     return {
         "eqx": eqx,

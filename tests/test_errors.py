@@ -119,6 +119,14 @@ def test_value_that_is_no_scalar(model, opt):
         opt.apply(model, model, value=jnp.ones(3))
 
 
+def test_value_that_is_missing():
+    params = {"x": jnp.ones(2)}
+    opt = eqxopt.PolyakSGD().init(params)
+    match = r"`PolyakSGD` needs the loss: call `opt.apply\(grads, model, value=loss\)`"
+    with pytest.raises(ValueError, match=match):
+        opt.apply(params, params)
+
+
 def test_dtype_option():
     with pytest.raises(TypeError, match="floating-point dtype, got int32"):
         eqxopt.Adam(0.1, mu_dtype=jnp.int32)
