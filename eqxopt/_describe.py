@@ -1,6 +1,7 @@
 """What an optimizer does to each parameter, as a table."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
@@ -8,7 +9,6 @@ from jaxtyping import Array, PyTree
 from ._optimizer import AbstractTransform, inner_transforms
 from ._rules import rules
 from ._tree import Parameters
-from ._wrapper import Partition
 
 
 def describe(optimizer: AbstractTransform, model: PyTree) -> str:
@@ -63,7 +63,9 @@ def _groups_and_rates(
             rate: Array | None = getattr(rule, "learning_rate", None)
             if own[i] and rate is not None:
                 rates[i] = f"{float(rate):.4g}"
-    chosen = transform.groups(parameters) if isinstance(transform, Partition) else None
+    choose: Callable[[Parameters], list[str]] | None
+    choose = getattr(transform, "groups", None)
+    chosen = choose and choose(parameters)
     for label, inner in inner_transforms(transform).items():
         below = [
             here and (chosen is None or chosen[i] == label)
@@ -77,6 +79,10 @@ def _groups_and_rates(
                     [*outer, *([inner_groups[i]] if inner_groups[i] else [])]
                 )
                 rates[i] = inner_rates[i] if inner_rates[i] != "-" else rates[i]
+    if chosen is not None:  # some groups are the optimizer's own
+        groups = [
+            groups[i] or (chosen[i] if here else "") for i, here in enumerate(own)
+        ]
     return groups, rates
 
 

@@ -1,5 +1,7 @@
 """The dtypes in which rules compute and state is kept."""
 
+from collections.abc import Iterable
+
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Inexact, Shaped
 
@@ -25,6 +27,13 @@ def compute_dtype(dtype: jnp.dtype) -> jnp.dtype:
 def real_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype of the real part of a `dtype`."""
     return jnp.finfo(dtype).dtype
+
+
+def widest_real_dtype(arrays: Iterable[Inexact[Array, "..."]]) -> jnp.dtype:
+    """The dtype for a number about all of `arrays`: the widest among their real
+    compute dtypes and float32."""
+    dtypes = [real_dtype(compute_dtype(x.dtype)) for x in arrays]
+    return max([jnp.dtype(jnp.float32), *dtypes], key=lambda dtype: dtype.itemsize)
 
 
 def widen(

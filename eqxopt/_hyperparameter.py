@@ -9,8 +9,8 @@ import jax
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, Int, PyTree
 
-from ._number import as_number, Interval, Number, NumberLike
-from ._schedule.abstract import AbstractSchedule, Custom
+from ._number import as_number, copied, Interval, Number, NumberLike
+from ._schedule.abstract import AbstractSchedule, as_schedule
 from ._tree import choose, is_function, needed_arguments, Parameters
 
 
@@ -78,18 +78,20 @@ HyperparameterLike: TypeAlias = (
 
 
 def _number_or_schedule(x: Any) -> Number | AbstractSchedule:
-    if isinstance(x, AbstractSchedule):
-        return x
-    return Custom(x) if is_function(x) else as_number(x)
+    if isinstance(x, AbstractSchedule) or is_function(x):
+        return as_schedule(x)
+    return as_number(x)
 
 
 def as_hyperparameter(x: Any) -> Number | AbstractSchedule | PerParameter:
     """`x` in the form in which an optimizer keeps it."""
-    if isinstance(x, AbstractSchedule | PerParameter):
-        return x
-    if is_function(x):
-        return PerParameter(x) if _takes_path_and_array(x) else Custom(x)
-    return as_number(x) if jtu.all_leaves([x]) else PerParameter(x)
+    if isinstance(x, PerParameter):
+        return copied(x)
+    if is_function(x) and _takes_path_and_array(x):
+        return PerParameter(x)
+    if isinstance(x, AbstractSchedule) or jtu.all_leaves([x]):
+        return _number_or_schedule(x)
+    return PerParameter(x)
 
 
 def _takes_path_and_array(function: Callable[..., Any]) -> bool:
@@ -128,6 +130,9 @@ real = HyperparameterIn(Interval("(-inf, inf)"))
 nonnegative = HyperparameterIn(Interval("[0, inf)"))
 positive = HyperparameterIn(Interval("(0, inf)"))
 fraction = HyperparameterIn(Interval("[0, 1)"))
+open_fraction = HyperparameterIn(Interval("(0, 1)"))
+closed_fraction = HyperparameterIn(Interval("[0, 1]"))
+at_least_one = HyperparameterIn(Interval("[1, inf)"))
 # With infinity for no bound.
 bound = HyperparameterIn(Interval("[-inf, inf]"))
 nonnegative_bound = HyperparameterIn(Interval("[0, inf]"))

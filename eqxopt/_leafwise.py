@@ -7,14 +7,13 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from ._dtype import compute_dtype, real_dtype, widen
 from ._key import own_keys
 from ._optimizer import AbstractOptimizer, AbstractTransform, count_of
 from ._rules import gradients, rules, started
-from ._tree import array_leaves, Parameters, replace_fields
+from ._tree import array_leaves, beside, Parameters, replace_fields
 from ._types import Self
 
 
@@ -49,7 +48,7 @@ class AbstractLeafwiseTransform(AbstractTransform):
         parameters = Parameters(params)
         new = started(self, parameters)
         states = [
-            _init_leaf(replace_fields(rule, **own_keys(self, i)), param)
+            beside(param, replace_fields(rule, **own_keys(self, i)).init_leaf(param))
             for i, (rule, param) in enumerate(
                 zip(rules(new, parameters), parameters.arrays)
             )
@@ -102,19 +101,6 @@ class AbstractLeafwiseOptimizer(AbstractLeafwiseTransform, AbstractOptimizer):
 
 class _StateMismatch(Exception):
     pass
-
-
-def _init_leaf(rule: AbstractLeafwiseTransform, param: Inexact[Array, "..."]) -> PyTree:
-    state = rule.init_leaf(param)
-    if not isinstance(param, Tracer):
-        return state
-    # Inside jit the compiler gives an array the sharding of what it is computed from,
-    # and zeros are computed from nothing. This select, gone after compilation, ties
-    # them to their parameter.
-    missing = jnp.isnan(param)
-    return jtu.tree_map(
-        lambda x: jnp.where(missing, x, x) if x.shape == param.shape else x, state
-    )
 
 
 @jax.jit

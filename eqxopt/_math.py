@@ -1,12 +1,13 @@
 """The small functions that update rules are written in."""
 
+import functools
 from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from ._dtype import widen
+from ._dtype import widen, widest_real_dtype
 
 
 def ema(
@@ -69,6 +70,33 @@ def _sqrt_jvp(primals, tangents):
     return sqrt(x), slope * x_dot
 
 
+@jax.custom_jvp
+def cbrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    r"""$\sqrt[3] x$ whose derivative at 0 is taken as 0, like that of `sqrt`."""
+    return jnp.cbrt(x)
+
+
+@cbrt.defjvp
+def _cbrt_jvp(primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    root = cbrt(x)
+    at_zero = x == 0
+    # In two steps, because the square of a small root may underflow.
+    safe = jnp.where(at_zero, 1, root)
+    return root, jnp.where(at_zero, 0, x_dot / 3 / safe / safe)
+
+
+def agreement(
+    x: Inexact[Array, "*shape"], y: Inexact[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    r"""Whether entries point the same way: positive where they do, negative where
+    they oppose each other, and 0 at right angles or where one of them is 0."""
+    # Of the signs, because a product of small numbers may underflow.
+    if jnp.iscomplexobj(x):
+        return (jnp.conj(jnp.sign(x)) * jnp.sign(y)).real
+    return jnp.sign(x) * jnp.sign(y)
+
+
 def norm(x: Inexact[Array, "..."]) -> Float[Array, ""]:
     r"""The Euclidean norm of all entries, $\|x\|$, with derivative 0 at 0."""
     return sqrt(jnp.sum(abs_sq(x)))
@@ -110,9 +138,92 @@ def trust_ratio(
 def sum_of_squares(arrays: Iterable[Inexact[Array, "..."]]) -> Float[Array, ""]:
     r"""$\sum_i \|x_i\|^2$, in the widest real dtype among them and float32."""
     squares = [jnp.sum(abs_sq(widen(x))) for x in arrays]
-    dtype = max([jnp.dtype(jnp.float32), *(x.dtype for x in squares)], key=_size)
+    dtype = widest_real_dtype(squares)
     return sum((x.astype(dtype) for x in squares), jnp.zeros((), dtype))
 
 
-def _size(dtype: jnp.dtype) -> int:
-    return dtype.itemsize
+def stable_norm(
+    x: Inexact[Array, "..."], axes: tuple[int, ...] | None = None
+) -> Float[Array, "..."]:
+    r"""The Euclidean norm of all entries, or over `axes`, which are kept with length 1.
+    Unlike in `norm`, no square overflows or underflows on the way."""
+    scale = _scale(_largest(x, axes))
+    return scale * sqrt(_scaled_squares(x, scale, axes))
+
+
+def global_norm(arrays: Iterable[Inexact[Array, "..."]]) -> Float[Array, ""]:
+    r"""The `stable_norm` of all `arrays` together, in the widest real dtype among them
+    and float32."""
+    arrays = list(arrays)
+    dtype = widest_real_dtype(arrays)
+    # Traced once for all arrays of one shape, of which a model has hundreds.
+    largest, squares = jax.jit(_largest), jax.jit(_scaled_squares)
+    zero = jnp.zeros((), dtype)
+    # Pair by pair: of one reduction over hundreds of scalars a compiler may put a copy
+    # into everything that its result enters.
+    peaks = (largest(x).astype(dtype) for x in arrays)
+    scale = _scale(functools.reduce(jnp.maximum, peaks, zero))
+    return scale * sqrt(sum((squares(x, scale) for x in arrays), zero))
+
+
+def _largest(
+    x: Inexact[Array, "..."], axes: tuple[int, ...] | None = None
+) -> Float[Array, "..."]:
+    # The norm is the same for every scale, and so the scale has no derivative.
+    magnitudes = jnp.abs(jax.lax.stop_gradient(x))
+    return jnp.max(magnitudes, axis=axes, keepdims=axes is not None, initial=0)
+
+
+def _scale(largest: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+
+
+def _scaled_squares(
+    x: Inexact[Array, "..."],
+    scale: Float[Array, "..."],
+    axes: tuple[int, ...] | None = None,
+) -> Float[Array, "..."]:
+    scaled = jnp.abs(x).astype(scale.dtype) / scale
+    return jnp.sum(jnp.square(scaled), axis=axes, keepdims=axes is not None)
+
+
+def clip_factor(
+    norm: Float[Array, "..."], max_norm: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    r"""$\min(1, c / \|x\|)$, which makes a norm at most $c$: precisely 1 where it
+    is, and also where the norm is 0."""
+    # Where the norm is small its derivative is that of norm / norm, and so never one
+    # of a quotient that overflows.
+    shrunk = divide(jnp.minimum(norm, max_norm), norm)
+    return jnp.where(norm <= max_norm, 1, shrunk)
+
+
+def ramp(
+    step: Float[Array, ""],
+    begin: float | Float[Array, ""],
+    length: float | Float[Array, ""],
+) -> Float[Array, ""]:
+    """From 0 at `begin` straight to 1 after `length` steps, constant before and after.
+
+    A length of 0 is a jump. At both corners the derivative is that from the right.
+    """
+    elapsed = step - begin
+    risen = jnp.where(elapsed >= 0, divide(elapsed, jnp.asarray(length)), 0)
+    return jnp.where(elapsed < length, risen, 1)
+
+
+def lerp(
+    start: Float[Array, ""], end: Float[Array, ""], done: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Linear interpolation from `start` to `end`, exact at both."""
+    return (1 - done) * start + done * end
+
+
+def half_cosine(
+    done: Float[Array, ""], exponent: float | Float[Array, ""] = 1.0
+) -> Float[Array, ""]:
+    r"""$(\frac12 + \frac12 \cos(\pi d))^p$, from 1 to exactly 0."""
+    # As a square the base is never negative, nor exactly 0, where a power need not
+    # have a derivative.
+    height = jnp.square(jnp.cos(0.5 * jnp.pi * done))
+    return jnp.where(done < 1, height**exponent, 0)

@@ -9,6 +9,12 @@ from ._dtype import compute_dtype, real_dtype, real_zeros_like, zeros_like
 from ._math import debias
 
 
+class Momentum(NamedTuple):
+    """The running mean of a parameter's gradient."""
+
+    mu: Inexact[Array, "*shape"]
+
+
 class Moments(NamedTuple):
     """Running means of a parameter's gradient and of its square."""
 

@@ -1,19 +1,23 @@
 """Numbers as array fields: conversion to scalar arrays, and the ranges they keep."""
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, get_args
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args, overload, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
 
+T = TypeVar("T")
 Number = Float[Array, ""]
 NumberLike = float | int | np.number[Any] | np.ndarray | Array
+Numbers = Float[Array, "_"]
+NumbersLike = Sequence[NumberLike] | np.ndarray | Array
 
 
 def as_number(x: NumberLike) -> Number:
@@ -31,10 +35,35 @@ def as_number(x: NumberLike) -> Number:
             f"expected a scalar, got an array of shape {np.shape(x)}. To train one "
             "model per value, build the optimizer inside `jax.vmap`."
         )
+    return _own(x, float)
+
+
+def as_numbers(x: NumbersLike) -> Numbers:
+    """`x` as a 1-d array of the default float dtype, in a buffer of its own."""
+    if isinstance(x, Sequence) and not isinstance(x, str):
+        numbers = [as_number(number) for number in x]
+        if any(isinstance(number, Tracer) for number in numbers):
+            return jnp.stack(numbers)
+        return _own(np.asarray(numbers, dtype=float), float)
+    if not eqx.is_array_like(x) or isinstance(x, bool) or jnp.iscomplexobj(x):
+        raise TypeError(f"expected real numbers or a 1-d array of them, got {x!r}")
+    if np.ndim(x) != 1:
+        raise ValueError(
+            f"expected a 1-d array of numbers, got one of shape {np.shape(x)}"
+        )
+    return _own(x, float)
+
+
+def copied(tree: T) -> T:
+    """`tree` with its arrays in buffers of their own, as `as_number` has them."""
+    return jtu.tree_map(lambda x: _own(x) if eqx.is_array(x) else x, tree)
+
+
+def _own(x: Any, dtype: Any = None) -> Array:
     if isinstance(x, Tracer):
-        return jnp.asarray(x, dtype=float)
+        return jnp.asarray(x, dtype=dtype)
     with jax.ensure_compile_time_eval():
-        return jnp.array(x, dtype=float, copy=True)
+        return jnp.array(x, dtype=dtype, copy=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +85,39 @@ class NumberIn:
 
     interval: Interval
 
-    def __call__(self, x: NumberLike) -> Number:
-        return as_number(x)
+    @overload
+    def __call__(self, x: None) -> None: ...
+    @overload
+    def __call__(self, x: NumberLike) -> Number: ...
+    def __call__(self, x: Any) -> Any:
+        return None if x is None else as_number(x)
 
     def numbers(self, value: Number) -> Iterator[tuple[str, Number]]:
         """The numbers in a converted value, each with its place in it."""
         yield "", value
 
 
+@dataclasses.dataclass(frozen=True)
+class NumbersIn:
+    """A field converter: numbers in an interval, kept as a 1-d array."""
+
+    interval: Interval
+
+    def __call__(self, x: NumbersLike) -> Numbers:
+        return as_numbers(x)
+
+    def numbers(self, value: Numbers) -> Iterator[tuple[str, Number]]:
+        """The numbers in a converted value, each with its place in it."""
+        if not isinstance(value, Tracer):
+            yield from ((f"[{i}]", x) for i, x in enumerate(np.asarray(value)))
+
+
 real_number = NumberIn(Interval("(-inf, inf)"))
 positive_number = NumberIn(Interval("(0, inf)"))
 nonnegative_number = NumberIn(Interval("[0, inf)"))
+proportion = NumberIn(Interval("[0, 1]"))
+real_numbers = NumbersIn(Interval("(-inf, inf)"))
+nonnegative_numbers = NumbersIn(Interval("[0, inf)"))
 
 
 def check_ranges(module: eqx.Module) -> None:
@@ -95,3 +146,18 @@ def check_ranges(module: eqx.Module) -> None:
                     f"`{field.name}`{place and f' at {place}'} must lie in "
                     f"{interval.text}."
                 )
+
+
+def check_increasing(module: eqx.Module, *names: str) -> None:
+    """Raises a `ValueError` unless the numbers in these fields, one after the other,
+    increase. Numbers that are not known yet pass."""
+    values = [getattr(module, name) for name in names]
+    if any(isinstance(value, Tracer) for value in values):
+        return
+    if np.any(np.diff(np.concatenate([np.atleast_1d(v) for v in values])) <= 0):
+        given = ", ".join(f"{name}={value!s}" for name, value in zip(names, values))
+        what = " < ".join(f"`{name}`" for name in names)
+        raise ValueError(
+            f"`{type(module).__name__}({given})`: "
+            + (f"{what} must hold." if len(names) > 1 else f"{what} must increase.")
+        )

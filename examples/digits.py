@@ -32,6 +32,7 @@ import matplotlib.pyplot as plt
 # The first argument of each optimizer, which for all but PolyakSGD is the learning
 # rate, where it trains this network well.
 RATES = {
+    "AcProp": 0.01,
     "AdaBelief": 3e-3,
     "Adadelta": 1.0,
     "Adafactor": 0.03,
@@ -40,25 +41,37 @@ RATES = {
     "Adamax": 3e-3,
     "AdamaxW": 3e-3,
     "AdamW": 3e-3,
+    "Adan": 3e-3,
+    "AdEMAMix": 1e-3,
+    "ADOPT": 3e-3,
     "AMSGrad": 3e-3,
     "Fromage": 0.03,
     "LAMB": 3e-3,
+    "LaProp": 1e-3,
     "LARS": 1.0,
     "Lion": 3e-4,
+    "MADGRAD": 0.01,
     "NAdam": 1e-3,
     "NAdamW": 3e-3,
     "NoisySGD": 0.3,
     "NovoGrad": 0.03,
+    "OptimisticAdam": 3e-3,
     "OptimisticGradientDescent": 0.1,
     "PolyakSGD": 1.0,
     "RAdam": 0.01,
     "RMSProp": 3e-3,
     "Rprop": 1e-3,
     "SGD": 0.3,
+    "SignSGD": 1e-3,
+    "Signum": 1e-3,
     "SimplifiedAdEMAMix": 3e-5,
     "SM3": 0.1,
+    "StableAdamW": 3e-3,
     "Yogi": 0.01,
 }
+# Options that this network needs beside the rate: with the default, an entry whose
+# gradient was 0 so far takes a step that ruins it.
+OPTIONS = {"AcProp": {"eps": 0.01}}
 OPTIMIZERS = {
     name: cls
     for name, cls in vars(eqxopt).items()
@@ -122,7 +135,7 @@ def train(name: str, rate: float | None, epochs: int, batch_size: int, seed: int
     )
     model = Network(key=jax.random.key(seed))
     first = rate if rate is not None else RATES.get(name, 1e-3)
-    opt = OPTIMIZERS[name](first).init(model)
+    opt = OPTIMIZERS[name](first, **OPTIONS.get(name, {})).init(model)
     batches = np.random.default_rng(seed)
     losses, accuracies = [], []
     columns = (

@@ -10,6 +10,7 @@ import re
 import equinox as eqx
 import pytest
 from cases import CASES
+from transforms import TRANSFORMS
 
 import eqxopt
 
@@ -20,19 +21,23 @@ MODULES = [name for _, name, _ in pkgutil.walk_packages([str(ROOT)], prefix="eqx
 # From the ground up. A module imports only from floors below its own; within a
 # package, files import no file but `abstract`.
 FLOORS = [
-    ["_types", "_dtype"],
-    ["_math", "_key", "_number", "_tree"],
-    ["_moments", "_mask", "_schedule"],
-    ["_hyperparameter"],
+    ["_types", "_dtype", "_extras"],
+    ["_math", "_key", "_number", "_tree", "_units"],
+    ["_moments", "_noise", "_mask", "_schedule", "_newton_schulz"],
+    ["_hyperparameter", "_matrix"],
     ["_optimizer"],
     ["_rules"],
-    ["_leafwise"],
+    ["_wrapping", "_leafwise", "_rescaling"],
+    ["_matrixwise", "_transform"],
     ["_optim"],
+    ["_matrices"],
     ["_wrapper"],
-    ["_describe"],
-    ["schedules"],
+    ["_describe", "_carried", "_loss"],
+    ["_training"],
+    ["schedules", "interop"],
     ["__init__"],
 ]
+OPTIMIZERS = re.compile(r"\._(optim|matrices)\.")
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 
 
@@ -104,7 +109,7 @@ def test_public_names():
     defined = {
         cls.__name__
         for cls in classes()
-        if "_optim." in cls.__module__ and issubclass(cls, eqxopt.AbstractOptimizer)
+        if OPTIMIZERS.search(cls.__module__) and issubclass(cls, eqxopt.AbstractOptimizer)
     }
     assert defined <= concrete_optimizers()
 
@@ -113,9 +118,19 @@ def test_every_optimizer_is_in_the_case_table():
     optimizers = {
         name
         for name in concrete_optimizers()
-        if "._optim." in getattr(eqxopt, name).__module__
+        if OPTIMIZERS.search(getattr(eqxopt, name).__module__)
     }
     assert optimizers == set(CASES)
+
+
+def test_every_transform_is_public_and_in_the_case_table():
+    defined = {
+        cls.__name__
+        for cls in classes()
+        if "._transform." in cls.__module__
+        and issubclass(cls, eqxopt.AbstractTransform)
+    }
+    assert defined == set(TRANSFORMS) <= set(public())
 
 
 def test_every_public_name_is_in_the_docs():
@@ -126,6 +141,11 @@ def test_every_public_name_is_in_the_docs():
         n for n, x in public().items() if inspect.isclass(x) or inspect.isfunction(x)
     }
     names |= {f"schedules.{n}" for n in vars(eqxopt.schedules) if n[0].isupper()}
+    names |= {
+        f"interop.{n}"
+        for n, x in vars(eqxopt.interop).items()
+        if inspect.isclass(x) or inspect.isfunction(x)
+    }
     assert names <= documented
 
 

@@ -23,6 +23,7 @@ PAGES = [
             "training",
             "composition/index",
             "composition/transforms",
+            "interop",
         )
     ),
 ]

@@ -1,7 +1,5 @@
 """Lion."""
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
@@ -11,12 +9,7 @@ from .._hyperparameter import fraction, Hyperparameter, nonnegative
 from .._leafwise import AbstractLeafwiseOptimizer
 from .._mask import as_mask, Mask, mask_of
 from .._math import ema
-
-
-class Momentum(NamedTuple):
-    """The running mean of a parameter's gradient."""
-
-    mu: Inexact[Array, "*shape"]
+from .._moments import Momentum
 
 
 class Lion(AbstractLeafwiseOptimizer):

@@ -1,21 +1,12 @@
 """Stochastic gradient descent with noise that fades."""
 
-from typing import NamedTuple
-
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float, Inexact
 
 from .._hyperparameter import Hyperparameter, nonnegative, real
-from .._key import as_key_data, KeyData, split_key
+from .._key import as_key_data, KeyData
 from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import sqrt
-
-
-class NoiseKey(NamedTuple):
-    """The random bits from which a parameter's coming noise is drawn."""
-
-    key: KeyData
+from .._noise import fading_noise, NoiseKey
 
 
 class NoisySGD(AbstractLeafwiseOptimizer):
@@ -80,7 +71,5 @@ class NoisySGD(AbstractLeafwiseOptimizer):
         param: Inexact[Array, "*shape"],
         state: NoiseKey,
     ) -> tuple[Inexact[Array, "*shape"], NoiseKey]:
-        now, later = split_key(state.key)
-        noise = jax.random.normal(now, grad.shape, grad.dtype)
-        deviation = sqrt(self.eta * t**-self.gamma)
-        return -self.learning_rate * (grad + deviation * noise), NoiseKey(later)
+        noise, state = fading_noise(state, grad, self.eta, self.gamma, t)
+        return -self.learning_rate * (grad + noise), state

@@ -1,29 +1,87 @@
-"""What a schedule is."""
+"""What a schedule is, the plainest ones, and arithmetic with schedules."""
 
 import abc
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._number import check_ranges
+from .._number import check_ranges, copied, Number, NumberLike, real_number
+from .._tree import is_function
+
+
+Step: TypeAlias = Int[Array, ""] | Float[Array, ""] | int | float
 
 
 class AbstractSchedule(eqx.Module):
     """A value that moves with the number of updates made.
 
     A schedule is called with the count of updates made so far, so the first update
-    sees 0. Its numbers are array fields: they can be changed without recompiling,
-    batched with `jax.vmap` and differentiated.
+    sees 0. Its numbers are array fields, also those that count steps: they can be
+    changed without recompiling, batched with `jax.vmap` and differentiated.
+
+    Schedules can be added, subtracted and multiplied, with each other, with numbers
+    and with functions of the step.
     """
 
+    # A NumPy number on the left of an operator leaves it to the schedule.
+    __array_ufunc__ = None
+
     @abc.abstractmethod
-    def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Float[Array, ""]:
         """The value at `step`."""
 
     def __check_init__(self) -> None:
         check_ranges(self)
+
+    def __add__(self, other: "ScheduleLike") -> "Sum":
+        return Sum(self, other)
+
+    def __radd__(self, other: "ScheduleLike") -> "Sum":
+        return Sum(other, self)
+
+    def __sub__(self, other: "ScheduleLike") -> "Sum":
+        return Sum(self, Product(-1.0, other))
+
+    def __rsub__(self, other: "ScheduleLike") -> "Sum":
+        return Sum(other, Product(-1.0, self))
+
+    def __mul__(self, other: "ScheduleLike") -> "Product":
+        return Product(self, other)
+
+    def __rmul__(self, other: "ScheduleLike") -> "Product":
+        return Product(other, self)
+
+    def __neg__(self) -> "Product":
+        return Product(-1.0, self)
+
+
+ScheduleLike: TypeAlias = AbstractSchedule | NumberLike | Callable[..., Any]
+
+
+class Constant(AbstractSchedule):
+    """The same value at every step.
+
+    **Arguments:**
+
+    - `value`: that value.
+
+    !!! example
+
+        ```pycon
+        >>> from eqxopt import schedules
+        >>> print(schedules.Constant(0.5)(100))
+        0.5
+
+        ```
+    """
+
+    value: Number = eqx.field(converter=real_number)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        return self.value
 
 
 class Custom(AbstractSchedule):
@@ -34,7 +92,9 @@ class Custom(AbstractSchedule):
 
     **Arguments:**
 
-    - `function`: takes the step, an int32 scalar, and returns a scalar.
+    - `function`: takes the step, an int32 scalar, and returns a scalar. Inside
+        [`Join`][eqxopt.schedules.Join], whose boundaries need not be integers, the
+        step is a float.
 
     !!! example
 
@@ -49,7 +109,7 @@ class Custom(AbstractSchedule):
 
     function: Callable[..., Float[Array, ""] | float] = eqx.field(static=True)
 
-    def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Float[Array, ""]:
         value = jnp.asarray(self.function(step), dtype=float)
         if value.shape != ():
             raise ValueError(
@@ -57,3 +117,66 @@ class Custom(AbstractSchedule):
                 f"shape {value.shape}"
             )
         return value
+
+
+def as_schedule(x: ScheduleLike) -> AbstractSchedule:
+    """`x` as a schedule with buffers of its own, so that one schedule can be given in
+    several places."""
+    if isinstance(x, AbstractSchedule):
+        return copied(x)
+    other: Any = x
+    return Custom(other) if is_function(other) else Constant(other)
+
+
+class Sum(AbstractSchedule):
+    """The sum of two schedules. You write it `left + right`, or `left - right`.
+
+    **Arguments:**
+
+    - `left`, `right`: schedules, numbers or functions of the step.
+
+    !!! example
+
+        ```pycon
+        >>> from eqxopt import schedules
+        >>> rate = schedules.Linear(0.0, 1.0, transition_steps=100) + 0.5
+        >>> print(rate(25))
+        0.75
+
+        ```
+    """
+
+    left: AbstractSchedule = eqx.field(converter=as_schedule)
+    right: AbstractSchedule = eqx.field(converter=as_schedule)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        return self.left(step) + self.right(step)
+
+
+class Product(AbstractSchedule):
+    """The product of two schedules. You write it `left * right`.
+
+    It scales a schedule by a number, and it gives one schedule the warm-up or the
+    cool-down of another.
+
+    **Arguments:**
+
+    - `left`, `right`: schedules, numbers or functions of the step.
+
+    !!! example
+
+        ```pycon
+        >>> from eqxopt import schedules
+        >>> warmup = schedules.Linear(0.0, 1.0, transition_steps=10)
+        >>> rate = 0.1 * warmup * schedules.ExponentialDecay(1.0, 100, 0.5)
+        >>> print(*(f"{rate(step):.3f}" for step in (0, 10, 100)))
+        0.000 0.093 0.050
+
+        ```
+    """
+
+    left: AbstractSchedule = eqx.field(converter=as_schedule)
+    right: AbstractSchedule = eqx.field(converter=as_schedule)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        return self.left(step) * self.right(step)

@@ -1,11 +1,22 @@
 """Schedules that fall along half a cosine."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import jax.tree_util as jtu
+from jaxtyping import Array, Float
 
-from .._number import nonnegative_number, Number, positive_number, real_number
-from .abstract import AbstractSchedule
+from .._math import half_cosine, lerp, ramp
+from .._number import (
+    check_increasing,
+    nonnegative_number,
+    Number,
+    positive_number,
+    real_number,
+)
+from .abstract import AbstractSchedule, Step
 
 
 class CosineDecay(AbstractSchedule):
@@ -41,10 +52,10 @@ class CosineDecay(AbstractSchedule):
     alpha: Number = eqx.field(converter=real_number, default=0.0)
     exponent: Number = eqx.field(converter=positive_number, default=1.0)
 
-    def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
-        done = jnp.clip(jnp.asarray(step, dtype=float) / self.decay_steps, 0, 1)
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        done = ramp(jnp.asarray(step, dtype=float), 0.0, self.decay_steps)
         end = self.alpha * self.init_value
-        return end + (self.init_value - end) * _half_cosine(done, self.exponent)
+        return lerp(end, self.init_value, half_cosine(done, self.exponent))
 
 
 class WarmupCosineDecay(AbstractSchedule):
@@ -78,21 +89,58 @@ class WarmupCosineDecay(AbstractSchedule):
     end_value: Number = eqx.field(converter=real_number, default=0.0)
     exponent: Number = eqx.field(converter=positive_number, default=1.0)
 
-    def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
-        step = jnp.asarray(step, dtype=float)
-        risen = jnp.clip(step / jnp.maximum(self.warmup_steps, 1), 0, 1)
-        up = self.init_value + (self.peak_value - self.init_value) * risen
-        length = self.decay_steps - self.warmup_steps
-        done = jnp.clip((step - self.warmup_steps) / length, 0, 1)
-        fall = (self.peak_value - self.end_value) * _half_cosine(done, self.exponent)
-        return jnp.where(step < self.warmup_steps, up, self.end_value + fall)
+    def __check_init__(self) -> None:
+        check_increasing(self, "warmup_steps", "decay_steps")
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        t = jnp.asarray(step, dtype=float)
+        up = lerp(self.init_value, self.peak_value, ramp(t, 0.0, self.warmup_steps))
+        done = ramp(t, self.warmup_steps, self.decay_steps - self.warmup_steps)
+        down = lerp(self.end_value, self.peak_value, half_cosine(done, self.exponent))
+        return jnp.where(t < self.warmup_steps, up, down)
 
 
-def _half_cosine(
-    done: Float[Array, ""], exponent: Float[Array, ""]
-) -> Float[Array, ""]:
-    r"""$(\frac12 + \frac12 \cos(\pi d))^p$, from 1 to exactly 0."""
-    # As a square the base is never negative, nor exactly 0, where a power need not
-    # have a derivative.
-    height = jnp.square(jnp.cos(0.5 * jnp.pi * done))
-    return jnp.where(done < 1, height**exponent, 0)
+class SGDR(AbstractSchedule):
+    r"""Cosine decay with warm restarts: cycles of
+    [`WarmupCosineDecay`][eqxopt.schedules.WarmupCosineDecay], one after the other.
+
+    The last cycle's end is held. The field `cycles` has the cycles as schedules.
+
+    **Arguments:**
+
+    - `cosine_kwargs`: for each cycle a dictionary of `WarmupCosineDecay`'s arguments,
+        of which `decay_steps` is the length of the cycle.
+
+    **Raises:** a `ValueError` if there is no cycle.
+
+    **Source:** Loshchilov and Hutter, [SGDR: Stochastic Gradient Descent with Warm
+    Restarts](https://arxiv.org/abs/1608.03983), 2017.
+
+    !!! example
+
+        ```pycon
+        >>> from eqxopt import schedules
+        >>> rate = schedules.SGDR(
+        ...     dict(init_value=0, peak_value=p, warmup_steps=5, decay_steps=d)
+        ...     for p, d in [(1.0, 50), (0.5, 100), (0.25, 200)]
+        ... )
+        >>> print(*(rate(step) for step in (5, 50, 55, 155)))
+        1.0 0.0 0.5 0.25
+
+        ```
+    """
+
+    cycles: tuple[WarmupCosineDecay, ...]
+
+    def __init__(self, cosine_kwargs: Iterable[Mapping[str, Any]]):
+        self.cycles = tuple(WarmupCosineDecay(**kwargs) for kwargs in cosine_kwargs)
+        if not self.cycles:
+            raise ValueError("`SGDR(cosine_kwargs=...)` must have at least one cycle")
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        t = jnp.asarray(step, dtype=float)
+        stacked = jtu.tree_map(lambda *numbers: jnp.stack(numbers), *self.cycles)
+        ends = jnp.cumulative_sum(stacked.decay_steps, include_initial=True)
+        i = jnp.sum(t >= ends[1:-1])
+        cycle = jtu.tree_map(lambda numbers: numbers[i], stacked)
+        return cycle(t - ends[i])

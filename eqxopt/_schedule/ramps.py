@@ -1,34 +1,12 @@
-"""Schedules that stay, or go straight from one value to another."""
+"""Schedules that go from one value to another along a line or a power of it."""
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from .._math import lerp, ramp
 from .._number import nonnegative_number, Number, positive_number, real_number
-from .abstract import AbstractSchedule
-
-
-class Constant(AbstractSchedule):
-    """The same value at every step.
-
-    **Arguments:**
-
-    - `value`: that value.
-
-    !!! example
-
-        ```pycon
-        >>> from eqxopt import schedules
-        >>> print(schedules.Constant(0.5)(100))
-        0.5
-
-        ```
-    """
-
-    value: Number = eqx.field(converter=real_number)
-
-    def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
-        return self.value
+from .abstract import AbstractSchedule, Step
 
 
 class Linear(AbstractSchedule):
@@ -60,7 +38,49 @@ class Linear(AbstractSchedule):
     transition_steps: Number = eqx.field(converter=positive_number)
     transition_begin: Number = eqx.field(converter=nonnegative_number, default=0)
 
-    def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
-        elapsed = jnp.asarray(step, dtype=float) - self.transition_begin
-        done = jnp.clip(elapsed / self.transition_steps, 0, 1)
-        return self.init_value + (self.end_value - self.init_value) * done
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        t = jnp.asarray(step, dtype=float)
+        done = ramp(t, self.transition_begin, self.transition_steps)
+        return lerp(self.init_value, self.end_value, done)
+
+
+class Polynomial(AbstractSchedule):
+    r"""A power of a straight line from one value to another, constant before and
+    after.
+
+    $$
+    v_1 + (v_0 - v_1) \left( 1 - \mathrm{clip}((t - b) / T, 0, 1) \right)^p
+    $$
+
+    **Arguments:**
+
+    - `init_value`: $v_0$.
+    - `end_value`: $v_1$.
+    - `power`: $p > 0$. With 1 this is [`Linear`][eqxopt.schedules.Linear]; above 1 it
+        falls fast first, below 1 fast at last.
+    - `transition_steps`: $T > 0$, the steps from the one to the other.
+    - `transition_begin`: $b \ge 0$, the step at which it starts to move. Default 0.
+
+    !!! example
+
+        ```pycon
+        >>> from eqxopt import schedules
+        >>> print(schedules.Polynomial(1.0, 0.0, power=2, transition_steps=100)(50))
+        0.25
+
+        ```
+    """
+
+    init_value: Number = eqx.field(converter=real_number)
+    end_value: Number = eqx.field(converter=real_number)
+    power: Number = eqx.field(converter=positive_number)
+    transition_steps: Number = eqx.field(converter=positive_number)
+    transition_begin: Number = eqx.field(converter=nonnegative_number, default=0)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        t = jnp.asarray(step, dtype=float)
+        left = 1 - ramp(t, self.transition_begin, self.transition_steps)
+        # A power below 1 has no derivative at 0.
+        ended = left == 0
+        fall = jnp.where(ended, 0, jnp.where(ended, 1, left) ** self.power)
+        return lerp(self.end_value, self.init_value, fall)

@@ -48,6 +48,10 @@ def hyperparameters(path_to_rate: Callable[[str, Array], float], net: Net) -> No
     eqxopt.SGD(lambda step: 0.1 / (step + 1))
     eqxopt.SGD(path_to_rate)
     eqxopt.SGD({"a": 0.1, "b": eqxopt.schedules.Constant(0.1)})
+    warmup = eqxopt.schedules.Linear(0, 1, 100)
+    eqxopt.SGD(0.1 * warmup - (lambda step: 0.1 / (step + 1)) + 1)
+    eqxopt.SGD(eqxopt.schedules.Join((warmup, 0.1), [100]))
+    eqxopt.SGD(eqxopt.schedules.PiecewiseConstant(1, (10, 20), jax.numpy.ones(2)))
     eqxopt.AdamW(0.1, mask={"a": True, "b": False})
     eqxopt.AdamW(0.1, mask=lambda path, array: array.ndim > 1)
 

@@ -1,0 +1,108 @@
+"""ACProp."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import real_zeros_like, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._mask import as_mask, Mask, mask_of
+from .._math import abs_sq, debias, divide, ema, sqrt
+
+
+class MeanAndVariance(NamedTuple):
+    """The running mean of a parameter's gradient and its variance about that mean."""
+
+    mu: Inexact[Array, "*shape"]
+    s: Float[Array, "*shape"]
+
+
+class AcProp(AbstractLeafwiseOptimizer):
+    r"""ACProp: RMSProp with the gradient's variance in place of its square, of which
+    the divisor has not seen the current gradient.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    s_t &= \beta_2 s_{t-1} + (1 - \beta_2)\, |g_t - m_t|^2 + \bar\varepsilon \\
+    \hat s_t &= s_t / (1 - \beta_2^t), \qquad \hat s_0 = 1 \\
+    u_t &= -\alpha_t \left( g_t / (\sqrt{\hat s_{t-1}} + \varepsilon) +
+        \lambda \theta_{t-1} \right)
+    \end{aligned}
+    $$
+
+    The mean only centres the variance: the step is along the gradient itself, without
+    momentum. The first step, of which the paper says nothing, is one of gradient
+    descent, as in optax; and steps are long where gradients hardly vary, so a rate has
+    to be smaller than Adam's. optax 0.2.8 takes $|g_t - m_{t-1}|^2$ for the variance,
+    unlike the paper and its own documentation.
+
+    The decay is decoupled and multiplied by the learning rate, as in
+    [`eqxopt.AdamW`][].
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the mean. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the variance. Default 0.999.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-16. Give a larger one,
+        such as 0.01, where entries may have gradients of 0 for a while, as with ReLU:
+        their first gradient after that is divided by nearly $\varepsilon$.
+    - `eps_root`: $\bar\varepsilon \ge 0$, added to the variance at every step. Default
+        1e-16.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+
+    **Source:** Zhuang et al., [Momentum Centering and Asynchronous Update for Adaptive
+    Gradient Methods](https://arxiv.org/abs/2110.05454), 2021. The defaults of both
+    $\varepsilon$ are optax's.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.AcProp(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.66
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-16)
+    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=1e-16)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> MeanAndVariance:
+        return MeanAndVariance(zeros_like(param), real_zeros_like(param))
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: MeanAndVariance,
+    ) -> tuple[Inexact[Array, "*shape"], MeanAndVariance]:
+        s_hat = debias(state.s, self.b2, jnp.maximum(t - 1, 1))
+        s_hat = jnp.where(t == 1, 1, s_hat)
+        direction = divide(grad, sqrt(s_hat) + self.eps)
+        mu = ema(state.mu, grad, self.b1)
+        s = ema(state.s, abs_sq(grad - mu), self.b2) + self.eps_root
+        step = direction + self.weight_decay * param
+        return -self.learning_rate * step, MeanAndVariance(mu, s)

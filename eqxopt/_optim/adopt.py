@@ -1,0 +1,115 @@
+"""ADOPT."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import as_dtype
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._math import abs_sq, clip_factor, divide, ema, sqrt
+from .._moments import Moments, zero_moments
+from .._schedule.abstract import Custom, Step
+
+
+class ADOPT(AbstractLeafwiseOptimizer):
+    r"""Adam whose divisor has not seen the current gradient, which lets it converge
+    with any $\beta_2$.
+
+    $$
+    \begin{aligned}
+    d_t &= \mathrm{clip}\!\left( \frac{g_t}{\max(\sqrt{v_{t-1}},\, \varepsilon)},\,
+        c_t \right), \qquad c_t = (t - 1)^{1/4} \\
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, d_t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+    u_t &= -\alpha_t\, m_t
+    \end{aligned}
+    $$
+
+    The first update only sets $v_1 = |g_1|^2$ and moves nothing. With `nesterov=True`,
+    $u_t = -\alpha_t \left( \beta_1 m_t + (1 - \beta_1)\, d_t \right)$.
+
+    The clipping keeps the first steps of entries small whose first gradient happened to
+    be near 0, and came with the second version of the paper. A complex entry is clipped
+    in its modulus. There is no weight decay in it, as in optax: for a decoupled one use
+    [`eqxopt.DecoupledWeightDecay`][].
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.9999.
+    - `eps`: $\varepsilon \ge 0$, the least divisor. Default 1e-6.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+    - `nesterov`: keyword only. Default `False`.
+    - `use_clipping`: whether to clip. Keyword only. Default `True`.
+    - `clip_value_fn`: $c \ge 0$, a number or a schedule like every hyperparameter.
+        Keyword only. Default `lambda step: step**0.25`, in which the first update sees
+        step 0.
+
+    **Source:** Taniguchi et al., [ADOPT: Modified Adam Can Converge with Any $\beta_2$
+    with the Optimal Rate](https://arxiv.org/abs/2411.02853), 2024, Algorithm 2.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.ADOPT(learning_rate=0.1).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        12.95
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.9999)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True
+    )
+    nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
+    use_clipping: bool = eqx.field(default=True, static=True, kw_only=True)
+    clip_value_fn: Hyperparameter = eqx.field(
+        converter=nonnegative,
+        default_factory=lambda: Custom(fourth_root),
+        kw_only=True,
+    )
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+        return zero_moments(param, self.mu_dtype)
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Moments,
+    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+        first = t == 1
+        scaled = divide(grad, jnp.maximum(sqrt(state.nu), self.eps))
+        if self.use_clipping:
+            scaled = clipped(scaled, self.clip_value_fn)
+        scaled = jnp.where(first, 0, scaled)
+        mu = ema(state.mu, scaled, self.b1)
+        nu = jnp.where(first, abs_sq(grad), ema(state.nu, abs_sq(grad), self.b2))
+        direction = ema(mu, scaled, self.b1) if self.nesterov else mu
+        return -self.learning_rate * direction, Moments(mu, nu)
+
+
+def fourth_root(step: Step) -> Float[Array, ""]:
+    return jnp.asarray(step, float) ** 0.25
+
+
+def clipped(
+    x: Inexact[Array, "*shape"], bound: Float[Array, ""]
+) -> Inexact[Array, "*shape"]:
+    """`x` with no entry larger than `bound` in magnitude."""
+    if jnp.iscomplexobj(x):
+        return x * clip_factor(jnp.abs(x), bound)
+    return jnp.clip(x, -bound, bound)

@@ -1,0 +1,115 @@
+"""LaProp."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import as_dtype, compute_dtype, real_dtype, real_zeros_like, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._mask import as_mask, Mask, mask_of
+from .._math import abs_sq, debias, divide, ema, sqrt
+
+
+class StepsAndMoment(NamedTuple):
+    """The running means of a parameter's normalized steps, of the learning rate, and of
+    the squared gradient."""
+
+    mu: Inexact[Array, "*shape"]
+    rate: Float[Array, ""]
+    nu: Float[Array, "*shape"]
+
+
+class LaProp(AbstractLeafwiseOptimizer):
+    r"""Adam in the other order: the gradient is normalized first and averaged then.
+
+    $$
+    \begin{aligned}
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2, \qquad
+        \hat v_t = v_t / (1 - \beta_2^t) \\
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, \alpha_t\, g_t / (\sqrt{\hat v_t} +
+        \varepsilon) \\
+    a_t &= \beta_1 a_{t-1} + (1 - \beta_1)\, \alpha_t \\
+    u_t &= -\alpha_t \left( m_t / a_t + \lambda \theta_{t-1} \right)
+    \end{aligned}
+    $$
+
+    No step is ever longer than its normalized gradients, whatever $\beta_1$ and
+    $\beta_2$ are, where Adam diverges with $\beta_1 > \sqrt{\beta_2}$; so $\beta_2$ can
+    be as small as noise demands.
+
+    With a constant rate, $m_t / a_t$ is the mean without the bias of its start at
+    zero. Under a schedule every step keeps the weight of the rate that it was made
+    with, as in its authors' code, which is left aside by most other versions. That
+    code, while the rate is precisely 0, moves by $m_t$; here nothing moves then, and
+    $m_t / a_t$ is 0 until the rate is not. The decay is multiplied by the learning
+    rate, which it is not in that code.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$. The paper uses 4e-4 where it would 1e-3 for Adam.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the mean. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-15.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+
+    **Source:** Ziyin, Wang and Ueda, [LaProp: Separating Momentum and Adaptivity in
+    Adam](https://arxiv.org/abs/2002.04839), 2020, and [its
+    code](https://github.com/Z-T-WANG/LaProp-Optimizer).
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.LaProp(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.82
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-15)
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True
+    )
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> StepsAndMoment:
+        return StepsAndMoment(
+            mu=zeros_like(param, self.mu_dtype),
+            rate=jnp.zeros((), real_dtype(compute_dtype(param.dtype))),
+            nu=real_zeros_like(param),
+        )
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: StepsAndMoment,
+    ) -> tuple[Inexact[Array, "*shape"], StepsAndMoment]:
+        nu = ema(state.nu, abs_sq(grad), self.b2)
+        normalized = divide(grad, sqrt(debias(nu, self.b2, t)) + self.eps)
+        mu = ema(state.mu, self.learning_rate * normalized, self.b1)
+        rate = ema(state.rate, self.learning_rate, self.b1)
+        step = divide(mu, rate) + self.weight_decay * param
+        return -self.learning_rate * step, StepsAndMoment(mu, rate, nu)

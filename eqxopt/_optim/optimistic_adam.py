@@ -1,0 +1,115 @@
+"""Optimistic Adam."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import as_dtype, real_zeros_like, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative, real
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._math import abs_sq, debias, ema, sqrt
+from .._moments import debiased_mean
+
+
+class MomentsAndDirection(NamedTuple):
+    """Running means of a parameter's gradient and of its square, and Adam's direction
+    at the update before."""
+
+    mu: Inexact[Array, "*shape"]
+    nu: Float[Array, "*shape"]
+    direction: Inexact[Array, "*shape"]
+
+
+class OptimisticAdam(AbstractLeafwiseOptimizer):
+    r"""Adam that counts on its direction to change as it just did.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+    \hat m_t &= \beta_1 m_t / (1 - \beta_1^{t+1}) +
+        (1 - \beta_1)\, g_t / (1 - \beta_1^t) \\
+    \hat v_t &= v_t / (1 - \beta_2^t) \\
+    r_t &= \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon),
+        \qquad r_0 = r_1 \\
+    u_t &= -\eta_t \left( (a + b)\, r_t - b\, r_{t-1} \right)
+    \end{aligned}
+    $$
+
+    and with `nesterov=False` $\hat m_t = m_t / (1 - \beta_1^t)$. This is
+    [`eqxopt.OptimisticGradientDescent`][] along Adam's direction. In games of two
+    players, such as adversarial training, it damps the circling of plain Adam.
+
+    The arguments are those of `optax.optimistic_adam_v2`. The paper has $a = b = 1$
+    and no Nesterov momentum.
+
+    **Arguments:**
+
+    - `learning_rate`: $\eta \ge 0$. All others are keyword only.
+    - `alpha`: $a$, the weight of the direction. Default 1.
+    - `beta`: $b$, the weight of its change. Default 1.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
+    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0. Training can be
+        differentiated also with 0.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+    - `nesterov`: default `True`.
+
+    **Source:** Daskalakis et al., [Training GANs with
+    Optimism](https://arxiv.org/abs/1711.00141), 2018, Algorithm 1.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.OptimisticAdam(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.81
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    alpha: Hyperparameter = eqx.field(converter=real, default=1.0, kw_only=True)
+    beta: Hyperparameter = eqx.field(converter=real, default=1.0, kw_only=True)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9, kw_only=True)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999, kw_only=True)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8, kw_only=True)
+    eps_root: Hyperparameter = eqx.field(
+        converter=nonnegative, default=0.0, kw_only=True
+    )
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True, kw_only=True
+    )
+    nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> MomentsAndDirection:
+        return MomentsAndDirection(
+            mu=zeros_like(param, self.mu_dtype),
+            nu=real_zeros_like(param),
+            direction=zeros_like(param),
+        )
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: MomentsAndDirection,
+    ) -> tuple[Inexact[Array, "*shape"], MomentsAndDirection]:
+        mu = ema(state.mu, grad, self.b1)
+        nu = ema(state.nu, abs_sq(grad), self.b2)
+        mu_hat = debiased_mean(mu, grad, self.b1, t, nesterov=self.nesterov)
+        nu_hat = debias(nu, self.b2, t)
+        direction = mu_hat / (sqrt(nu_hat + self.eps_root) + self.eps)
+        previous = jnp.where(t == 1, direction, state.direction)
+        step = self.alpha * direction + self.beta * (direction - previous)
+        return -self.learning_rate * step, MomentsAndDirection(mu, nu, direction)

@@ -1,0 +1,102 @@
+"""StableAdamW."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import as_dtype
+from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._mask import as_mask, Mask, mask_of
+from .._math import abs_sq, debias, divide, ema, rms, sqrt
+from .._moments import Moments, zero_moments
+
+
+class StableAdamW(AbstractLeafwiseOptimizer):
+    r"""AdamW that slows down for a parameter whose gradient is larger than its second
+    moment foresees, which prevents spikes of the loss.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+    \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
+    \rho_t &= \sqrt{\mathrm{mean}\left( |g_t|^2 / \max(\hat v_t, \varepsilon^2)
+        \right)} \\
+    \eta_t &= \alpha_t / \max(1,\, \rho_t / d) \\
+    u_t &= -\eta_t \left( \hat m_t / (\sqrt{\hat v_t} + \varepsilon) +
+        \lambda \theta_{t-1} \right)
+    \end{aligned}
+    $$
+
+    The mean is over the entries of one parameter, as in [`eqxopt.Adafactor`][], from
+    which the clipping is. It takes the place of clipping the gradient's norm. The paper
+    corrects the bias in the decay rates, $\hat\beta_t = \beta\, (1 - \beta^{t-1}) /
+    (1 - \beta^t)$, which gives the same $\hat m_t$ and $\hat v_t$.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.99.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.2.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+    - `clipping_threshold`: $d > 0$. Default 1.
+
+    **Source:** Wortsman et al., [Stable and low-precision training for large-scale
+    vision-language models](https://arxiv.org/abs/2304.13013), 2023, Algorithm 2. The
+    defaults are those of its code, for training CLIP.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.StableAdamW(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.74
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.99)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True
+    )
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.2)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    clipping_threshold: Hyperparameter = eqx.field(converter=positive, default=1.0)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+        return zero_moments(param, self.mu_dtype)
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Moments,
+    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+        mu = ema(state.mu, grad, self.b1)
+        nu = ema(state.nu, abs_sq(grad), self.b2)
+        mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)
+        root = sqrt(nu_hat)
+        surprise = rms(divide(grad, jnp.maximum(root, self.eps)))
+        rate = self.learning_rate / jnp.maximum(1, surprise / self.clipping_threshold)
+        step = divide(mu_hat, root + self.eps) + self.weight_decay * param
+        return -rate * step, Moments(mu, nu)

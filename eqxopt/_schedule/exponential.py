@@ -1,0 +1,115 @@
+"""Schedules that multiply by the same rate again and again."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._math import lerp, ramp
+from .._number import nonnegative_number, Number, positive_number, real_number
+from .abstract import AbstractSchedule, Step
+
+
+class ExponentialDecay(AbstractSchedule):
+    r"""A value that is multiplied by a rate every so many steps, smoothly or at once.
+
+    $$
+    v_0\, r^{\max(t - b,\, 0) / T}
+    $$
+
+    **Arguments:**
+
+    - `init_value`: $v_0$.
+    - `transition_steps`: $T > 0$, the steps in which the value is multiplied by the
+        rate once.
+    - `decay_rate`: $r > 0$. Above 1 the value grows.
+    - `transition_begin`: $b \ge 0$, the step at which it starts to move. Default 0.
+    - `staircase`: whether the exponent is rounded down, so that the value moves every
+        $T$ steps only. Default `False`.
+    - `end_value`: a bound for the value, from below if $r < 1$ and else from above.
+        Default `None`, no bound.
+
+    !!! example
+
+        ```pycon
+        >>> from eqxopt import schedules
+        >>> halving = schedules.ExponentialDecay(1.0, 100, 0.5, end_value=0.2)
+        >>> print(*(halving(step) for step in (0, 100, 200, 300)))
+        1.0 0.5 0.25 0.2
+
+        ```
+    """
+
+    init_value: Number = eqx.field(converter=real_number)
+    transition_steps: Number = eqx.field(converter=positive_number)
+    decay_rate: Number = eqx.field(converter=positive_number)
+    transition_begin: Number = eqx.field(converter=nonnegative_number, default=0)
+    staircase: bool = eqx.field(default=False, static=True)
+    end_value: Number | None = eqx.field(converter=real_number, default=None)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        elapsed = jnp.asarray(step, dtype=float) - self.transition_begin
+        return _decayed(self, self.init_value, elapsed)
+
+
+class WarmupExponentialDecay(AbstractSchedule):
+    r"""A straight line up to a peak, then
+    [`ExponentialDecay`][eqxopt.schedules.ExponentialDecay].
+
+    **Arguments:**
+
+    - `init_value`: the value at step 0.
+    - `peak_value`: the value at the end of the warm-up.
+    - `warmup_steps`: the steps from the one to the other, at least 0.
+    - `transition_steps`: the steps, > 0, in which the value is then multiplied by the
+        rate once.
+    - `decay_rate`: that rate, > 0.
+    - `transition_begin`: the steps, at least 0, that the peak is held. Default 0.
+    - `staircase`: whether the value falls every `transition_steps` steps only.
+        Default `False`.
+    - `end_value`: a bound for the decay, from below if the rate is below 1 and else
+        from above. Default `None`, no bound.
+
+    !!! example
+
+        ```pycon
+        >>> from eqxopt import schedules
+        >>> rate = schedules.WarmupExponentialDecay(0.0, 1.0, 10, 100, 0.5)
+        >>> print(*(rate(step) for step in (5, 10, 110)))
+        0.5 1.0 0.5
+
+        ```
+    """
+
+    init_value: Number = eqx.field(converter=real_number)
+    peak_value: Number = eqx.field(converter=real_number)
+    warmup_steps: Number = eqx.field(converter=nonnegative_number)
+    transition_steps: Number = eqx.field(converter=positive_number)
+    decay_rate: Number = eqx.field(converter=positive_number)
+    transition_begin: Number = eqx.field(converter=nonnegative_number, default=0)
+    staircase: bool = eqx.field(default=False, static=True)
+    end_value: Number | None = eqx.field(converter=real_number, default=None)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        t = jnp.asarray(step, dtype=float)
+        up = lerp(self.init_value, self.peak_value, ramp(t, 0.0, self.warmup_steps))
+        elapsed = t - self.warmup_steps - self.transition_begin
+        down = _decayed(self, self.peak_value, elapsed)
+        return jnp.where(t < self.warmup_steps, up, down)
+
+
+def _decayed(
+    schedule: ExponentialDecay | WarmupExponentialDecay,
+    start: Float[Array, ""],
+    elapsed: Float[Array, ""],
+) -> Float[Array, ""]:
+    times = jnp.maximum(elapsed, 0) / schedule.transition_steps
+    if schedule.staircase:
+        times = jnp.floor(times)
+    value = start * schedule.decay_rate**times
+    if schedule.end_value is None:
+        return value
+    decays = schedule.decay_rate < 1
+    ended = jnp.where(decays, value <= schedule.end_value, value >= schedule.end_value)
+    # Long after the end the power overflows, and so would its derivative.
+    value = start * schedule.decay_rate ** jnp.where(ended, 0, times)
+    return jnp.where(ended, schedule.end_value, value)

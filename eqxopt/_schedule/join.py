@@ -1,0 +1,65 @@
+"""One schedule after another."""
+
+from collections.abc import Iterable
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._number import check_increasing, nonnegative_numbers, Numbers
+from .abstract import AbstractSchedule, as_schedule, ScheduleLike, Step
+
+
+def _as_schedules(schedules: Iterable[ScheduleLike]) -> tuple[AbstractSchedule, ...]:
+    return tuple(map(as_schedule, schedules))
+
+
+class Join(AbstractSchedule):
+    """Several schedules, one after the other, each counting from its own start.
+
+    A delay is a schedule joined to a number: `Join((0.0, schedule), (100,))`.
+
+    **Arguments:**
+
+    - `schedules`: schedules, numbers or functions of the step.
+    - `boundaries`: the steps, each at least 0 and in increasing order, at which the
+        next schedule takes over.
+
+    **Raises:** a `ValueError` if `boundaries` do not increase, or are not one fewer
+    than `schedules`.
+
+    !!! example
+
+        ```pycon
+        >>> from eqxopt import schedules
+        >>> warmup = schedules.Linear(0.0, 1.0, 100)
+        >>> rate = schedules.Join((warmup, schedules.CosineDecay(1.0, 900)), (100,))
+        >>> print(*(rate(step) for step in (50, 100, 1000)))
+        0.5 1.0 0.0
+
+        ```
+    """
+
+    schedules: tuple[AbstractSchedule, ...] = eqx.field(converter=_as_schedules)
+    boundaries: Numbers = eqx.field(converter=nonnegative_numbers)
+
+    def __check_init__(self) -> None:
+        schedules, boundaries = len(self.schedules), len(self.boundaries)
+        if boundaries != schedules - 1:
+            raise ValueError(
+                f"`Join` has {schedules} `schedules` and {boundaries} `boundaries`; it "
+                "must have a boundary between each schedule and the next"
+            )
+        check_increasing(self, "boundaries")
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        # No schedule sees a step outside its own stretch, where it might not be
+        # finite, and so would not be the derivative of what is selected.
+        t = jnp.asarray(step, dtype=float)
+        first, *others = self.schedules
+        ends = [*self.boundaries, jnp.asarray(jnp.inf, dtype=float)]
+        value = first(jnp.minimum(t, ends[0]))
+        for schedule, start, end in zip(others, ends, ends[1:]):
+            own = schedule(jnp.clip(t, start, end) - start)
+            value = jnp.where(t < start, value, own)
+        return value

@@ -1,0 +1,249 @@
+"""Schedules that are given at some steps, and constant or interpolated between."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._math import half_cosine, lerp, ramp
+from .._number import (
+    check_increasing,
+    nonnegative_numbers,
+    Number,
+    Numbers,
+    positive_number,
+    proportion,
+    real_number,
+    real_numbers,
+)
+from .abstract import AbstractSchedule, Step
+
+
+class PiecewiseConstant(AbstractSchedule):
+    """A value that jumps at some steps.
+
+    **Arguments:**
+
+    - `init_value`: the value before the first jump.
+    - `boundaries`: the steps of the jumps, each at least 0, in increasing order.
+    - `values`: the value from each of these steps on. optax takes factors instead,
+        of which these are the products.
+
+    **Raises:** a `ValueError` if `boundaries` do not increase, or are not as many as
+    `values`.
+
+    !!! example
+
+        ```pycon
+        >>> from eqxopt import schedules
+        >>> rate = schedules.PiecewiseConstant(0.5, (100, 200), (0.25, 0.125))
+        >>> print(*(rate(step) for step in (99, 100, 199, 200)))
+        0.5 0.25 0.25 0.125
+
+        ```
+    """
+
+    init_value: Number = eqx.field(converter=real_number)
+    boundaries: Numbers = eqx.field(converter=nonnegative_numbers)
+    values: Numbers = eqx.field(converter=real_numbers)
+
+    def __check_init__(self) -> None:
+        _check_pieces(self)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        t = jnp.asarray(step, dtype=float)
+        return _from(self.init_value, self.values)[jnp.sum(t >= self.boundaries)]
+
+
+class PiecewiseInterpolate(AbstractSchedule):
+    r"""Given values at some steps, and lines or half cosines from each to the next.
+
+    **Arguments:**
+
+    - `interpolate_type`: `"linear"` or `"cosine"`.
+    - `init_value`: the value at step 0.
+    - `boundaries`: steps, each at least 0, in increasing order.
+    - `values`: the value at each of these steps; after the last it is held. optax
+        takes factors instead, of which these are the products, so that no value can
+        follow a 0.
+
+    **Raises:** a `ValueError` for another `interpolate_type`, or if `boundaries` do
+    not increase, or are not as many as `values`.
+
+    !!! example
+
+        ```pycon
+        >>> from eqxopt import schedules
+        >>> rate = schedules.PiecewiseInterpolate("linear", 0.0, (10, 50), (1.0, 0.5))
+        >>> print(*(rate(step) for step in (0, 5, 10, 30, 50)))
+        0.0 0.5 1.0 0.75 0.5
+
+        ```
+    """
+
+    interpolate_type: str = eqx.field(static=True)
+    init_value: Number = eqx.field(converter=real_number)
+    boundaries: Numbers = eqx.field(converter=nonnegative_numbers)
+    values: Numbers = eqx.field(converter=real_numbers)
+
+    def __check_init__(self) -> None:
+        if self.interpolate_type not in _CURVES:
+            raise ValueError(
+                f"`PiecewiseInterpolate({self.interpolate_type!r}, ...)`: "
+                f"`interpolate_type` must be one of {', '.join(map(repr, _CURVES))}"
+            )
+        _check_pieces(self)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        start = jnp.zeros_like(self.init_value)
+        return _interpolated(
+            step,
+            _from(start, self.boundaries),
+            _from(self.init_value, self.values),
+            _CURVES[self.interpolate_type],
+        )
+
+
+class OneCycleLinear(AbstractSchedule):
+    r"""One cycle in three lines: up to a peak, back, and further down to the end.
+
+    With $v$ the peak, $T$ the steps of the whole, $d$ and $f$ the factors, it goes
+    through
+
+    $$
+    (0, v / d), \quad (p_1 T, v), \quad (p_2 T, v / d), \quad (T, v / (d f))
+    $$
+
+    and stays at the end. optax rounds the corners down to whole steps.
+
+    **Arguments:**
+
+    - `transition_steps`: $T > 0$.
+    - `peak_value`: $v$.
+    - `pct_start`: $p_1 \in [0, 1]$, the part of the steps after which the peak is
+        reached. Default 0.3.
+    - `pct_final`: $p_2 \in (p_1, 1]$, the part after which the start's value is
+        reached again. Default 0.85.
+    - `div_factor`: $d > 0$. Default 25.
+    - `final_div_factor`: $f > 0$. Default 1e4.
+
+    **Source:** Smith and Topin, [Super-Convergence: Very Fast Training of Neural
+    Networks Using Large Learning Rates](https://arxiv.org/abs/1708.07120), 2017.
+
+    !!! example
+
+        ```pycon
+        >>> from eqxopt import schedules
+        >>> rate = schedules.OneCycleLinear(100, 1.0)
+        >>> print(*(f"{rate(step):.6f}" for step in (0, 30, 85, 100)))
+        0.040000 1.000000 0.040000 0.000004
+
+        ```
+    """
+
+    transition_steps: Number = eqx.field(converter=positive_number)
+    peak_value: Number = eqx.field(converter=real_number)
+    pct_start: Number = eqx.field(converter=proportion, default=0.3)
+    pct_final: Number = eqx.field(converter=proportion, default=0.85)
+    div_factor: Number = eqx.field(converter=positive_number, default=25.0)
+    final_div_factor: Number = eqx.field(converter=positive_number, default=1e4)
+
+    def __check_init__(self) -> None:
+        check_increasing(self, "pct_start", "pct_final")
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        length = self.transition_steps
+        rise, fall = self.pct_start * length, self.pct_final * length
+        corners = [jnp.zeros_like(length), rise, fall, length]
+        low = self.peak_value / self.div_factor
+        values = [low, self.peak_value, low, low / self.final_div_factor]
+        return _interpolated(
+            step, jnp.stack(corners), jnp.stack(values), _CURVES["linear"]
+        )
+
+
+class OneCycleCosine(AbstractSchedule):
+    r"""One cycle in two half cosines: up to a peak, and down to the end.
+
+    With $v$ the peak, $T$ the steps of the whole, $d$ and $f$ the factors, it goes
+    through
+
+    $$
+    (0, v / d), \quad (p T, v), \quad (T, v / (d f))
+    $$
+
+    and stays at the end. optax rounds the corners down to whole steps.
+
+    **Arguments:**
+
+    - `transition_steps`: $T > 0$.
+    - `peak_value`: $v$.
+    - `pct_start`: $p \in [0, 1]$, the part of the steps after which the peak is
+        reached. Default 0.3.
+    - `div_factor`: $d > 0$. Default 25.
+    - `final_div_factor`: $f > 0$. Default 1e4.
+
+    **Source:** Smith and Topin, [Super-Convergence: Very Fast Training of Neural
+    Networks Using Large Learning Rates](https://arxiv.org/abs/1708.07120), 2017.
+
+    !!! example
+
+        ```pycon
+        >>> from eqxopt import schedules
+        >>> rate = schedules.OneCycleCosine(100, 1.0)
+        >>> print(*(f"{rate(step):.6f}" for step in (0, 15, 30, 100)))
+        0.040000 0.520000 1.000000 0.000004
+
+        ```
+    """
+
+    transition_steps: Number = eqx.field(converter=positive_number)
+    peak_value: Number = eqx.field(converter=real_number)
+    pct_start: Number = eqx.field(converter=proportion, default=0.3)
+    div_factor: Number = eqx.field(converter=positive_number, default=25.0)
+    final_div_factor: Number = eqx.field(converter=positive_number, default=1e4)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        length = self.transition_steps
+        corners = [jnp.zeros_like(length), self.pct_start * length, length]
+        low = self.peak_value / self.div_factor
+        values = [low, self.peak_value, low / self.final_div_factor]
+        return _interpolated(
+            step, jnp.stack(corners), jnp.stack(values), _CURVES["cosine"]
+        )
+
+
+_CURVES = {
+    "linear": lambda done: done,
+    "cosine": lambda done: half_cosine(1 - done),
+}
+
+
+def _from(first: Float[Array, ""], rest: Float[Array, " n"]) -> Float[Array, " n+1"]:
+    return jnp.concatenate([first[None], rest])
+
+
+def _interpolated(
+    step: Step,
+    corners: Float[Array, " n"],
+    values: Float[Array, " n"],
+    curve: Callable[[Float[Array, ""]], Float[Array, ""]],
+) -> Float[Array, ""]:
+    t = jnp.asarray(step, dtype=float)
+    last = len(corners) - 1
+    i = jnp.maximum(jnp.sum(t >= corners) - 1, 0)
+    # From the last corner to itself is a jump, which is done.
+    j = jnp.minimum(i + 1, last)
+    done = ramp(t, corners[i], corners[j] - corners[i])
+    return lerp(values[i], values[j], curve(done))
+
+
+def _check_pieces(schedule: PiecewiseConstant | PiecewiseInterpolate) -> None:
+    boundaries, values = len(schedule.boundaries), len(schedule.values)
+    if boundaries != values:
+        raise ValueError(
+            f"`{type(schedule).__name__}` has {boundaries} `boundaries` and {values} "
+            "`values`; it must have a value for each boundary"
+        )
+    check_increasing(schedule, "boundaries")

@@ -1,0 +1,84 @@
+"""Adaptive gradient clipping."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._hyperparameter import Hyperparameter, nonnegative, positive
+from .._leafwise import AbstractLeafwiseTransform
+from .._math import abs_sq, clip_factor, sqrt, stable_norm
+from .._units import as_unit_axis, axes_within_unit, is_one_unit, UnitAxis
+
+
+class AdaptiveGradientClipping(AbstractLeafwiseTransform):
+    r"""Bounds the norm of each unit's gradient by a fraction of the norm of the unit's
+    weights.
+
+    For the weights $\theta^i$ of output $i$,
+
+    $$
+    u_t^i = \min\left( 1, \frac{\lambda \max(\|\theta_{t-1}^i\|, \varepsilon)}
+        {\|g_t^i\|} \right) g_t^i
+    $$
+
+    A unit is what makes one output: a row of an `equinox.nn.Linear`, whose weight has
+    shape (out, in), and one output channel of a convolution. A scalar or a vector,
+    such as a bias, is one unit as a whole, and so is an array of which all axes but
+    one have length 1. Of layers whose outputs come last, as in Flax, (in, out) and
+    (height, width, in, out), the units lie along `unit_axis=-1`. That also gives the
+    numbers of optax's `adaptive_grad_clip`, but for arrays of three axes: those take
+    `unit_axis=(1, 2)`.
+
+    **Arguments:**
+
+    - `clipping`: $\lambda \ge 0$. The paper takes 0.01 for large batches, and more for
+        small ones. A large number for some parameters leaves these unclipped, as the
+        paper advises for the last layer.
+    - `eps`: $\varepsilon > 0$, so that weights that are zero can leave it. Default
+        1e-3.
+    - `unit_axis`: the axis, or the axes, along which the units lie. Default 0.
+
+    **Raises:** a `ValueError` by `init` for a parameter that lacks a `unit_axis`.
+
+    **Source:** Brock et al., [High-Performance Large-Scale Image Recognition Without
+    Normalization](https://arxiv.org/abs/2102.06171), 2021, with its $\varepsilon$.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> weight = jnp.array([[3.0, 4.0], [0.3, 0.4]])
+        >>> clip = eqxopt.AdaptiveGradientClipping(clipping=0.1).init(weight)
+        >>> update, clip = clip.update(jnp.array([[2.0, 0.0], [2.0, 0.0]]), weight)
+        >>> print(update)
+        [[0.5  0.  ]
+         [0.05 0.  ]]
+
+        ```
+    """
+
+    clipping: Hyperparameter = eqx.field(converter=nonnegative)
+    eps: Hyperparameter = eqx.field(converter=positive, default=1e-3)
+    unit_axis: UnitAxis = eqx.field(converter=as_unit_axis, default=0, static=True)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        self.axes(param)
+        return ()
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        axes = self.axes(param)
+        squares = jnp.sum(abs_sq(param), axis=axes, keepdims=axes is not None)
+        max_norm = self.clipping * jnp.maximum(sqrt(squares), self.eps)
+        return grad * clip_factor(stable_norm(grad, axes), max_norm), ()
+
+    def axes(self, param: Inexact[Array, "..."]) -> tuple[int, ...] | None:
+        """The axes over which norms are taken, all of them if `None`."""
+        if is_one_unit(param):
+            return None
+        return axes_within_unit(param, self.unit_axis, "AdaptiveGradientClipping")

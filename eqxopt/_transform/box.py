@@ -1,0 +1,133 @@
+"""Bounds on the parameters."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Float, Inexact
+
+from .._hyperparameter import bound, Hyperparameter
+from .._leafwise import AbstractLeafwiseTransform
+
+
+class KeepNonnegative(AbstractLeafwiseTransform):
+    r"""Shortens updates so that no parameter becomes negative.
+
+    $$
+    u_t' = \max(u_t, -\theta_{t-1})
+    $$
+
+    This is a projection, and so belongs after the optimizer, as the last of a chain. A
+    parameter that is negative moves to 0 at once. [`eqxopt.KeepInBox`][] has other
+    bounds, also for some of the parameters only.
+
+    **Raises:** a `TypeError` by `init` for a complex parameter.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> x = jnp.array([1.0, 1.0])
+        >>> keep = eqxopt.KeepNonnegative().init(x)
+        >>> update, keep = keep.update(jnp.array([-3.0, 3.0]), x)
+        >>> print(x + update)
+        [0. 4.]
+
+        ```
+    """
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        _check_real(param, "KeepNonnegative")
+        return ()
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        return jnp.maximum(grad, -param), ()
+
+
+class KeepInBox(AbstractLeafwiseTransform):
+    r"""Shortens updates so that every entry of the parameters stays between two bounds.
+
+    $$
+    u_t' = \min(\max(\theta_{t-1} + u_t, l), h) - \theta_{t-1}
+    $$
+
+    This is a projection, and so belongs after the optimizer, as the last of a chain. A
+    parameter that is outside moves to the bound at once, and one that is inside stays
+    inside, as far as its dtype can tell: a bfloat16 parameter may lie at the bfloat16
+    nearest to the bound.
+
+    **Arguments:**
+
+    - `low`: $l$; `None`, the default, and minus infinity are no bound.
+    - `high`: $h \ge l$; `None`, the default, and infinity are no bound.
+
+    **Raises:** a `TypeError` by `init` for a complex parameter, and a `ValueError` if
+    `low` is above `high`.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> x = jnp.array([0.5, 0.5, 0.5])
+        >>> keep = eqxopt.KeepInBox(low=0.0, high=1.0).init(x)
+        >>> update, keep = keep.update(jnp.array([-3.0, 0.25, 3.0]), x)
+        >>> print(x + update)
+        [0.   0.75 1.  ]
+
+        ```
+    """
+
+    low: Hyperparameter | None = eqx.field(converter=bound, default=None)
+    high: Hyperparameter | None = eqx.field(converter=bound, default=None)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        _check_real(param, "KeepInBox")
+        low, high = self.low, self.high
+        if low is not None and high is not None:
+            known = not isinstance(low, Tracer) and not isinstance(high, Tracer)
+            if known and float(low) > float(high):
+                raise ValueError(
+                    f"`KeepInBox(low={low}, high={high})`: `low` must not be above "
+                    "`high`"
+                )
+        return ()
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        new = param + grad
+        update = grad
+        if self.low is not None:
+            to_low = self.low - param
+            # The sum may be rounded to the wrong side of the bound.
+            to_low = jnp.where(param + to_low < self.low, _raised(to_low), to_low)
+            update = jnp.where(new < self.low, to_low, update)
+        if self.high is not None:
+            to_high = self.high - param
+            lowered = -_raised(-to_high)
+            to_high = jnp.where(param + to_high > self.high, lowered, to_high)
+            update = jnp.where(new > self.high, to_high, update)
+        return update, ()
+
+
+def _raised(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`x` by one or two steps of its precision larger."""
+    return x + jnp.finfo(x.dtype).eps * jnp.abs(x)
+
+
+def _check_real(param: Inexact[Array, "..."], name: str) -> None:
+    if jnp.iscomplexobj(param):
+        raise TypeError(
+            f"`{name}`: a complex parameter ({param.dtype}) is neither above nor below "
+            "a bound. Keep its real and imaginary part as two parameters, or leave it "
+            "out."
+        )

@@ -1,0 +1,77 @@
+"""Gradient centralization."""
+
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._leafwise import AbstractLeafwiseTransform
+from .._units import as_unit_axis, axes_within_unit, UnitAxis
+
+
+class CentralizeGradients(AbstractLeafwiseTransform):
+    r"""Takes from each unit's gradient its mean.
+
+    For the $n$ weights $\theta^{ij}$ that make output $i$,
+
+    $$
+    u_t^{ij} = g_t^{ij} - \frac{1}{n} \sum_{k=1}^n g_t^{ik}
+    $$
+
+    So the sum of the weights of every output stays what it was. The weights of an
+    output are a row of an `equinox.nn.Linear`, whose weight has shape (out, in), and
+    one output channel of a convolution. Of layers whose outputs come last, (in, out),
+    the units lie along `unit_axis=-1`.
+
+    Scalars and vectors stay as they are, and so do arrays with only one weight for
+    each output, such as the bias of an `equinox.nn.Conv2d`, of shape (out, 1, 1);
+    optax would set the gradients of the last to zero.
+
+    **Arguments:**
+
+    - `unit_axis`: the axis, or the axes, along which the units lie. Default 0.
+
+    **Raises:** a `ValueError` by `init` for a parameter of two or more axes that lacks
+    a `unit_axis`.
+
+    **Source:** Yong et al., [Gradient Centralization: A New Optimization Technique for
+    Deep Neural Networks](https://arxiv.org/abs/2004.01461), 2020.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> grad = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0]])
+        >>> centralize = eqxopt.CentralizeGradients().init(grad)
+        >>> update, centralize = centralize.update(grad, grad)
+        >>> print(update)
+        [[-1.  0.  1.]
+         [-2. -1.  3.]]
+
+        ```
+    """
+
+    unit_axis: UnitAxis = eqx.field(converter=as_unit_axis, default=0, static=True)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        self.axes(param)
+        return ()
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        axes = self.axes(param)
+        if math.prod(param.shape[axis] for axis in axes) <= 1:
+            return grad, ()
+        return grad - jnp.mean(grad, axis=axes, keepdims=True), ()
+
+    def axes(self, param: Inexact[Array, "..."]) -> tuple[int, ...]:
+        """The axes over which the mean is taken."""
+        if param.ndim <= 1:
+            return ()
+        return axes_within_unit(param, self.unit_axis, "CentralizeGradients")

@@ -1,0 +1,176 @@
+"""Clipping: by value, by the norm of each parameter, by the global norm."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, PyTree
+
+from .._dtype import widest_real_dtype
+from .._hyperparameter import Hyperparameter, nonnegative_bound
+from .._leafwise import AbstractLeafwiseTransform
+from .._math import clip_factor, global_norm, stable_norm
+from .._optimizer import AbstractTransform, count_of
+from .._rescaling import rescaled, wide_gradients
+from .._rules import rules, started
+from .._tree import Parameters, replace_fields
+from .._types import Self
+
+
+class ClipByValue(AbstractLeafwiseTransform):
+    r"""Bounds every entry of the gradients.
+
+    $$
+    u_t = \min(\max(g_t, -\delta), \delta)
+    $$
+
+    A complex entry keeps its direction, and $|u_t| \le \delta$. An infinite real entry
+    becomes $\pm\delta$, and NaN stays NaN.
+
+    **Arguments:**
+
+    - `max_delta`: $\delta \ge 0$; infinity does not clip.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> x = jnp.array([0.5, -3.0, 4.0])
+        >>> clip = eqxopt.ClipByValue(max_delta=1.0).init(x)
+        >>> update, clip = clip.update(x, x)
+        >>> print(update)
+        [ 0.5 -1.   1. ]
+
+        ```
+    """
+
+    max_delta: Hyperparameter = eqx.field(converter=nonnegative_bound)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        return ()
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        if jnp.iscomplexobj(grad):
+            return grad * clip_factor(jnp.abs(grad), self.max_delta), ()
+        return jnp.clip(grad, -self.max_delta, self.max_delta), ()
+
+
+class ClipByNorm(AbstractLeafwiseTransform):
+    r"""Bounds the norm of each parameter's gradient.
+
+    $$
+    u_t = \min\left( 1, \frac{c}{\|g_t\|} \right) g_t
+    $$
+
+    The norm is that of one parameter, and so the gradients of different parameters may
+    change their proportions; [`eqxopt.ClipByGlobalNorm`][] keeps them. To bound the
+    root mean square by $\rho$ instead, as optax's `clip_by_block_rms` does, choose
+    $c = \rho \sqrt n$ for a parameter of $n$ entries:
+    `ClipByNorm(lambda path, array: rho * array.size**0.5)`.
+
+    **Arguments:**
+
+    - `max_norm`: $c \ge 0$; infinity does not clip.
+
+    **Source:** Pascanu, Mikolov and Bengio, [On the difficulty of training Recurrent
+    Neural Networks](https://arxiv.org/abs/1211.5063), 2013, for one parameter.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> params = {"large": jnp.array([3.0, 4.0]), "small": jnp.array([0.5])}
+        >>> clip = eqxopt.ClipByNorm(max_norm=1.0).init(params)
+        >>> updates, clip = clip.update(params, params)
+        >>> print(updates["large"], updates["small"])
+        [0.6 0.8] [0.5]
+
+        ```
+    """
+
+    max_norm: Hyperparameter = eqx.field(converter=nonnegative_bound)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        return ()
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        return grad * clip_factor(stable_norm(grad), self.max_norm), ()
+
+
+class ClipByGlobalNorm(AbstractTransform):
+    r"""Bounds the norm of all gradients together, without changing their direction.
+
+    $$
+    u_t = \min\left( 1, \frac{c}{\|g_t\|} \right) g_t
+    $$
+
+    The norm is that of all gradients together, computed in at least float32 and
+    without an overflow in its squares. The last one, before clipping, is the field
+    `norm`: `ClipByGlobalNorm(jnp.inf)` measures it and clips nothing. A gradient that
+    is not finite makes the norm infinite or NaN, and the updates useless.
+
+    **Arguments:**
+
+    - `max_norm`: $c \ge 0$; infinity does not clip. A choice per parameter gives each
+        parameter its own $c$ for the one norm.
+
+    **Source:** Pascanu, Mikolov and Bengio, [On the difficulty of training Recurrent
+    Neural Networks](https://arxiv.org/abs/1211.5063), 2013.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> params = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+        >>> clip = eqxopt.ClipByGlobalNorm(max_norm=1.0).init(params)
+        >>> updates, clip = clip.update(params, params)
+        >>> print(updates["a"], updates["b"], clip.norm)
+        [0.6] [0.8] 5.0
+
+        ```
+    """
+
+    max_norm: Hyperparameter = eqx.field(converter=nonnegative_bound)
+    norm: Float[Array, ""] | None = eqx.field(default=None, init=False)
+    """The norm of the last gradients before clipping; 0 before the first update, and
+    `None` before `init`."""
+
+    def init(self, params: PyTree) -> Self:
+        parameters = Parameters(params)
+        nothing = parameters.tree([None] * len(parameters))
+        norm = jnp.zeros((), widest_real_dtype(parameters.arrays))
+        return replace_fields(started(self, parameters), state=nothing, norm=norm)
+
+    def update(
+        self,
+        grads: PyTree,
+        params: PyTree,
+        *,
+        value: Any = None,
+        value_fn: Callable[..., Any] | None = None,
+    ) -> tuple[PyTree, Self]:
+        del value, value_fn
+        count = count_of(self) + 1
+        parameters = Parameters(params)
+        wide = wide_gradients(self, grads, parameters)
+        norm = global_norm(grad for grad in wide if grad is not None)
+        updates = rescaled(rules(self, parameters), wide, [norm] * len(wide))
+        # Of this dtype also where the widest gradient is missing.
+        norm = norm.astype(widest_real_dtype(parameters.arrays))
+        return parameters.tree(updates), replace_fields(self, count=count, norm=norm)
+
+    def factor(self, norm: Float[Array, ""]) -> Float[Array, ""]:
+        return clip_factor(norm.astype(self.max_norm.dtype), self.max_norm)

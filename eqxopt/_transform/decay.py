@@ -1,0 +1,65 @@
+"""Weight decay as a term of the gradients."""
+
+import equinox as eqx
+from jaxtyping import Array, Float, Inexact
+
+from .._hyperparameter import Hyperparameter, real
+from .._leafwise import AbstractLeafwiseTransform
+from .._mask import as_mask, Mask, mask_of
+
+
+class AddDecayedWeights(AbstractLeafwiseTransform):
+    r"""Adds a multiple of the parameters.
+
+    $$
+    u_t = g_t + \lambda \theta_{t-1}
+    $$
+
+    Before an optimizer this is the gradient of an $L_2$ penalty, $\frac{\lambda}{2}
+    \|\theta\|^2$, and so passes through the optimizer's moments. After an optimizer,
+    whose updates are added to the parameters, a negative $\lambda$ decays them by a
+    fraction of themselves, whatever the learning rate. The decay of
+    [`eqxopt.AdamW`][] lies between: past the moments, times the learning rate.
+
+    **Arguments:**
+
+    - `weight_decay`: $\lambda$.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+
+    **Source:** Loshchilov and Hutter, [Decoupled Weight Decay
+    Regularization](https://arxiv.org/abs/1711.05101), 2019, on how the two differ.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> params = {"weight": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+        >>> mask = lambda path, array: array.ndim > 1
+        >>> decay = eqxopt.AddDecayedWeights(0.5, mask).init(params)
+        >>> updates, decay = decay.update(params, params)
+        >>> print(updates["weight"][0], updates["bias"])
+        [1.5 1.5] [1. 1.]
+
+        ```
+    """
+
+    weight_decay: Hyperparameter = eqx.field(converter=real)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        return ()
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        return grad + self.weight_decay * param, ()

@@ -1,0 +1,55 @@
+"""Zeros in place of NaNs."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Inexact, Int
+
+from .._leafwise import AbstractLeafwiseTransform
+
+
+class NaNs(NamedTuple):
+    """What was found in the gradients of one parameter."""
+
+    found: Bool[Array, ""]  # in the last of them
+    updates: Int[Array, ""]  # how many of them had any
+
+
+class ZeroNaNs(AbstractLeafwiseTransform):
+    r"""Puts 0 wherever a gradient is NaN, and keeps account of it.
+
+    For the parameter `weight`, `state.weight.found` tells whether its last gradient
+    had a NaN, and `state.weight.updates` how many of its gradients had one. Infinite
+    entries stay, and [`eqxopt.ClipByValue`][] bounds them.
+
+    One NaN often comes with gradients that are wrong elsewhere too: where a model
+    should not make NaNs, it is better to skip the whole step or to find their cause.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> params = {"weight": jnp.ones(3)}
+        >>> zero = eqxopt.ZeroNaNs().init(params)
+        >>> grads = {"weight": jnp.array([1.0, jnp.nan, 3.0])}
+        >>> updates, zero = zero.update(grads, params)
+        >>> print(updates["weight"], zero.state["weight"].found)
+        [1. 0. 3.] True
+
+        ```
+    """
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> NaNs:
+        return NaNs(found=jnp.zeros((), bool), updates=jnp.zeros((), jnp.int32))
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: NaNs,
+    ) -> tuple[Inexact[Array, "*shape"], NaNs]:
+        missing = jnp.isnan(grad)
+        found = jnp.any(missing)
+        updates = state.updates + found.astype(jnp.int32)
+        return jnp.where(missing, 0, grad), NaNs(found, updates)

@@ -1,0 +1,69 @@
+"""Noise that fades, added to the gradients."""
+
+import equinox as eqx
+from jaxtyping import Array, Float, Inexact
+
+from .._hyperparameter import Hyperparameter, nonnegative, real
+from .._key import as_key_data, KeyData
+from .._leafwise import AbstractLeafwiseTransform
+from .._noise import fading_noise, NoiseKey
+
+
+class AddNoise(AbstractLeafwiseTransform):
+    r"""Adds Gaussian noise, less of it with every step.
+
+    $$
+    \begin{aligned}
+    \sigma_t^2 &= \eta / t^\gamma \\
+    u_t &= g_t + n_t, \qquad n_t \sim \mathcal N(0, \sigma_t^2)
+    \end{aligned}
+    $$
+
+    The first step is $t = 1$, so that its noise has variance $\eta$; the paper, which
+    counts from 0, writes $\eta / (1 + t)^\gamma$. Every entry of every parameter has
+    its own noise. That of a complex parameter has $\mathrm E\, |n_t|^2 = \sigma_t^2$,
+    half of it real and half imaginary.
+
+    Each parameter's random key is derived from `seed` and kept in the state, as in
+    [`eqxopt.NoisySGD`][], whose noise with the same seed is the same. optax draws
+    otherwise from the same distribution.
+
+    **Arguments:**
+
+    - `eta`: $\eta \ge 0$, the variance of the first noise. Default 0.01.
+    - `gamma`: $\gamma$, how fast the variance falls. Default 0.55.
+    - `seed`: an integer or a random key. Default 0.
+
+    **Source:** Neelakantan et al., [Adding Gradient Noise Improves Learning for Very
+    Deep Networks](https://arxiv.org/abs/1511.06807), 2015, with its $\gamma$ and the
+    smallest of its $\eta$, which are 0.01, 0.3 and 1.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> x = jnp.zeros(1000)
+        >>> noise = eqxopt.AddNoise(eta=0.01, seed=1).init(x)
+        >>> update, noise = noise.update(x, x)
+        >>> print(f"{jnp.std(update):.1f}")
+        0.1
+
+        ```
+    """
+
+    eta: Hyperparameter = eqx.field(converter=nonnegative, default=0.01)
+    gamma: Hyperparameter = eqx.field(converter=real, default=0.55)
+    seed: KeyData = eqx.field(converter=as_key_data, default=0)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> NoiseKey:
+        return NoiseKey(self.seed)
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: NoiseKey,
+    ) -> tuple[Inexact[Array, "*shape"], NoiseKey]:
+        noise, state = fading_noise(state, grad, self.eta, self.gamma, t)
+        return grad + noise, state

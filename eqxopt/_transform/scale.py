@@ -1,0 +1,225 @@
+"""Scaling: by a factor, by trust ratios, to a norm, to signs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, PyTree
+
+from .._hyperparameter import Hyperparameter, nonnegative, real
+from .._leafwise import AbstractLeafwiseTransform
+from .._math import divide, global_norm, norm, stable_norm, trust_ratio
+from .._optimizer import AbstractTransform, count_of
+from .._rescaling import rescaled, wide_gradients
+from .._rules import rules, started
+from .._tree import Parameters, replace_fields
+from .._types import Self
+
+
+class Scale(AbstractLeafwiseTransform):
+    r"""Multiplies by a number.
+
+    $$
+    u_t = s_t g_t
+    $$
+
+    After an optimizer this multiplies its learning rate, whichever optimizer it is:
+    by a schedule, or by a factor for some of the parameters.
+
+    **Arguments:**
+
+    - `factor`: $s$, of either sign.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> x = jnp.array([1.0, 2.0])
+        >>> scale = eqxopt.Scale(eqxopt.schedules.Linear(1.0, 0.0, 2)).init(x)
+        >>> for _ in range(3):
+        ...     update, scale = scale.update(x, x)
+        ...     print(update)
+        [1. 2.]
+        [0.5 1. ]
+        [0. 0.]
+
+        ```
+    """
+
+    factor: Hyperparameter = eqx.field(converter=real)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        return ()
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        return self.factor * grad, ()
+
+
+class ScaleByTrustRatio(AbstractLeafwiseTransform):
+    r"""Scales each parameter's update in proportion to the parameter's norm.
+
+    $$
+    u_t = \frac{c \max(\|\theta_{t-1}\|, \mu)}{\max(\|g_t\|, \mu) + \varepsilon}\, g_t
+    $$
+
+    The norms are those of one parameter, which stands for the paper's layer. Where one
+    of them is 0 and $\mu$ is too, $u_t = g_t$, so that a parameter that starts at zero
+    can leave it.
+
+    **Arguments:**
+
+    - `min_norm`: $\mu \ge 0$. Default 0.
+    - `trust_coefficient`: $c \ge 0$. Default 1.
+    - `eps`: $\varepsilon \ge 0$. Default 0.
+
+    **Source:** You, Gitman and Ginsburg, [Large Batch Training of Convolutional
+    Networks](https://arxiv.org/abs/1708.03888), 2017. [`eqxopt.LARS`][] and
+    [`eqxopt.LAMB`][] are optimizers with such a ratio.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> x = jnp.array([6.0, 8.0])
+        >>> scale = eqxopt.ScaleByTrustRatio(trust_coefficient=0.1).init(x)
+        >>> update, scale = scale.update(jnp.array([0.0, 2.0]), x)
+        >>> print(update)
+        [0. 1.]
+
+        ```
+    """
+
+    min_norm: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    trust_coefficient: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        return ()
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        ratio = trust_ratio(
+            jnp.maximum(norm(param), self.min_norm),
+            jnp.maximum(stable_norm(grad), self.min_norm),
+            self.trust_coefficient,
+            self.eps,
+        )
+        return ratio * grad, ()
+
+
+class Sign(AbstractLeafwiseTransform):
+    r"""Takes the sign of every entry.
+
+    $$
+    u_t = \operatorname{sign}(g_t)
+    $$
+
+    The sign of 0 is 0, and that of a complex entry is $z / |z|$. With
+    [`eqxopt.SGD`][] after it this is signSGD. Training can be differentiated, but the
+    sign itself has derivative 0.
+
+    **Source:** Bernstein et al., [signSGD: Compressed Optimisation for Non-Convex
+    Problems](https://arxiv.org/abs/1802.04434), 2018.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> x = jnp.array([0.5, 0.0, -3.0])
+        >>> sign = eqxopt.Sign().init(x)
+        >>> update, sign = sign.update(x, x)
+        >>> print(update)
+        [ 1.  0. -1.]
+
+        ```
+    """
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        return ()
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        return jnp.sign(grad), ()
+
+
+class Normalize(AbstractTransform):
+    r"""Scales to a fixed norm.
+
+    $$
+    u_t = \frac{s}{\|g_t\| + \varepsilon}\, g_t
+    $$
+
+    The norm is that of all gradients together, or with `per_parameter=True` that of
+    each parameter's. A gradient of 0 stays 0, also with $\varepsilon = 0$.
+
+    **Arguments:**
+
+    - `scale_factor`: $s$, the norm afterwards. Default 1.
+    - `eps`: $\varepsilon \ge 0$. Default 1e-6.
+    - `per_parameter`: keyword only. Default `False`.
+
+    **Source:** Hazan, Levy and Shalev-Shwartz, [Beyond Convexity: Stochastic
+    Quasi-Convex Optimization](https://arxiv.org/abs/1507.02030), 2015. The default of
+    $\varepsilon$ is optax's.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> params = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+        >>> normalize = eqxopt.Normalize(eps=0.0).init(params)
+        >>> updates, normalize = normalize.update(params, params)
+        >>> print(updates["a"], updates["b"])
+        [0.6] [0.8]
+
+        ```
+    """
+
+    scale_factor: Hyperparameter = eqx.field(converter=real, default=1.0)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
+    per_parameter: bool = eqx.field(default=False, static=True, kw_only=True)
+
+    def init(self, params: PyTree) -> Self:
+        parameters = Parameters(params)
+        nothing = parameters.tree([None] * len(parameters))
+        return replace_fields(started(self, parameters), state=nothing)
+
+    def update(
+        self,
+        grads: PyTree,
+        params: PyTree,
+        *,
+        value: Any = None,
+        value_fn: Callable[..., Any] | None = None,
+    ) -> tuple[PyTree, Self]:
+        del value, value_fn
+        count = count_of(self) + 1
+        parameters = Parameters(params)
+        wide = wide_gradients(self, grads, parameters)
+        if self.per_parameter:
+            norms = [None if grad is None else stable_norm(grad) for grad in wide]
+        else:
+            together = global_norm(grad for grad in wide if grad is not None)
+            norms = [together] * len(wide)
+        updates = rescaled(rules(self, parameters), wide, norms)
+        return parameters.tree(updates), replace_fields(self, count=count)
+
+    def factor(self, norm: Float[Array, ""]) -> Float[Array, ""]:
+        return divide(self.scale_factor, norm.astype(self.eps.dtype) + self.eps)

@@ -1,0 +1,39 @@
+"""Units: the parts of a weight that each make one output."""
+
+import operator
+
+from jaxtyping import Array, Inexact
+
+
+UnitAxis = int | tuple[int, ...]
+
+
+def as_unit_axis(axis: UnitAxis) -> UnitAxis:
+    """One axis or several, in the form in which a transform keeps them."""
+    if isinstance(axis, tuple | list):
+        return tuple(operator.index(i) for i in axis)
+    return operator.index(axis)
+
+
+def axes_within_unit(
+    x: Inexact[Array, "..."], unit_axis: UnitAxis, name: str
+) -> tuple[int, ...]:
+    """The axes of `x` that lie within a unit: all but `unit_axis`.
+
+    `name` is the class named in the `ValueError` for an axis that `x` lacks.
+    """
+    counted = unit_axis if isinstance(unit_axis, tuple) else (unit_axis,)
+    for axis in counted:
+        if not -x.ndim <= axis < x.ndim:
+            raise ValueError(
+                f"`{name}(unit_axis={unit_axis})`: a parameter of shape {x.shape} has "
+                f"no axis {axis}. Transform parameters of another layout apart."
+            )
+    units = {axis % x.ndim for axis in counted}
+    return tuple(axis for axis in range(x.ndim) if axis not in units)
+
+
+def is_one_unit(x: Inexact[Array, "..."]) -> bool:
+    """Whether `x` is a scalar or a vector, such as a bias, also if its shape is that
+    of a bias of a convolution, as (8, 1, 1)."""
+    return sum(length != 1 for length in x.shape) <= 1

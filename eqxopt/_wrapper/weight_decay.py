@@ -1,0 +1,317 @@
+"""Weight decay around any optimizer."""
+
+from collections.abc import Callable
+from typing import Any, get_args, Literal, TypeVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, PyTree
+
+from .._dtype import widen
+from .._hyperparameter import Hyperparameter, nonnegative
+from .._mask import as_mask, Mask, mask_of
+from .._math import agreement
+from .._optimizer import (
+    AbstractOptimizer,
+    AbstractTransform,
+    count_of,
+    inner_transforms,
+)
+from .._rules import gradients, rules, started
+from .._tree import Parameters, replace_fields
+from .._types import Self
+from .._wrapping import as_optimizer, per_leaf
+
+
+M = TypeVar("M")
+Decoupled = Literal["times_learning_rate", "independent"]
+Convention = Literal["times_learning_rate", "independent", "l2"]
+
+
+def as_decoupled(name: Decoupled) -> Decoupled:
+    _check(name, get_args(Decoupled))
+    return name
+
+
+def as_convention(name: Convention) -> Convention:
+    _check(name, get_args(Convention))
+    return name
+
+
+def _check(name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise ValueError(f"`convention` is one of {', '.join(known)}, not {name!r}")
+
+
+class DecoupledWeightDecay(AbstractOptimizer):
+    r"""Weight decay around any optimizer, in one of the three conventions in use.
+
+    $$
+    \begin{aligned}
+    \theta_t &= \theta_{t-1} + u_t - \alpha_t \lambda \theta_{t-1}
+        && \texttt{times\_learning\_rate} \\
+    \theta_t &= \theta_{t-1} + u_t - \lambda \theta_{t-1}
+        && \texttt{independent} \\
+    g'_t &= g_t + \lambda \theta_{t-1}
+        && \texttt{l2}
+    \end{aligned}
+    $$
+
+    - `"times_learning_rate"`, the default, is what PyTorch and optax call AdamW. A
+        schedule of the learning rate is one of the decay too. $\alpha_t$ is read from
+        the wrapped optimizer, however deep in other wrappers.
+    - `"independent"` is the paper's: the decay can be tuned apart from the learning
+        rate. Where the rate has a schedule, the paper multiplies the decay with its
+        shape too: give `weight_decay` a schedule of that shape. The same $\lambda$ is
+        far stronger than in the first convention.
+    - `"l2"` is the gradient of the penalty $\frac\lambda2 \|\theta\|^2$. It passes
+        through the wrapped optimizer's moments, and so is not decoupled at all.
+
+    What the wrapped optimizer decays by itself comes on top.
+
+    **Arguments:**
+
+    - `optimizer`: any optimizer.
+    - `weight_decay`: $\lambda \ge 0$.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+    - `convention`: one of the three above.
+
+    **Raises:** in the first convention a `ValueError` if the wrapped optimizer has no
+    learning rate, or several.
+
+    **Source:** Loshchilov and Hutter, [Decoupled Weight Decay
+    Regularization](https://arxiv.org/abs/1711.05101), 2019.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> params = jnp.array(1.0)
+        >>> for convention in "times_learning_rate", "independent", "l2":
+        ...     opt = eqxopt.DecoupledWeightDecay(
+        ...         eqxopt.Adam(0.1), 0.5, convention=convention
+        ...     ).init(params)
+        ...     new, _ = opt.apply(jnp.array(1.0), params)
+        ...     print(f"{new:.2f}")
+        0.85
+        0.40
+        0.90
+
+        ```
+    """
+
+    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    convention: Convention = eqx.field(
+        converter=as_convention, default="times_learning_rate", static=True
+    )
+
+    def init(self, params: PyTree) -> Self:
+        return _init(self, params)
+
+    def update(
+        self,
+        grads: PyTree,
+        params: PyTree,
+        *,
+        value: Any = None,
+        value_fn: Callable[..., Any] | None = None,
+    ) -> tuple[PyTree, Self]:
+        if self.convention != "l2":
+            return _decayed(self, _minus, grads, params, value, value_fn)
+        count = count_of(self) + 1
+        parameters = Parameters(params)
+        penalized = gradients(self, grads, parameters)
+        for i, rule in enumerate(rules(self, parameters)):
+            grad, param = penalized[i], parameters.arrays[i]
+            if grad is not None and rule.mask is not False:
+                penalized[i] = _plus(grad, param, rule.weight_decay)
+        updates, optimizer = self.optimizer.update(
+            parameters.tree(penalized), params, value=value, value_fn=value_fn
+        )
+        return updates, replace_fields(self, optimizer=optimizer, count=count)
+
+    def eval_params(self, params: M) -> M:
+        return self.optimizer.eval_params(params)
+
+
+class CautiousWeightDecay(AbstractOptimizer):
+    r"""Weight decay of the entries that the update shrinks anyway.
+
+    $$
+    \theta_t = \theta_{t-1} + u_t -
+        \alpha_t \lambda\, [-u_t \odot \theta_{t-1} \ge 0] \odot \theta_{t-1}
+    $$
+
+    An entry decays where the optimizer's direction $-u_t$ has its sign, or is 0. Where
+    the loss asks for larger weights, nothing holds against it.
+
+    **Arguments:**
+
+    - `optimizer`: any optimizer, without a weight decay of its own.
+    - `weight_decay`: $\lambda \ge 0$.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+    - `convention`: `"times_learning_rate"`, the default and the paper's, or
+        `"independent"`, without $\alpha_t$, as in
+        [`DecoupledWeightDecay`][eqxopt.DecoupledWeightDecay].
+
+    **Raises:** in the first convention a `ValueError` if the wrapped optimizer has no
+    learning rate, or several.
+
+    **Source:** Chen et al., [Cautious Weight
+    Decay](https://arxiv.org/abs/2510.12402), 2025.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> params = jnp.array([1.0, 1.0])
+        >>> opt = eqxopt.CautiousWeightDecay(eqxopt.SGD(0.1), 1.0).init(params)
+        >>> print(opt.apply(jnp.array([1.0, -1.0]), params)[0])
+        [0.8 1.1]
+
+        ```
+    """
+
+    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    convention: Decoupled = eqx.field(
+        converter=as_decoupled, default="times_learning_rate", static=True
+    )
+
+    def init(self, params: PyTree) -> Self:
+        return _init(self, params)
+
+    def update(
+        self,
+        grads: PyTree,
+        params: PyTree,
+        *,
+        value: Any = None,
+        value_fn: Callable[..., Any] | None = None,
+    ) -> tuple[PyTree, Self]:
+        return _decayed(self, _minus_where_smaller, grads, params, value, value_fn)
+
+    def eval_params(self, params: M) -> M:
+        return self.optimizer.eval_params(params)
+
+
+WeightDecay = TypeVar("WeightDecay", DecoupledWeightDecay, CautiousWeightDecay)
+
+
+def _init(wrapper: WeightDecay, params: PyTree) -> WeightDecay:
+    parameters = Parameters(params)
+    new = started(wrapper, parameters)
+    if wrapper.convention == "times_learning_rate":
+        _with_learning_rate(wrapper)  # for its error
+    return replace_fields(new, optimizer=wrapper.optimizer.init(params))
+
+
+def _decayed(
+    wrapper: WeightDecay,
+    minus: Callable[[Array, Array, Array], Array],
+    grads: PyTree,
+    params: PyTree,
+    value: Any,
+    value_fn: Callable[..., Any] | None,
+) -> tuple[PyTree, WeightDecay]:
+    """The updates of the wrapped optimizer minus the decay."""
+    count = count_of(wrapper) + 1
+    parameters = Parameters(params)
+    grad_leaves = gradients(wrapper, grads, parameters)
+    inner_updates, optimizer = wrapper.optimizer.update(
+        grads, params, value=value, value_fn=value_fn
+    )
+    updates = parameters.align(inner_updates, "the updates")
+    for i, strength in enumerate(_strengths(wrapper, parameters)):
+        trained = grad_leaves[i] is not None and updates[i] is not None
+        if trained and strength is not None:
+            updates[i] = minus(updates[i], parameters.arrays[i], strength)
+    return parameters.tree(updates), replace_fields(
+        wrapper, optimizer=optimizer, count=count
+    )
+
+
+def _strengths(
+    wrapper: WeightDecay, parameters: Parameters
+) -> list[Float[Array, ""] | None]:
+    """What each parameter decays by, relative to itself; `None` where it does not."""
+    strengths: list[Float[Array, ""] | None] = [
+        None if rule.mask is False else rule.weight_decay
+        for rule in rules(wrapper, parameters)
+    ]
+    if wrapper.convention == "independent":
+        return strengths
+    inner = rules(_with_learning_rate(wrapper), parameters)
+    return [
+        None if strength is None else getattr(rule, "learning_rate") * strength
+        for rule, strength in zip(inner, strengths)
+    ]
+
+
+def _with_learning_rate(wrapper: WeightDecay) -> AbstractTransform:
+    """The one transform that has the learning rate."""
+    found = _having_learning_rate(wrapper.optimizer)
+    if len(found) != 1:
+        has = "several learning rates" if found else "no learning rate"
+        remedy = (
+            "put the weight decay inside, around each of them, or give"
+            if found
+            else "give"
+        )
+        raise ValueError(
+            f"`{type(wrapper).__name__}`: `{type(wrapper.optimizer).__name__}` has "
+            f"{has} to multiply the decay by: {remedy} `convention='independent'`"
+        )
+    return found[0]
+
+
+def _having_learning_rate(transform: AbstractTransform) -> list[AbstractTransform]:
+    if getattr(transform, "learning_rate", None) is not None:
+        return [transform]
+    inner = inner_transforms(transform).values()
+    return [one for x in inner for one in _having_learning_rate(x)]
+
+
+@per_leaf
+def _plus(
+    grad: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    weight_decay: Float[Array, ""],
+) -> Inexact[Array, "*shape"]:
+    param = widen(param)
+    return grad.astype(param.dtype) + weight_decay * param
+
+
+@per_leaf
+def _minus(
+    update: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    strength: Float[Array, ""],
+) -> Inexact[Array, "*shape"]:
+    return update - strength * param.astype(update.dtype)
+
+
+@per_leaf
+def _minus_where_smaller(
+    update: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    strength: Float[Array, ""],
+) -> Inexact[Array, "*shape"]:
+    param = param.astype(update.dtype)
+    decay = jnp.where(agreement(update, param) <= 0, strength * param, 0)
+    return update - decay

@@ -1,0 +1,278 @@
+"""Optax's transformations as optimizers."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TYPE_CHECKING, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Inexact, PyTree, Shaped
+
+from .._dtype import compute_dtype
+from .._extras import optax_module
+from .._optimizer import AbstractOptimizer, count_of
+from .._rules import gradients, started
+from .._tree import beside, KeyPath, Parameters, replace_fields, show_path
+from .._types import Self
+
+
+if TYPE_CHECKING:
+    from optax import GradientTransformation
+else:
+    # Optax is an extra, imported where it is used.
+    GradientTransformation = Any
+
+M = TypeVar("M")
+
+
+def _as_transformation(tx: Any) -> GradientTransformation:
+    optax_module()
+    if hasattr(tx, "gradient_transformation"):  # optax.MultiSteps
+        tx = tx.gradient_transformation()
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise TypeError(
+            f"`FromOptax` takes an optax transformation, such as `optax.adam(1e-3)`, "
+            f"not {tx!r}"
+        )
+    return tx
+
+
+class FromOptax(AbstractOptimizer):
+    """An optax transformation as an optimizer.
+
+    Like every optimizer here it takes the whole model, keeps dtypes and weak types,
+    and consists of arrays only: plain numbers in optax's state become arrays.
+    Parameters, gradients and state come to optax at least in float32.
+
+    The numbers inside an optax transformation are constants, not hyperparameters:
+    `hyperparameters()` is empty, and `replace` can exchange the transformation only.
+    With `optax.inject_hyperparams` they lie in the state, and
+    `equinox.tree_at(lambda opt: opt.state.hyperparams["learning_rate"], opt, rate)`
+    changes one.
+
+    A parameter whose gradient is `None` stays as it is, bit for bit, and so does its
+    place in every part of optax's state that has the model's shape. Optax, which has
+    no such notion, sees a gradient of 0 there, and moves what it keeps for the whole
+    model, such as a count.
+
+    The transformation is a static field, compared by identity. Make it once: a second
+    `optax.adam(1e-3)` compiles again.
+
+    **Arguments:**
+
+    - `tx`: an `optax.GradientTransformation`, or an `optax.MultiSteps`. One that takes
+        extra arguments is given `grad`, and `value` and `value_fn` where `apply` has
+        them.
+
+    **Raises:** a `ValueError` if `tx` needs `value` or `value_fn` and `apply` is not
+    given it; an `ImportError` if optax is not installed.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, optax, eqxopt
+        >>> params = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(3.0)}
+        >>> opt = eqxopt.interop.FromOptax(optax.sgd(0.5)).init(params)
+        >>> params, opt = opt.apply(params, params)
+        >>> print(params["a"], params["b"])
+        [0.5 1. ] 1.5
+
+        ```
+    """
+
+    tx: GradientTransformation = eqx.field(converter=_as_transformation, static=True)
+
+    def init(self, params: PyTree) -> Self:
+        parameters = Parameters(params)
+        state = self.fresh_state(_wide(parameters, parameters.arrays))
+        state = _map_at_parameters(
+            lambda i, x: beside(parameters.arrays[i], x), parameters, state
+        )
+        return replace_fields(started(self, parameters), state=state)
+
+    def update(
+        self,
+        grads: PyTree,
+        params: PyTree,
+        *,
+        value: Any = None,
+        value_fn: Callable[..., Any] | None = None,
+    ) -> tuple[PyTree, Self]:
+        count = count_of(self) + 1
+        parameters = Parameters(params)
+        grad_leaves = gradients(self, grads, parameters)
+        if not parameters.arrays:
+            # Optax takes an empty tree, which may be None, for no parameters given.
+            return parameters.tree([]), replace_fields(self, count=count)
+        present = [grad is not None for grad in grad_leaves]
+        filled = [
+            jnp.zeros_like(param) if grad is None else grad
+            for param, grad in zip(parameters.arrays, grad_leaves)
+        ]
+        old = self.fitting_state(parameters)
+        updates, new = self.call(
+            _wide(parameters, filled),
+            old,
+            _wide(parameters, parameters.arrays),
+            value=value,
+            value_fn=value_fn and _of_wide(value_fn, parameters, present),
+        )
+        new = jtu.tree_map(lambda x, old: jnp.asarray(x, old.dtype), new, old)
+        if not all(present):
+            new = _map_at_parameters(
+                lambda i, new, old: new if present[i] else old, parameters, new, old
+            )
+        update_leaves = [
+            _widen_to(update, param) if here and update is not None else None
+            for param, update, here in zip(
+                parameters.arrays, parameters.align(updates, "the updates"), present
+            )
+        ]
+        # The containers of the state stay what they are, which may be those of a
+        # checkpoint.
+        state = jtu.tree_structure(self.state).unflatten(jtu.tree_leaves(new))
+        return (
+            parameters.tree(update_leaves),
+            replace_fields(self, count=count, state=state),
+        )
+
+    def fresh_state(self, params: PyTree) -> PyTree:
+        """Optax's state for `params`, of strongly typed arrays in buffers of their
+        own."""
+        with _as_optax_expects():
+            state = self.tx.init(params)
+        return jtu.tree_map_with_path(_as_array, state)
+
+    def fitting_state(self, parameters: Parameters) -> PyTree:
+        """The state in the containers in which optax keeps it for `parameters`."""
+        expected = jax.eval_shape(
+            self.fresh_state, _wide(parameters, parameters.arrays)
+        )
+        needed, kept = _shapes(expected), _shapes(self.state)
+        if needed != kept:
+            differing = [x for x in needed if x not in kept]
+            differing += [x for x in kept if x not in needed] + kept
+            path, shape = differing[0]
+            raise ValueError(
+                f"`FromOptax`: the state does not fit the model: it differs at {path}, "
+                f"of shape {shape}. Call `opt = opt.init(model)` again."
+            )
+        return jtu.tree_structure(expected).unflatten(jtu.tree_leaves(self.state))
+
+    def call(
+        self, grads: PyTree, state: PyTree, params: PyTree, **extra_args: Any
+    ) -> tuple[PyTree, PyTree]:
+        """Optax's update, given those of the extra arguments that there are."""
+        given = {name: x for name, x in extra_args.items() if x is not None}
+        update = optax_module().with_extra_args_support(self.tx).update
+        try:
+            with _as_optax_expects():
+                return update(grads, state, params, grad=grads, **given)
+        except TypeError as error:
+            # Python's words for an argument that is missing
+            missing = [
+                name
+                for name, x in extra_args.items()
+                if x is None and f"'{name}'" in str(error)
+            ]
+            if missing and "required keyword-only argument" in str(error):
+                arguments = ", ".join(f"{name}=..." for name in missing)
+                raise ValueError(
+                    f"`FromOptax`: {error}. Call `opt.apply(grads, model, {arguments})`"
+                ) from None
+            raise
+
+    def eval_params(self, params: M) -> M:
+        return params
+
+
+def _wide(parameters: Parameters, arrays: Sequence[Inexact[Array, "..."]]) -> PyTree:
+    """A tree of the model's shape, with `arrays` in the compute dtypes of the
+    parameters, and nothing else."""
+    return parameters.tree(
+        [_widen_to(x, param) for x, param in zip(arrays, parameters.arrays)]
+    )
+
+
+def _widen_to(
+    x: Inexact[Array, "*shape"], param: Inexact[Array, "..."]
+) -> Inexact[Array, "*shape"]:
+    return x.astype(compute_dtype(param.dtype))
+
+
+def _of_wide(
+    value_fn: Callable[..., Any], parameters: Parameters, present: Sequence[bool]
+) -> Callable[..., Any]:
+    """The loss as a function of the tree that optax sees, in which a parameter
+    without gradient does not move."""
+
+    def of_wide(wide: PyTree) -> Any:
+        arrays = [
+            x.astype(param.dtype) if here else param
+            for x, param, here in zip(
+                parameters.align(wide, "the parameters"), parameters.arrays, present
+            )
+        ]
+        return value_fn(parameters.tree(arrays, rest=True))
+
+    return of_wide
+
+
+def _as_array(path: KeyPath, x: Any) -> Shaped[Array, "..."]:
+    if not eqx.is_array_like(x):
+        raise TypeError(
+            f"`FromOptax`: optax's state has {x!r} at {show_path(path)}, which is no "
+            "array or number"
+        )
+    return jnp.array(x, dtype=jnp.result_type(x), copy=True)
+
+
+def _shapes(state: PyTree) -> list[tuple[str, tuple[int, ...]]]:
+    """The path and shape of each leaf. The path tells names and positions, and not
+    which kind of container has them."""
+    flat, _ = jtu.tree_flatten_with_path(state)
+    return [
+        (jtu.keystr(path, simple=True, separator="."), leaf.shape)
+        for path, leaf in flat
+    ]
+
+
+def _map_at_parameters(
+    function: Callable[..., Array], parameters: Parameters, tree: PyTree, *rest: PyTree
+) -> PyTree:
+    """`tree` with `function(i, leaf, *leaves_of_rest)` at the place of the `i`-th
+    parameter in every subtree of the model's shape."""
+    treedef = parameters.treedef
+    places = treedef.flatten_up_to(parameters.tree(range(len(parameters))))
+
+    def is_like_model(x: Any) -> bool:
+        try:
+            entries = treedef.flatten_up_to(x)
+        except ValueError:
+            return False
+        # Optax puts an empty node in the place of a parameter that is masked out.
+        return all(jtu.all_leaves([e]) or not jtu.tree_leaves(e) for e in entries)
+
+    def visit(x: Any, *others: Any) -> Any:
+        if not is_like_model(x):
+            return x
+        columns = zip(places, *(treedef.flatten_up_to(y) for y in (x, *others)))
+        return treedef.unflatten(
+            [
+                leaf
+                if i is None or not jtu.tree_leaves(leaf)
+                else function(i, leaf, *y)
+                for i, leaf, *y in columns
+            ]
+        )
+
+    return jtu.tree_map(visit, tree, *rest, is_leaf=is_like_model)
+
+
+@contextlib.contextmanager
+def _as_optax_expects() -> Iterator[None]:
+    # Optax mixes dtypes and ranks by JAX's own rules, whatever is set outside.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

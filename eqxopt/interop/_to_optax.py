@@ -1,0 +1,121 @@
+"""Optimizers as optax's transformations."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, TYPE_CHECKING
+
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import PyTree
+
+from .._extras import optax_module
+from .._optimizer import AbstractTransform
+from .._tree import Parameters
+
+
+if TYPE_CHECKING:
+    from optax import GradientTransformationExtraArgs
+else:
+    # Optax is an extra, imported where it is used.
+    GradientTransformationExtraArgs = Any
+
+
+def to_optax(transform: AbstractTransform) -> GradientTransformationExtraArgs:
+    """An optimizer or transform as an optax gradient transformation.
+
+    It goes wherever one of optax's own goes: `flax.nnx.Optimizer`, flax's
+    `TrainState`, `optimistix.OptaxMinimiser`, `optax.chain`, `optax.MultiSteps`.
+
+    Its state is the initialised optimizer, so hyperparameters, `count` and
+    `eval_params` are found there. As optax asks, the updates have the dtypes of the
+    parameters. Of the extra arguments of `update`, `value` and `value_fn` are passed
+    on and others ignored.
+
+    **Arguments:**
+
+    - `transform`: any optimizer or transform, before `init`.
+
+    **Returns:** an `optax.GradientTransformationExtraArgs`. Its `update` needs the
+    parameters: `tx.update(grads, state, params)`.
+
+    **Raises:** an `ImportError` if optax is not installed.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, optax, eqxopt
+        >>> tx = eqxopt.interop.to_optax(eqxopt.SGD(0.5))
+        >>> params = jnp.array([1.0, 2.0])
+        >>> state = tx.init(params)
+        >>> updates, state = tx.update(params, state, params)
+        >>> print(optax.apply_updates(params, updates), state.count)
+        [0.5 1. ] 1
+
+        ```
+    """
+    optax = optax_module()
+
+    def init(params: PyTree) -> AbstractTransform:
+        # The numbers are copied, because a state may be donated, and `init` called
+        # again.
+        numbers = {id(x) for x in jtu.tree_leaves(transform)}
+        return jtu.tree_map(
+            lambda x: jnp.copy(x) if id(x) in numbers else x,
+            transform.init(_without_boxes(params)),
+        )
+
+    def update(
+        updates: PyTree,
+        state: AbstractTransform,
+        params: PyTree | None = None,
+        *,
+        value: Any = None,
+        value_fn: Callable[..., Any] | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, AbstractTransform]:
+        del extra_args
+        if params is None:
+            raise ValueError(
+                f"`{type(state).__name__}` needs the parameters: call "
+                "`tx.update(grads, state, params)`"
+            )
+        parameters, bare = Parameters(params), _without_boxes(params)
+        updates, state = state.update(
+            _without_boxes(updates),
+            bare,
+            value=value,
+            value_fn=value_fn and _of_arrays(value_fn, parameters, bare),
+        )
+        leaves = Parameters(bare).align(updates, "the updates")
+        cast = [
+            None if update is None else update.astype(param.dtype)
+            for param, update in zip(parameters.arrays, leaves)
+        ]
+        return parameters.tree(cast), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _without_boxes(tree: PyTree) -> PyTree:
+    """`tree` with arrays in place of flax variables.
+
+    `flax.nnx.Optimizer` gives `init` variables and `update` arrays, and needs each
+    array of the state, not each parameter's state, in a variable.
+    """
+    nnx = sys.modules.get("flax.nnx")
+    # Older versions of flax call it `pure`.
+    as_pure = getattr(nnx, "as_pure", None) or getattr(nnx, "pure", None)
+    return tree if as_pure is None else as_pure(tree)
+
+
+def _of_arrays(
+    value_fn: Callable[..., Any], parameters: Parameters, bare: PyTree
+) -> Callable[..., Any]:
+    """The loss as a function of a tree like `bare` instead of one like the
+    parameters."""
+
+    def of_arrays(other: PyTree) -> Any:
+        arrays = Parameters(bare).align(other, "the parameters")
+        return value_fn(parameters.tree(arrays, rest=True))
+
+    return of_arrays

@@ -1,0 +1,380 @@
+"""What every wrapper keeps of the contract, around any optimizer."""
+
+import inspect
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import Model, nested_loss
+from wrappers import INNER, WRAPPERS
+
+import eqxopt
+from eqxopt._tree import replace_fields
+from eqxopt._wrapping import as_optimizer
+
+
+PAIRS = [(wrapper, inner) for wrapper in WRAPPERS for inner in INNER]
+SHAPES = {"scalar": (), "vector": (3,), "matrix": (4, 3), "empty": (0, 2)}
+
+every_pair = pytest.mark.parametrize("wrapper, inner", PAIRS)
+every_wrapper = pytest.mark.parametrize("wrapper", WRAPPERS)
+
+
+def make(wrapper, inner="AdamW"):
+    return WRAPPERS[wrapper](INNER[inner]())
+
+
+def small_params(dtype=jnp.float32, seed=0):
+    keys = jax.random.split(jax.random.key(seed), len(SHAPES))
+    return {
+        name: jax.random.normal(key, shape, dtype)
+        for key, (name, shape) in zip(keys, SHAPES.items())
+    }
+
+
+@jax.jit
+def step(opt, params, grads):
+    return opt.apply(grads, params, value=jnp.asarray(1.0))
+
+
+def avals(tree):
+    leaves, treedef = jax.tree.flatten(jax.eval_shape(lambda: tree))
+    return treedef, [(x.shape, x.dtype, x.weak_type) for x in leaves]
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def assert_close(a, b, rtol=1e-5):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol)
+
+
+def test_every_wrapper_is_in_the_table():
+    wrappers = {
+        name
+        for name, x in vars(eqxopt).items()
+        if isinstance(x, type)
+        and issubclass(x, eqxopt.AbstractOptimizer)
+        and "optimizer" in x.__annotations__
+    }
+    assert wrappers == {type(make(wrapper)).__name__ for wrapper in WRAPPERS}
+
+
+@every_pair
+def test_arrays_only(wrapper, inner):
+    opt, params = make(wrapper, inner), small_params()
+    made = opt.init(params)
+    _, after = made.apply(params, params, value=1.0)
+    for tree in (opt, made, after):
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
+    leaves = [x for x in jax.tree.leaves((made, params)) if x.size > 0]
+    pointers = [x.unsafe_buffer_pointer() for x in leaves]
+    assert len(set(pointers)) == len(pointers)
+
+
+@pytest.mark.parametrize(
+    "dtype, grad_dtype",
+    [
+        (jnp.float32, jnp.bfloat16),
+        (jnp.bfloat16, jnp.float32),
+        (jnp.float16, jnp.float16),
+        (jnp.float64, jnp.float32),
+        (jnp.complex64, jnp.complex64),
+    ],
+)
+@every_pair
+def test_avals_and_treedef(wrapper, inner, dtype, grad_dtype, x64):
+    def steps():
+        params, grads = small_params(dtype), small_params(grad_dtype, seed=1)
+        opt = make(wrapper, inner).init(params)
+        one = opt.apply(grads, params, value=1.0)
+        return (params, opt), one, one[1].apply(grads, one[0], value=1.0)
+
+    before, after, later = jax.eval_shape(steps)
+    assert avals(before) == avals(after) == avals(later)
+    wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+    for leaf in jax.tree.leaves(before[1].state):
+        assert jnp.finfo(leaf.dtype).bits >= 32
+    updates = jax.eval_shape(
+        lambda p, o: o.update(p, p, value=1.0)[0], before[0], before[1]
+    )
+    assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(wide)}
+
+
+@every_wrapper
+def test_one_trace(wrapper):
+    """Over ten steps, a changed hyperparameter of its own or inside, a schedule."""
+    traces = 0
+
+    @jax.jit
+    def counted(opt, params, grads):
+        nonlocal traces
+        traces += 1
+        return opt.apply(grads, params, value=jnp.asarray(1.0))
+
+    plain = make(wrapper).init(small_params())
+    grads = small_params(seed=1)
+    moving = lambda count: 0.1 / (1.0 + count.astype(float))
+    for made in (plain, plain.replace(learning_rate=moving)):
+        opt, params, traces = made, small_params(), 0
+        for _ in range(10):
+            params, opt = counted(opt, params, grads)
+        assert traces == 1
+    traces = 0
+    for name, value in plain.hyperparameters().items():
+        counted(plain.replace(**{name: value * 0.99}), small_params(), grads)
+    assert traces == 0
+
+
+@every_pair
+def test_scan_equals_loop(wrapper, inner):
+    params = small_params()
+    opt = make(wrapper, inner).init(params)
+    grads = [small_params(seed=i) for i in range(1, 5)]
+    looped = (params, opt)
+    for g in grads:
+        looped = step(looped[1], looped[0], g)
+
+    def body(carry, g):
+        return carry[1].apply(g, carry[0], value=jnp.asarray(1.0)), None
+
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
+    scanned, _ = jax.lax.scan(body, (params, opt), stacked)
+    assert_close(scanned, looped)
+
+
+@every_pair
+def test_donation_right_after_init(wrapper, inner):
+    params, grads = small_params(), small_params(seed=1)
+    opt = make(wrapper, inner).init(params)
+    expected = step(opt, params, grads)
+    donating = jax.jit(
+        lambda opt, params, grads: opt.apply(grads, params, value=1.0),
+        donate_argnums=(0, 1),
+    )
+    # What evaluates the model may outlive the optimizer.
+    evaluated = opt.eval_params(jax.tree.map(jnp.array, params))
+    assert_close(donating(opt, params, grads), expected)
+    assert params["matrix"].is_deleted() and opt.count.is_deleted()
+    assert not evaluated["matrix"].is_deleted()
+
+
+@every_wrapper
+def test_init_under_jit_and_eval_shape(wrapper):
+    params = small_params()
+    eager = make(wrapper).init(params)
+    assert avals(jax.eval_shape(make(wrapper).init, params)) == avals(eager)
+    assert_close(jax.jit(lambda p: make(wrapper).init(p))(params), eager)
+
+
+@every_pair
+def test_whole_model(wrapper, inner):
+    model = Model()
+    opt = make(wrapper, inner).init(model)
+    grads = eqx.filter(model, eqx.is_inexact_array)
+    after = model
+    for _ in range(2):
+        after, opt = opt.apply(grads, after, value=1.0)
+    assert type(after) is Model and after.activation is model.activation
+    assert (after.steps, after.name, after.nothing) == (3, "model", None)
+    assert not np.array_equal(after.layers[0].weight, model.layers[0].weight)
+    evaluated = opt.eval_params(after)
+    assert type(evaluated) is Model and evaluated.activation is model.activation
+    assert avals(eqx.filter(evaluated, eqx.is_array)) == avals(
+        eqx.filter(model, eqx.is_array)
+    )
+
+
+@pytest.mark.parametrize("absent", [None, "float0"])
+@every_pair
+def test_absent_gradient_changes_nothing(wrapper, inner, absent):
+    params = small_params()
+    opt = make(wrapper, inner).init(params)
+    for seed in (1, 2, 3):
+        params, opt = step(opt, params, small_params(seed=seed))
+    grads = small_params(seed=4)
+    grads["matrix"] = None if absent is None else np.zeros((4, 3), jax.dtypes.float0)
+    new, new_opt = opt.apply(grads, params, value=1.0)
+    assert_equal(new["matrix"], params["matrix"])
+    for before, after in ((opt, new_opt), (opt.optimizer, new_opt.optimizer)):
+        if before.state is not None and "reset" not in wrapper:
+            assert_equal(after.state["matrix"], before.state["matrix"])
+    assert not np.array_equal(new["vector"], params["vector"])
+
+
+@every_wrapper
+def test_empty_model(wrapper):
+    for model in ({}, None, {"f": jnp.tanh, "n": 3}):
+        opt = make(wrapper).init(model)
+        nothing = jax.tree.map(lambda _: None, model)
+        for _ in range(2):
+            after, opt = opt.apply(nothing, model, value=1.0)
+        assert after == model
+        assert opt.count == (1 if wrapper == "Accumulate" else 2)
+
+
+@every_wrapper
+def test_checkpoint(wrapper, tmp_path):
+    def trained(model, opt, steps):
+        grads = eqx.filter(model, eqx.is_inexact_array)
+        for _ in range(steps):
+            model, opt = opt.apply(grads, model, value=1.0)
+        return model, opt
+
+    saved = trained(Model(), make(wrapper).init(Model()), 3)
+    eqx.tree_serialise_leaves(tmp_path / "checkpoint.eqx", saved)
+    fresh = Model(jax.random.key(1))
+    like = (fresh, make(wrapper).init(fresh))
+    loaded = eqx.tree_deserialise_leaves(tmp_path / "checkpoint.eqx", like)
+    arrays = lambda pair: eqx.filter(trained(*pair, 1), eqx.is_array)
+    assert_equal(arrays(loaded), arrays(saved))
+
+
+@every_wrapper
+def test_other_containers(wrapper):
+    """A checkpoint may give the states back in tuples instead of lists."""
+    params = {"layers": [jnp.ones(2), jnp.ones(3)]}
+    opt = make(wrapper).init(params)
+    as_tuple = lambda state: state and {"layers": tuple(state["layers"])}
+    inner = replace_fields(opt.optimizer, state=as_tuple(opt.optimizer.state))
+    restored = replace_fields(opt, state=as_tuple(opt.state), optimizer=inner)
+    for _ in range(2):
+        expected, opt = opt.apply(params, params, value=1.0)
+        got, restored = restored.apply(params, params, value=1.0)
+        assert_equal(got, expected)
+    assert jax.tree.structure(restored.optimizer) == jax.tree.structure(opt.optimizer)
+
+
+def params_and_still():
+    """Parameters of which one has a gradient that is exactly 0, as has one entry."""
+    vector = jax.random.normal(jax.random.key(0), (3,), float).at[1].set(0)
+    return {"vector": vector, "still": jnp.ones((2,), float)}
+
+
+def loss(params, step):
+    return nested_loss(params["vector"], step) + 0 * jnp.sum(params["still"])
+
+
+def final_loss(wrapper, inner, hyperparameters, steps=5):
+    def body(carry, step):
+        params, opt = carry
+        value, grads = jax.value_and_grad(loss)(params, step)
+        # The third gradient is spoilt, where the wrapper is to see to that.
+        spoilt = (step == 2) & (wrapper in ("SkipNonFinite", "Accumulate"))
+        grads["vector"] = jnp.where(spoilt, jnp.nan, grads["vector"])
+        return opt.apply(grads, params, value=value), None
+
+    params = params_and_still()
+    opt = make(wrapper, inner).replace(**hyperparameters).init(params)
+    (params, opt), _ = jax.lax.scan(body, (params, opt), jnp.arange(steps, dtype=float))
+    return loss(params, 0.0) + loss(opt.eval_params(params), 0.0)
+
+
+@every_pair
+def test_gradient_through_training(wrapper, inner, x64):
+    at = make(wrapper, inner).hyperparameters()
+    slopes = jax.jit(jax.grad(lambda h: final_loss(wrapper, inner, h)))(at)
+    assert all(np.isfinite(x) for x in slopes.values())
+    assert slopes[f"{inner}.learning_rate"] != 0
+
+
+@every_pair
+def test_vmap_equals_loop(wrapper, inner, x64):
+    at = make(wrapper, inner).hyperparameters()
+    run = jax.jit(lambda h: final_loss(wrapper, inner, h))
+    batch = jax.jit(jax.vmap(lambda h: final_loss(wrapper, inner, h)))
+    counted = ("every", "sync_period", "patience", "accumulation_size")
+    scales = {k: [1, 1, 1] if k in counted else [0.9, 0.95, 1] for k in at}
+    for moved in ([f"{inner}.learning_rate"], list(at)):
+        values = {
+            k: x * jnp.asarray(scales[k] if k in moved else [1, 1, 1], float)
+            for k, x in at.items()
+        }
+        one_by_one = [run({k: v[i] for k, v in values.items()}) for i in range(3)]
+        np.testing.assert_allclose(batch(values), one_by_one, rtol=1e-9)
+
+
+@every_wrapper
+def test_complex_training(wrapper):
+    params = {"z": jnp.asarray([1 + 2j, -0.5j, 0], jnp.complex64)}
+    opt = make(wrapper).init(params)
+    loss = lambda p: jnp.sum(jnp.square(p["z"].real) + jnp.square(p["z"].imag - 1))
+    for _ in range(6):
+        value, grads = jax.value_and_grad(loss)(params)
+        grads = jax.tree.map(jnp.conj, grads)
+        params, opt = opt.apply(grads, params, value=value)
+    assert np.all(np.isfinite(np.asarray(params["z"])))
+    assert loss(params) < 6
+
+
+@every_wrapper
+def test_sharded_state(wrapper):
+    mesh = jax.make_mesh((8,), ("x",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    params = {"w": jax.random.normal(jax.random.key(0), (16, 4))}
+    grads = {"w": jax.random.normal(jax.random.key(1), (16, 4))}
+    expected = params, make(wrapper).init(params)
+    for _ in range(2):
+        expected = step(expected[1], expected[0], grads)
+    params, grads = jax.device_put((params, grads), rows)
+    for init in (
+        lambda p: make(wrapper).init(p),
+        jax.jit(lambda p: make(wrapper).init(p)),
+    ):
+        got = params, init(params)
+        for leaf in jax.tree.leaves(got[1]):
+            if leaf.shape == (16, 4):
+                assert leaf.sharding.is_equivalent_to(rows, 2)
+        for _ in range(2):
+            got = step(got[1], got[0], grads)
+        assert got[0]["w"].sharding.is_equivalent_to(rows, 2)
+        assert_close(got[0], expected[0])
+
+
+def test_not_an_optimizer():
+    with pytest.raises(TypeError):
+        eqxopt.EMA(eqx.nn.Identity(), 0.9)
+    # Users do not have the checks of shapes and types that these tests run with.
+    with pytest.raises(TypeError, match="takes an optimizer first"):
+        inspect.unwrap(as_optimizer)(eqx.nn.Identity())
+
+
+@every_wrapper
+class TestMistakes:
+    def test_before_init(self, wrapper):
+        name = type(make(wrapper)).__name__
+        match = rf"`{name}` has no state: call `opt = opt.init\(model\)` first"
+        with pytest.raises(ValueError, match=match):
+            make(wrapper).apply({}, {}, value=1.0)
+
+    def test_gradient_of_another_shape(self, wrapper):
+        params = {"x": jnp.ones(2)}
+        opt = make(wrapper).init(params)
+        match = rf"`{type(opt).__name__}`: the gradient at \['x'\] has shape \(3,\)"
+        with pytest.raises(ValueError, match=match):
+            opt.apply({"x": jnp.ones(3)}, params, value=1.0)
+
+    def test_a_parameter_that_init_did_not_see(self, wrapper):
+        opt = make(wrapper).init({"x": jnp.ones(2), "y": None})
+        params = {"x": jnp.ones(2), "y": jnp.ones(2)}
+        with pytest.raises(ValueError, match=r"\['y'\] was no parameter when `init`"):
+            opt.apply(params, params, value=1.0)
+
+    def test_state_of_another_model(self, wrapper):
+        opt = make(wrapper).init({"x": jnp.ones(2)})
+        params = {"x": jnp.ones(3)}
+        with pytest.raises(ValueError, match=r"state at \['x'\] does not fit"):
+            opt.apply(params, params, value=1.0)
+
+    def test_a_number_out_of_range(self, wrapper):
+        opt = make(wrapper)
+        for name in opt.hyperparameters():
+            with pytest.raises(ValueError, match="must lie in"):
+                opt.replace(**{name: float("nan")})
