@@ -23,21 +23,20 @@ MODULES = [name for _, name, _ in pkgutil.walk_packages([str(ROOT)], prefix="eqx
 FLOORS = [
     ["_types", "_dtype", "_extras"],
     ["_math", "_key", "_number", "_tree", "_units"],
-    ["_moments", "_noise", "_mask", "_schedule", "_newton_schulz"],
-    ["_hyperparameter", "_matrix"],
+    ["_moments", "_noise", "_mask", "_schedule"],
+    ["_hyperparameter"],
     ["_optimizer"],
     ["_rules"],
     ["_wrapping", "_leafwise", "_rescaling"],
-    ["_matrixwise", "_transform"],
+    ["_transform"],
     ["_optim"],
-    ["_matrices"],
     ["_wrapper"],
     ["_describe", "_carried", "_loss"],
     ["_training"],
     ["schedules", "interop"],
     ["__init__"],
 ]
-OPTIMIZERS = re.compile(r"\._(optim|matrices)\.")
+OPTIMIZERS = re.compile(r"\._optim\.")
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 
 
@@ -109,7 +108,8 @@ def test_public_names():
     defined = {
         cls.__name__
         for cls in classes()
-        if OPTIMIZERS.search(cls.__module__) and issubclass(cls, eqxopt.AbstractOptimizer)
+        if OPTIMIZERS.search(cls.__module__)
+        and issubclass(cls, eqxopt.AbstractOptimizer)
     }
     assert defined <= concrete_optimizers()
 

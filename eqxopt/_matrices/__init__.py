@@ -1,1 +1,0 @@
-from .muon import Muon as Muon
