@@ -1,6 +1,5 @@
 """The small functions that update rules are written in."""
 
-import functools
 from collections.abc import Iterable
 
 import jax
@@ -147,44 +146,26 @@ def stable_norm(
 ) -> Float[Array, "..."]:
     r"""The Euclidean norm of all entries, or over `axes`, which are kept with length 1.
     Unlike in `norm`, no square overflows or underflows on the way."""
-    scale = _scale(_largest(x, axes))
-    return scale * sqrt(_scaled_squares(x, scale, axes))
+    keep = axes is not None
+    magnitude = jnp.abs(x)
+    # The norm is the same for every scale, and so the scale has no derivative.
+    largest = jnp.max(
+        jax.lax.stop_gradient(magnitude), axis=axes, keepdims=keep, initial=0
+    )
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    squares = jnp.square(magnitude / scale)
+    return scale * sqrt(jnp.sum(squares, axis=axes, keepdims=keep))
 
 
 def global_norm(arrays: Iterable[Inexact[Array, "..."]]) -> Float[Array, ""]:
     r"""The `stable_norm` of all `arrays` together, in the widest real dtype among them
     and float32."""
-    arrays = list(arrays)
-    dtype = widest_real_dtype(arrays)
-    # Traced once for all arrays of one shape, of which a model has hundreds.
-    largest, squares = jax.jit(_largest), jax.jit(_scaled_squares)
-    zero = jnp.zeros((), dtype)
-    # Pair by pair: of one reduction over hundreds of scalars a compiler may put a copy
-    # into everything that its result enters.
-    peaks = (largest(x).astype(dtype) for x in arrays)
-    scale = _scale(functools.reduce(jnp.maximum, peaks, zero))
-    return scale * sqrt(sum((squares(x, scale) for x in arrays), zero))
-
-
-def _largest(
-    x: Inexact[Array, "..."], axes: tuple[int, ...] | None = None
-) -> Float[Array, "..."]:
-    # The norm is the same for every scale, and so the scale has no derivative.
-    magnitudes = jnp.abs(jax.lax.stop_gradient(x))
-    return jnp.max(magnitudes, axis=axes, keepdims=axes is not None, initial=0)
-
-
-def _scale(largest: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-
-
-def _scaled_squares(
-    x: Inexact[Array, "..."],
-    scale: Float[Array, "..."],
-    axes: tuple[int, ...] | None = None,
-) -> Float[Array, "..."]:
-    scaled = jnp.abs(x).astype(scale.dtype) / scale
-    return jnp.sum(jnp.square(scaled), axis=axes, keepdims=axes is not None)
+    # The norm of their norms: one scale for all would take a compiler minutes where a
+    # model has hundreds of arrays. Traced once for all arrays of one shape.
+    norm = jax.jit(stable_norm)
+    norms = [norm(widen(x)) for x in arrays]
+    dtype = widest_real_dtype(norms)
+    return stable_norm(jnp.asarray([x.astype(dtype) for x in norms], dtype))
 
 
 def clip_factor(

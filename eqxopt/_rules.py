@@ -27,7 +27,10 @@ def started(transform: T, parameters: Parameters) -> T:
         field: fix_choice(getattr(transform, field), parameters, f"`{name}.{field}`")
         for field in hyperparameter_names(transform)
     }
-    return replace_fields(transform, **fixed, count=jnp.zeros((), jnp.int32))
+    # The state is set also where there is none: a field that was never set is another
+    # structure than one that is None, and so would be compiled for again.
+    zero = jnp.zeros((), jnp.int32)
+    return replace_fields(transform, **fixed, count=zero, state=None)
 
 
 def gradients(
