@@ -6,7 +6,6 @@ Prints the accuracy on digits held out from training, and draws the loss and acc
 """
 
 import argparse
-import inspect
 import pathlib
 import time
 
@@ -72,13 +71,7 @@ RATES = {
 # Options that this network needs beside the rate: with the default, an entry whose
 # gradient was 0 so far takes a step that ruins it.
 OPTIONS = {"AcProp": {"eps": 0.01}}
-OPTIMIZERS = {
-    name: cls
-    for name, cls in vars(eqxopt).items()
-    if inspect.isclass(cls)
-    and issubclass(cls, eqxopt.AbstractOptimizer)
-    and not inspect.isabstract(cls)
-}
+OPTIMIZERS = {name: getattr(eqxopt, name) for name in RATES}
 
 
 class Network(eqx.Module):
