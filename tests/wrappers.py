@@ -1,6 +1,13 @@
-"""The table of wrappers: how the suites make each around any optimizer."""
+"""The table of wrappers, and how the suites train beside optax."""
 
+import functools
 from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from problems import nested_loss
 
 import eqxopt
 
@@ -32,3 +39,54 @@ INNER: dict[str, Callable[[], eqxopt.AbstractOptimizer]] = {
     "AdamW": lambda: eqxopt.AdamW(0.1, weight_decay=0.1),
     "LAMB": lambda: eqxopt.LAMB(0.1, weight_decay=0.1),
 }
+
+STEPS = 25
+
+
+def bits(tree):
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
+
+
+def assert_close(ours, theirs, rtol=1e-10):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.max(np.abs(b)))
+
+
+def gradients_at(params, step, spoilt=()):
+    value, grads = jax.value_and_grad(nested_loss)(params, float(step))
+    if step in spoilt:
+        grads["layers"][1] = grads["layers"][1].at[0, 0].set(jnp.nan)
+    return value, grads
+
+
+def trained(opt, params, spoilt=()):
+    """The optimizer and the parameters after each step."""
+    apply = jax.jit(lambda opt, g, p, value: opt.apply(g, p, value=value))
+    opt = opt.init(params)
+    for step in range(STEPS):
+        value, grads = gradients_at(params, step, spoilt)
+        params, opt = apply(opt, grads, params, value)
+        yield opt, params
+
+
+def in_optax(function):
+    """Optax does not keep to strict promotion."""
+
+    @functools.wraps(function)
+    def run(*args):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return function(*args)
+
+    return run
+
+
+@in_optax
+def trained_by_optax(tx, params, spoilt=()):
+    state, made = tx.init(params), []
+    update = jax.jit(lambda g, s, p, value: tx.update(g, s, p, value=value))
+    for step in range(STEPS):
+        value, grads = gradients_at(params, step, spoilt)
+        updates, state = update(grads, state, params, value)
+        params = optax.apply_updates(params, updates)
+        made.append((state, params))
+    return made

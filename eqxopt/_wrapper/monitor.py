@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._math import global_norm
+from .._math import sqrt, sum_of_squares
 from .._optimizer import AbstractOptimizer, count_of
 from .._rules import gradients, started
 from .._tree import Parameters, replace_fields
@@ -88,5 +88,6 @@ class Monitor(AbstractOptimizer):
 
 
 def _norm(arrays: list[Any]) -> Amount:
-    # Of one dtype, whatever the arrays have.
-    return global_norm(x for x in arrays if x is not None).astype(float)
+    # Read once, unlike for a norm that is safe from overflow. In one dtype, whatever
+    # the arrays have.
+    return sqrt(sum_of_squares(x for x in arrays if x is not None)).astype(float)
