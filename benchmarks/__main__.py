@@ -1,6 +1,6 @@
 """Runs the benchmarks and prints their table.
 
-python -m benchmarks [update steps large everyone imports] [--save FOLDER]
+python -m benchmarks [update steps large matrices everyone imports] [--save FOLDER]
 """
 
 import argparse
@@ -9,6 +9,7 @@ import pathlib
 from .everyone import small_and_large
 from .imports import import_time
 from .large import large_array
+from .matrices import muon
 from .report import machine, save, table
 from .steps import training_steps
 from .update import eager, many_leaves
@@ -24,6 +25,7 @@ PARTS = {
     ],
     "steps": lambda: training_steps(60, bars=(0.55, 0.2)),
     "large": lambda: [*large_array(4096, bar=1.05), *large_array(8192, bar=1.05)],
+    "matrices": lambda: muon(12, bars=(0.6, 0.5)),
     "everyone": lambda: small_and_large(bar=1.1),
 }
 

@@ -9,6 +9,7 @@ from ._leafwise import (
     AbstractLeafwiseOptimizer as AbstractLeafwiseOptimizer,
     AbstractLeafwiseTransform as AbstractLeafwiseTransform,
 )
+from ._matrices import Muon as Muon
 from ._optim import (
     AcProp as AcProp,
     AdaBelief as AdaBelief,

@@ -50,6 +50,7 @@ RATES = {
     "LARS": 1.0,
     "Lion": 3e-4,
     "MADGRAD": 0.01,
+    "Muon": 0.02,
     "NAdam": 1e-3,
     "NAdamW": 3e-3,
     "NoisySGD": 0.3,

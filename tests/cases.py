@@ -55,6 +55,16 @@ CASES: dict[str, Case] = {
     "LaProp": Case(lambda: eqxopt.LaProp(0.01, b2=0.9, weight_decay=0.1)),
     "Lion": Case(lambda: eqxopt.Lion(0.01, weight_decay=0.1)),
     "MADGRAD": Case(lambda: eqxopt.MADGRAD(0.1, weight_decay=0.1, eps=1e-3)),
+    "Muon": Case(
+        lambda: eqxopt.Muon(
+            0.01,
+            beta=0.9,
+            weight_decay=0.1,
+            consistent_rms=0.2,
+            fallback=eqxopt.AdamW(0.01),
+        ),
+        elementwise=False,
+    ),
     "NAdam": Case(lambda: eqxopt.NAdam(0.01)),
     "NAdamW": Case(lambda: eqxopt.NAdamW(0.01, weight_decay=0.1)),
     "NoisySGD": Case(lambda: eqxopt.NoisySGD(0.01, eta=0.1, seed=1), elementwise=False),

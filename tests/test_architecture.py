@@ -23,20 +23,21 @@ MODULES = [name for _, name, _ in pkgutil.walk_packages([str(ROOT)], prefix="eqx
 FLOORS = [
     ["_types", "_dtype", "_extras"],
     ["_math", "_key", "_number", "_tree", "_units"],
-    ["_moments", "_noise", "_mask", "_schedule"],
-    ["_hyperparameter"],
+    ["_moments", "_noise", "_mask", "_schedule", "_newton_schulz"],
+    ["_hyperparameter", "_matrix"],
     ["_optimizer"],
     ["_rules"],
     ["_wrapping", "_leafwise", "_rescaling"],
-    ["_transform"],
+    ["_matrixwise", "_transform"],
     ["_optim"],
+    ["_matrices"],
     ["_wrapper"],
     ["_describe", "_carried", "_loss"],
     ["_training"],
     ["schedules", "interop"],
     ["__init__"],
 ]
-OPTIMIZERS = re.compile(r"\._optim\.")
+OPTIMIZERS = re.compile(r"\._(optim|matrices)\.")
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 
 

@@ -21,8 +21,10 @@ PAGES = [
             "index",
             "hyperparameters",
             "training",
+            "optimizers/matrices",
             "composition/index",
             "composition/transforms",
+            "composition/wrappers",
             "interop",
         )
     ),
@@ -49,6 +51,7 @@ def reader():
         "rows": jax.random.normal(jax.random.key(2), (64, 2)),
         "key": jax.random.key(3),
         "loss_fn": loss_fn,
+        "grads": eqx.filter(model, eqx.is_inexact_array),
         "opt": eqxopt.AdamW(1e-3).init(model),
     }
 

@@ -33,6 +33,15 @@ def train(model: Net, x: Float[Array, "batch in"]) -> Net:
     return model
 
 
+def wrappers(net: Net) -> None:
+    opt = eqxopt.Accumulate(eqxopt.EMA(eqxopt.AdamW(3e-4), 0.99), every=4).init(net)
+    assert_type(opt, eqxopt.Accumulate)
+    net, opt = opt.weighted(3).apply(net, net)
+    assert_type(net, Net)
+    assert_type(opt.eval_params(net), Net)
+    assert_type(opt.micro_steps, Array)
+
+
 def dictionaries(params: dict[str, Array], opt: eqxopt.AbstractOptimizer) -> None:
     params, opt = opt.apply(params, params, value=0.0)
     assert_type(params, dict[str, Array])
@@ -61,3 +70,4 @@ def mistakes() -> None:
     eqxopt.AdamW()  # pyright: ignore[reportCallIssue]
     eqxopt.AdamW(0.1, beta1=0.9)  # pyright: ignore[reportCallIssue]
     eqxopt.AdamW(0.1, nesterov="yes")  # pyright: ignore[reportArgumentType]
+    eqxopt.EMA(0.99, 0.99)  # pyright: ignore[reportArgumentType]

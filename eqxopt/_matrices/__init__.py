@@ -1,0 +1,1 @@
+from .muon import Muon as Muon

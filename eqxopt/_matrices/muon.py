@@ -1,0 +1,254 @@
+"""Muon: momentum made orthogonal."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, Int
+
+from .._dtype import as_dtype, compute_dtype, real_dtype, widen, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._mask import as_mask, Mask, mask_of
+from .._math import ema
+from .._matrix import (
+    as_matrices,
+    default_matrices,
+    gathered,
+    in_batches,
+    laid_like,
+    Matrices,
+    MatrixView,
+)
+from .._matrixwise import AbstractMatrixOptimizer
+from .._moments import debiased_mean
+from .._newton_schulz import as_coefficients, newton_schulz, normalized, Triple
+from .._number import check_ranges
+from .._optim import AdamW
+from .._optimizer import AbstractOptimizer, count_of
+from .._wrapping import as_optimizer, per_leaf
+
+
+class Momentum(NamedTuple):
+    """Running mean of a matrix's gradient."""
+
+    mu: Inexact[Array, "*shape"]
+
+
+def _adamw() -> AdamW:
+    return AdamW(3e-4, b2=0.95, weight_decay=0.0)
+
+
+class Muon(AbstractMatrixOptimizer):
+    r"""Momentum of which every matrix is made orthogonal; another optimizer, by default
+    AdamW, for what is no matrix.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta m_{t-1} + (1 - \beta)\, g_t \\
+    \hat m_t &= \begin{cases}
+        \beta m_t / (1 - \beta^{t+1}) + (1 - \beta)\, g_t / (1 - \beta^t) &
+            \text{Nesterov} \\
+        m_t / (1 - \beta^t) & \text{otherwise}
+    \end{cases} \\
+    u_t &= -\alpha_t \left( s\, \mathrm{NS}(\hat m_t) + \lambda \theta_{t-1} \right),
+        \qquad s = \sqrt{\max(1, n_\text{out} / n_\text{in})}
+    \end{aligned}
+    $$
+
+    where $\mathrm{NS}$ brings all singular values near 1: from $X_0 = \hat m_t /
+    (\|\hat m_t\| + \varepsilon)$, in each step $A = X X^*$ and $X \leftarrow a X + (b A
+    + c A^2) X$.
+
+    A weight of `equinox.nn.Linear` is the matrix (out, in); a convolution kernel
+    (out, in, ...) is flattened to (out, in · ...). Matrices of one size are treated
+    in one batch. This is optax's rule with its axis 1 as the input: by its default,
+    axis 0, the scale of an Equinox layer is that of its transpose. PyTorch does not
+    divide by $1 - \beta^t$, which changes the direction of the first Nesterov steps
+    a little and nothing else.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$, of the matrices alone.
+    - `beta`: $\beta \in [0, 1)$. Default 0.95.
+    - `ns_coefficients`: $(a, b, c)$, or one such triple for each step, of which the
+        last is repeated; or `"standard"`, the default, which is (3.4445, -4.775,
+        2.0315) and leaves singular values between about 0.7 and 1.2; or
+        `"polar-express"`, the best polynomial for each step, which comes closer to 1.
+    - `ns_steps`: how many steps, at least 1. Default 5.
+    - `eps`: $\varepsilon \ge 0$. Default 1e-8.
+    - `weight_decay`: $\lambda \ge 0$. Default 0. Long training of large models wants
+        0.1.
+    - `mask`: which matrices decay: a tree of booleans that is a prefix of the model, or
+        a function of `(path, array)`. By default all do.
+    - `consistent_rms`: $c \ge 0$ for $s = c \sqrt{\max(n_\text{out}, n_\text{in})}$,
+        which makes the root mean square of an update $c$ for every shape. With 0.2,
+        learning rates and decays of AdamW fit. Default `None`, for the $s$ above.
+    - `matrices`: keyword only, as all that follow. Which parameters are matrices: a
+        function of `(path, array)`, or a tree that is a prefix of the model, giving
+        `True` or `"matrix"`; `"stack"`, for layers made by `equinox.filter_vmap`, whose
+        leading axis counts matrices; and `False` or `"fallback"`. By default arrays of
+        at least two axes, and of more than one row and column, are matrices, unless
+        their path has "embed" in it or ends in "bias". Neither stacks nor a last
+        layer, which many train with the fallback, can be known by shape or name: say
+        where they are. [`eqxopt.describe`][] shows the choice.
+    - `fallback`: the optimizer of the other parameters. Default `AdamW(3e-4, b2=0.95,
+        weight_decay=0.0)`.
+    - `nesterov`: whether to look one step ahead. Default `True`.
+    - `method`: `"gram"`, the default, or `"standard"`. Where a matrix is at least 1.5
+        times as long as wide, `"gram"` makes the steps on the small $X X^*$, which at
+        4 : 1 takes half the operations; only rounding differs.
+    - `compute_dtype`: the dtype of the steps. By default that of the parameter, and at
+        least float32, which suits CPUs. bfloat16 is far faster on accelerators; there
+        combine `"polar-express"` with `method="standard"`, because its large first
+        coefficients magnify what rounding does to $X X^*$.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+
+    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
+    axes, with its path.
+
+    **Source:** Jordan et al., [Muon: An optimizer for hidden layers in neural
+    networks](https://kellerjordan.github.io/posts/muon/), 2024, with its coefficients
+    and fallback; Liu et al., [Muon is Scalable for LLM
+    Training](https://arxiv.org/abs/2502.16982), 2025, for `consistent_rms`; Amsel et
+    al., [The Polar Express](https://arxiv.org/abs/2505.16932), 2025; Dao AI Lab,
+    [Gram Newton-Schulz](https://dao-lab.ai/blog/2026/gram-newton-schulz), 2026.
+
+    !!! example
+
+        ```pycon
+        >>> import equinox as eqx, jax, jax.numpy as jnp, eqxopt
+        >>> model = eqx.nn.MLP(2, 2, width_size=4, depth=1, key=jax.random.key(0))
+        >>> opt = eqxopt.Muon(
+        ...     learning_rate=0.02,
+        ...     matrices=lambda path, array: path == ".layers[0].weight",
+        ... ).init(model)
+        >>> print(eqxopt.describe(opt, model))
+        path               shape   dtype    group   rate    state
+        .layers[0].weight  (4, 2)  float32  matrix  0.02    32 B
+        .layers[0].bias    (4,)    float32  AdamW   0.0003  32 B
+        .layers[1].weight  (2, 4)  float32  AdamW   0.0003  64 B
+        .layers[1].bias    (2,)    float32  AdamW   0.0003  16 B
+        total              22                               144 B
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    beta: Hyperparameter = eqx.field(converter=fraction, default=0.95)
+    ns_coefficients: tuple[Triple, ...] = eqx.field(
+        converter=as_coefficients, default="standard", static=True
+    )
+    ns_steps: int = eqx.field(default=5, static=True)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    consistent_rms: Hyperparameter | None = eqx.field(
+        converter=nonnegative, default=None
+    )
+    matrices: Matrices = eqx.field(
+        converter=as_matrices, default=default_matrices, static=True, kw_only=True
+    )
+    fallback: AbstractOptimizer = eqx.field(
+        converter=as_optimizer, default_factory=_adamw, kw_only=True
+    )
+    nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
+    method: Literal["gram", "standard"] = eqx.field(
+        default="gram", static=True, kw_only=True
+    )
+    compute_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True, kw_only=True
+    )
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True, kw_only=True
+    )
+
+    def __check_init__(self) -> None:
+        check_ranges(self)
+        if isinstance(self.ns_steps, bool) or self.ns_steps < 1:
+            raise ValueError(
+                f"`Muon(ns_steps={self.ns_steps})`: `ns_steps` must be at least 1"
+            )
+        if self.method not in ("gram", "standard"):
+            raise ValueError(
+                f"`Muon(method={self.method!r})`: `method` must be 'gram' or 'standard'"
+            )
+
+    def init_matrix(self, param: Inexact[Array, "..."], view: MatrixView) -> Momentum:
+        del view
+        return Momentum(zeros_like(param, self.mu_dtype))
+
+    def update_matrices(
+        self,
+        rules: Sequence[Any],
+        grads: Sequence[Inexact[Array, "..."]],
+        params: Sequence[Inexact[Array, "..."]],
+        states: Sequence[Any],
+        views: Sequence[MatrixView],
+    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+        directions, means = [], []
+        for rule, grad, param, state, view in zip(rules, grads, params, states, views):
+            direction, mean = _direction(rule, count_of(self), grad, param, state, view)
+            directions.append(direction)
+            means.append(mean)
+        eps = [rule.eps for rule in rules]
+        orthogonal = in_batches(self.orthogonal, directions, eps, count_of(self))
+        updates = [
+            _update(rule, x, param, view)
+            for rule, x, param, view in zip(rules, orthogonal, params, views)
+        ]
+        return updates, means
+
+    def orthogonal(
+        self,
+        x: Inexact[Array, "batch rows columns"],
+        eps: Float[Array, "#batch 1 1"],
+    ) -> Inexact[Array, "batch rows columns"]:
+        dtype = x.dtype
+        if self.compute_dtype is not None and not jnp.iscomplexobj(x):
+            dtype = self.compute_dtype
+        gram = self.method == "gram"
+        # Divided in the precision that came: its squares need not fit the other.
+        unit = per_leaf(normalized)(x, eps).astype(dtype)
+        steps = newton_schulz(unit, self.ns_coefficients, self.ns_steps, gram=gram)
+        return steps.astype(x.dtype)
+
+    def scale(self, view: MatrixView) -> float | Float[Array, ""]:
+        if self.consistent_rms is None:
+            return max(1.0, view.rows / max(view.columns, 1)) ** 0.5
+        return self.consistent_rms * max(view.rows, view.columns) ** 0.5
+
+
+@per_leaf
+def _direction(
+    rule: Muon,
+    count: Int[Array, ""],
+    grad: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    state: Momentum,
+    view: MatrixView,
+) -> tuple[Inexact[Array, "batch rows columns"], Momentum]:
+    """The momentum as matrices, and the next state."""
+    dtype = compute_dtype(param.dtype)
+    t, grad = count.astype(real_dtype(dtype)), grad.astype(dtype)
+    mu = ema(widen(state.mu, dtype), grad, rule.beta)
+    mean = debiased_mean(mu, grad, rule.beta, t, nesterov=rule.nesterov)
+    return view.matrices(gathered(mean)), Momentum(mu.astype(state.mu.dtype))
+
+
+@per_leaf
+def _update(
+    rule: Muon,
+    orthogonal: Inexact[Array, "batch rows columns"],
+    param: Inexact[Array, "*shape"],
+    view: MatrixView,
+) -> Inexact[Array, "*shape"]:
+    step = rule.scale(view) * laid_like(view.array(orthogonal), param)
+    decay = rule.weight_decay * param.astype(step.dtype)
+    return -rule.learning_rate * (step + decay)

@@ -1,0 +1,183 @@
+"""What a parameter is as a matrix, and matrices of one shape in one batch."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Float, Inexact, Int
+
+from ._mask import AbstractSelector
+from ._tree import Parameters
+
+
+@jtu.register_static
+@dataclasses.dataclass(frozen=True)
+class MatrixView:
+    """How an array is seen as a batch of matrices of `rows` outputs and `columns`
+    inputs."""
+
+    shape: tuple[int, ...]
+    batch: int
+    rows: int
+    columns: int
+
+    def matrices(
+        self, array: Inexact[Array, "..."]
+    ) -> Inexact[Array, "batch rows columns"]:
+        return array.reshape(self.batch, self.rows, self.columns)
+
+    def array(
+        self, matrices: Inexact[Array, "batch rows columns"]
+    ) -> Inexact[Array, "..."]:
+        return matrices.reshape(self.shape)
+
+
+class Matrices(AbstractSelector):
+    """Which parameters are matrices: `True` or `"matrix"` for (out, in, ...), of which
+    the axes after the first are flattened; `"stack"` for a batch of these along a
+    leading axis; `False` or `"fallback"` for what is none."""
+
+    def read(self, value: Any, what: str) -> str:
+        if isinstance(value, bool):
+            return "matrix" if value else "fallback"
+        if isinstance(value, str) and value in ("matrix", "stack", "fallback"):
+            return value
+        raise TypeError(
+            f"{what} must be True or 'matrix', 'stack', or False or 'fallback', not "
+            f"{value!r}"
+        )
+
+    def views(self, parameters: Parameters, what: str) -> list[MatrixView | None]:
+        """How each parameter is seen as a matrix, `None` where it is not."""
+        views: list[MatrixView | None] = []
+        for i, kind in enumerate(self.at(parameters, what)):
+            shape = parameters.arrays[i].shape
+            axes = int(kind == "stack")
+            if kind == "fallback":
+                views.append(None)
+                continue
+            if len(shape) < axes + 2:
+                raise ValueError(
+                    f"{what}: {parameters.path(i)} has shape {shape}, which cannot be "
+                    f"a {kind}. Choose 'fallback' for it."
+                )
+            columns = math.prod(shape[axes + 1 :])
+            views.append(
+                MatrixView(shape, math.prod(shape[:axes]), shape[axes], columns)
+            )
+        return views
+
+
+def as_matrices(choice: Any) -> Matrices:
+    return choice if isinstance(choice, Matrices) else Matrices(choice)
+
+
+def default_matrices(path: str, array: Inexact[Array, "..."]) -> str:
+    """Arrays of two axes and more that have more than one row and column, and no
+    "embed" in their path.
+
+    A convolution's bias in Equinox has shape (out, 1, 1): its one column makes it a
+    vector. By the name `bias` stacked biases are known.
+    """
+    if array.ndim < 2 or "embed" in path.lower() or path.endswith("bias"):
+        return "fallback"
+    rows, columns = array.shape[0], math.prod(array.shape[1:])
+    return "matrix" if min(rows, columns) > 1 else "fallback"
+
+
+def in_batches(
+    function: Callable[..., Inexact[Array, "_ r c"]],
+    matrices: Sequence[Inexact[Array, "_ _ _"]],
+    scalars: Sequence[Float[Array, ""]],
+    count: Int[Array, ""],
+) -> list[Inexact[Array, "_ _ _"]]:
+    """`function` of each batch of matrices and its scalar, all of one size and dtype
+    at once.
+
+    They come with at most as many rows as columns: `function` must not mind being
+    given the transpose. `count` is that of the updates.
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, x in enumerate(matrices):
+        groups.setdefault((*sorted(x.shape[1:]), str(x.dtype)), []).append(i)
+    results = list(matrices)
+    for members in groups.values():
+        wide = [i for i in members if matrices[i].shape[1] <= matrices[i].shape[2]]
+        tall = [i for i in members if matrices[i].shape[1] > matrices[i].shape[2]]
+        # Those that have to be transposed are so together: one operation to compile.
+        batches = [_join([matrices[i] for i in part]) for part in (wide, tall) if part]
+        if tall:
+            batches[-1] = jnp.swapaxes(batches[-1], 1, 2)
+        in_order = [(scalars[i], len(matrices[i])) for i in (*wide, *tall)]
+        result = function(_join(batches), _column(in_order))
+        split = sum(len(matrices[i]) for i in wide)
+        if wide:
+            parts = _split(result[:split], [len(matrices[i]) for i in wide], count)
+            results = _exchanged(results, wide, parts)
+        if tall:
+            batch = jnp.swapaxes(result[split:], 1, 2)
+            parts = _split(batch, [len(matrices[i]) for i in tall], count)
+            results = _exchanged(results, tall, parts)
+    return results
+
+
+def _join(batches: Sequence[Inexact[Array, "_ _ _"]]) -> Inexact[Array, "_ _ _"]:
+    return batches[0] if len(batches) == 1 else jnp.concatenate(batches)
+
+
+def _column(
+    scalars: Sequence[tuple[Float[Array, ""], int]],
+) -> Float[Array, "#batch 1 1"]:
+    """Each scalar as often as it is said, beside a batch."""
+    if len({id(x) for x, _ in scalars}) == 1:  # usually all share one
+        return scalars[0][0][None, None, None]
+    return jnp.concatenate([jnp.full((n, 1, 1), x) for x, n in scalars])
+
+
+def _split(
+    batch: Inexact[Array, "_ r c"], lengths: Sequence[int], count: Int[Array, ""]
+) -> list[Inexact[Array, "_ r c"]]:
+    if len(lengths) == 1:
+        return [batch]
+    starts = tuple(sum(lengths[:i]) for i in range(len(lengths)))
+    # Slices at places that the compiler knows are a kernel each, which took most of
+    # the time to compile. It cannot tell that there is no negative count, and so all
+    # slices of one size share a kernel.
+    places = jax.lax.cond(
+        count < 0,
+        lambda: tuple(jnp.zeros((), jnp.int32) for _ in starts),
+        lambda: tuple(jnp.asarray(start, jnp.int32) for start in starts),
+    )
+    return [
+        jax.lax.dynamic_slice_in_dim(batch, place, length)
+        for place, length in zip(places, lengths)
+    ]
+
+
+def _exchanged(old: list[Any], at: Sequence[int], new: Sequence[Any]) -> list[Any]:
+    changes = dict(zip(at, new))
+    return [changes.get(i, x) for i, x in enumerate(old)]
+
+
+def gathered(x: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:
+    """`x`, if it lies in shards by its type, whole on every device: for products along
+    a sharded axis there is no one place."""
+    sharding = jax.typeof(x).sharding
+    if all(axis is None for axis in sharding.spec):
+        return x
+    whole = jax.sharding.PartitionSpec(*[None] * x.ndim)
+    return jax.sharding.reshard(x, jax.sharding.NamedSharding(sharding.mesh, whole))
+
+
+def laid_like(
+    x: Inexact[Array, "*shape"], param: Inexact[Array, "*shape"]
+) -> Inexact[Array, "*shape"]:
+    """`x` in the shards in which the type of `param` says that it lies."""
+    sharding = jax.typeof(param).sharding
+    if all(axis is None for axis in sharding.spec):
+        return x
+    return jax.sharding.reshard(x, sharding)

@@ -1,0 +1,304 @@
+"""Muon: what a matrix is, the iterations, and the parts of the contract that concern
+its fallback."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import Model
+
+import eqxopt
+from eqxopt._matrix import as_matrices, default_matrices, in_batches
+from eqxopt._newton_schulz import newton_schulz, normalized, POLAR_EXPRESS, STANDARD
+from eqxopt._tree import Parameters
+
+
+EPS = np.zeros((1, 1, 1))
+
+
+def random(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape, float)
+
+
+class Network(eqx.Module):
+    embedding: eqx.nn.Embedding
+    convolution: eqx.nn.Conv2d
+    stack: eqx.nn.Linear
+    norm: eqx.nn.LayerNorm
+
+    def __init__(self):
+        keys = jax.random.split(jax.random.key(0), 3)
+        self.embedding = eqx.nn.Embedding(5, 4, key=keys[0])
+        self.convolution = eqx.nn.Conv2d(3, 6, 2, key=keys[1])
+        make = lambda key: eqx.nn.Linear(4, 7, key=key)
+        self.stack = eqx.filter_vmap(make)(jax.random.split(keys[2], 3))
+        self.norm = eqx.nn.LayerNorm(4)
+
+
+def stacks(path, array):
+    return "stack" if path == ".stack.weight" else default_matrices(path, array)
+
+
+class TestMatrices:
+    def views(self, choice):
+        parameters = Parameters(Network())
+        views = as_matrices(choice).views(parameters, "`Muon.matrices`")
+        return {
+            path: view and (view.batch, view.rows, view.columns)
+            for path, view in zip(parameters.paths, views)
+        }
+
+    def test_default(self):
+        """Embeddings, biases, of which a convolution's has three axes, and norms are
+        no matrices; nor are stacked biases."""
+        found = {path for path, view in self.views(default_matrices).items() if view}
+        assert found == {".convolution.weight", ".stack.weight"}
+
+    def test_convolutions_are_flattened_and_stacks_are_batches(self):
+        views = self.views(stacks)
+        assert views[".convolution.weight"] == (1, 6, 3 * 2 * 2)
+        assert views[".stack.weight"] == (3, 7, 4)
+        assert views[".stack.bias"] is None
+
+    def test_too_few_axes(self):
+        for kind, path in ((True, ".norm.weight"), ("stack", ".stack.bias")):
+            choice = lambda p, x: kind if p == path else False  # noqa: B023
+            with pytest.raises(
+                ValueError, match=rf"`Muon.matrices`: \{path} has shape"
+            ):
+                eqxopt.Muon(0.1, matrices=choice).init(Network())
+
+    def test_unknown_kind(self):
+        with pytest.raises(TypeError, match="'matrix', 'stack', or False"):
+            eqxopt.Muon(0.1, matrices={"a": "vector"})
+
+    def test_tree_and_function_agree(self):
+        params = {"a": random(3, 4), "b": random(4, 3)}
+        by_tree = eqxopt.Muon(0.1, matrices={"a": True, "b": "fallback"})
+        by_function = eqxopt.Muon(0.1, matrices=lambda path, x: "a" in path)
+        for opt in (by_tree, by_function):
+            opt = opt.init(params)
+            assert opt.state["b"] is None and opt.fallback.state["a"] is None
+            new, _ = opt.apply(params, params)
+            assert not np.array_equal(new["b"], params["b"])
+
+    def test_a_stack_is_its_matrices(self, x64):
+        """And a stack of biases is left to the fallback."""
+        stack = random(3, 5, 2)
+        grads = random(3, 5, 2, seed=1)
+        one = eqxopt.Muon(0.1).init(stack[0])
+        many = eqxopt.Muon(0.1, matrices="stack").init(stack)
+        expected = [one.apply(g, x)[0] for g, x in zip(grads, stack)]
+        got, _ = many.apply(grads, stack)
+        np.testing.assert_allclose(got, jnp.stack(expected), rtol=1e-12, atol=1e-12)
+
+    def test_the_scale_is_that_of_outputs_first(self, x64):
+        """A matrix of 4 outputs and 1 input would move by 2, its transpose by 1."""
+        for shape, size in (((8, 2), 2.0), ((2, 8), 1.0)):
+            x = random(*shape)
+            opt = eqxopt.Muon(1.0, ns_coefficients="polar-express", ns_steps=8)
+            updates, _ = opt.init(x).update(x, x)
+            np.testing.assert_allclose(
+                np.linalg.svd(updates, compute_uv=False), size, rtol=1e-6
+            )
+
+    def test_consistent_rms(self, x64):
+        x = random(8, 3)
+        opt = eqxopt.Muon(
+            1.0, ns_coefficients="polar-express", ns_steps=8, consistent_rms=0.2
+        )
+        updates, _ = opt.init(x).update(x, x)
+        assert np.sqrt(np.mean(updates**2)) == pytest.approx(0.2, rel=1e-6)
+
+    def test_batches_give_what_each_alone_gives(self, x64):
+        shapes = [(1, 3, 5), (1, 5, 3), (2, 3, 5), (1, 4, 4), (1, 3, 5), (1, 0, 2)]
+        xs = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
+        scalars = [jnp.asarray(float(i)) for i in range(len(xs))]
+        calls = []
+
+        def both(x, scalar):
+            calls.append(x.shape)
+            return x * (1.0 + scalar)
+
+        for run in (in_batches, jax.jit(in_batches, static_argnums=0)):
+            calls.clear()
+            got = run(both, xs, scalars, jnp.asarray(1))
+            assert sorted(calls) == [(1, 0, 2), (1, 4, 4), (5, 3, 5)]
+            for i, (x, y) in enumerate(zip(xs, got, strict=True)):
+                np.testing.assert_array_equal(y, x * (1.0 + i))
+
+
+class TestNewtonSchulz:
+    @pytest.mark.parametrize("shape", [(4, 6, 6), (4, 6, 9), (4, 5, 40)])
+    @pytest.mark.parametrize(
+        "coefficients, steps, low, high",
+        [
+            (STANDARD, 5, 0.6, 1.3),
+            (POLAR_EXPRESS, 5, 0.75, 1.2),
+            (POLAR_EXPRESS, 9, 1, 1),
+        ],
+    )
+    def test_singular_values(self, shape, coefficients, steps, low, high, x64):
+        """In the band that is known for five steps, where they were above 1e-2."""
+        spread = np.geomspace(0.02, 1.0, shape[1])[None, None]
+        u, _, v = np.linalg.svd(np.asarray(random(*shape)), full_matrices=False)
+        x = normalized(jnp.asarray(u * spread @ v), jnp.asarray(EPS))
+        for gram in (False, True):
+            y = newton_schulz(x, coefficients, steps, gram=gram)
+            values = np.linalg.svd(y, compute_uv=False)
+            assert np.all(values >= low - 1e-6) and np.all(values <= high + 1e-6)
+
+    @pytest.mark.parametrize("steps", [1, 2, 5, 7, 12])
+    @pytest.mark.parametrize("coefficients", [STANDARD, POLAR_EXPRESS])
+    def test_gram_is_standard(self, coefficients, steps, x64):
+        x = normalized(random(3, 4, 16), jnp.asarray(EPS))
+        standard = newton_schulz(x, coefficients, steps, gram=False)
+        gram = newton_schulz(x, coefficients, steps, gram=True)
+        np.testing.assert_allclose(gram, standard, rtol=1e-8, atol=1e-8)
+
+    @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-3), ("float16", 0.05)])
+    def test_gram_in_low_precision_of_a_singular_matrix(self, dtype, tolerance):
+        x = jax.random.normal(jax.random.key(0), (2, 32, 4)) @ jax.random.normal(
+            jax.random.key(1), (2, 4, 128)
+        )
+        x = normalized(x, jnp.asarray(EPS, jnp.float32))
+        expected = newton_schulz(x, STANDARD, 5, gram=False)
+        got = newton_schulz(x.astype(dtype), STANDARD, 5, gram=True)
+        np.testing.assert_allclose(got.astype(jnp.float32), expected, atol=tolerance)
+
+    def test_tiny_and_zero(self):
+        """Squares that underflow do no harm, and 0 stays 0, also without eps."""
+        for scale in (1e-30, 0.0):
+            x = scale * jax.random.normal(jax.random.key(0), (4, 6))
+            updates, _ = eqxopt.Muon(1.0, eps=0.0).init(x).update(x, x)
+            largest = jnp.max(jnp.abs(updates))
+            assert 0.1 < largest < 2 if scale else largest == 0
+
+    def test_options(self):
+        with pytest.raises(ValueError, match="'standard', 'polar-express'"):
+            eqxopt.Muon(0.1, ns_coefficients="best")
+        with pytest.raises(ValueError, match="three numbers"):
+            eqxopt.Muon(0.1, ns_coefficients=(1.0, 2.0))
+        with pytest.raises(ValueError, match="`ns_steps` must be at least 1"):
+            eqxopt.Muon(0.1, ns_steps=0)
+
+
+class TestFallback:
+    def test_describe_shows_the_choice(self):
+        model = Network()
+        table = eqxopt.describe(eqxopt.Muon(0.5, matrices=stacks).init(model), model)
+        groups = {row.split()[0]: row for row in table.splitlines()}
+        assert " stack   0.5 " in groups[".stack.weight"]
+        assert " matrix  0.5 " in groups[".convolution.weight"]
+        assert " AdamW   0.0003 " in groups[".embedding.weight"]
+
+    def test_describe_inside_a_partition(self):
+        model = Model()
+        opt = eqxopt.Partition(
+            {"first": eqxopt.Muon(0.5), "rest": eqxopt.Freeze()},
+            lambda path, x: "first" if "layers[0]" in path else "rest",
+        ).init(model)
+        table = eqxopt.describe(opt, model)
+        assert "first.matrix" in table and "first.AdamW" in table and "rest" in table
+
+    def test_hyperparameters_have_names(self):
+        opt = eqxopt.Muon(0.1).init(Model())
+        assert float(opt.hyperparameters()["AdamW.learning_rate"]) == pytest.approx(
+            3e-4
+        )
+        opt = opt.replace(**{"AdamW.learning_rate": 0.5, "learning_rate": 0.2})
+        assert float(opt.hyperparameters()["AdamW.learning_rate"]) == 0.5
+        assert float(opt.learning_rate) == pytest.approx(0.2)
+
+    def test_it_trains_alone_what_is_no_matrix(self):
+        params = {"w": random(3, 4), "b": random(4)}
+        inner = eqxopt.SGD(0.1, momentum=0.9)
+        opt, alone = eqxopt.Muon(0.1, fallback=inner).init(params), inner.init(params)
+        ours = theirs = params
+        for _ in range(3):
+            ours, opt = opt.apply(ours, ours)
+            theirs, alone = alone.apply(theirs, theirs)
+        np.testing.assert_allclose(ours["b"], theirs["b"], rtol=1e-6)
+
+    def test_a_fallback_that_needs_the_loss(self):
+        params = {"w": random(3, 4), "b": random(4)}
+        opt = eqxopt.Muon(0.1, fallback=eqxopt.PolyakSGD()).init(params)
+        opt.apply(params, params, value=1.0)
+        with pytest.raises(ValueError, match="`PolyakSGD` needs the loss"):
+            opt.apply(params, params)
+
+    def test_the_fallback_is_evaluated_at_its_own_average(self):
+        params = {"w": random(3, 4), "b": random(4)}
+        opt = eqxopt.Muon(0.1, fallback=eqxopt.EMA(eqxopt.SGD(0.1), 0.5)).init(params)
+        after, opt = opt.apply(params, params)
+        after, opt = opt.apply(params, after)
+        evaluated = opt.eval_params(after)
+        np.testing.assert_array_equal(evaluated["w"], after["w"])
+        assert not np.array_equal(evaluated["b"], after["b"])
+
+    def test_gradients_of_its_hyperparameters_also_at_zero(self, x64):
+        params = {"w": random(3, 4), "b": random(4), "still": jnp.ones((2, 2))}
+        names = ["learning_rate", "beta", "AdamW.learning_rate", "AdamW.b1"]
+
+        def final(values):
+            opt = eqxopt.Muon(0.1, fallback=eqxopt.AdamW(0.1)).replace(**values)
+            opt, new = opt.init(params), params
+            for _ in range(3):
+                grads = new | {"still": jnp.zeros((2, 2))}
+                new, opt = opt.apply(grads, new)
+            return sum(jnp.sum(x**2) for x in new.values())
+
+        slopes = jax.grad(final)(dict.fromkeys(names, 0.1))
+        assert all(np.isfinite(x) and x != 0 for x in slopes.values())
+
+    def test_none_gradients_of_either(self):
+        params = {"w": random(3, 4), "b": random(4), "v": random(3, 4), "c": random(4)}
+        opt = eqxopt.Muon(0.1, weight_decay=0.1).init(params)
+        params, opt = opt.apply(params, params)
+        new, after = opt.apply(params | {"w": None, "b": None}, params)
+        for name, state in (("w", opt.state), ("b", opt.fallback.state)):
+            np.testing.assert_array_equal(new[name], params[name])
+            changed = after.state if name == "w" else after.fallback.state
+            assert eqx.tree_equal(changed[name], state[name])
+        assert not np.array_equal(new["v"], params["v"])
+        assert not np.array_equal(new["c"], params["c"])
+
+
+def test_compute_dtype():
+    """The steps in bfloat16 are near those in float32, and updates stay float32."""
+    x = random(16, 24)
+    exact, _ = eqxopt.Muon(1.0).init(x).update(x, x)
+    opt = eqxopt.Muon(1.0, compute_dtype=jnp.bfloat16, method="standard").init(x)
+    rough, _ = opt.update(x, x)
+    assert rough.dtype == jnp.float32
+    assert 1e-6 < jnp.max(jnp.abs(rough - exact)) < 0.05
+
+
+def test_choices_per_parameter_in_one_batch(x64):
+    params = {"a": random(3, 5), "b": random(5, 3, seed=1)}
+    by_path = lambda low, high: lambda path, x: low if "a" in path else high
+    opt = eqxopt.Muon(by_path(0.1, 0.2), eps=by_path(0.5, 0.0)).init(params)
+    got, _ = opt.apply(params, params)
+    for name, rate, eps in (("a", 0.1, 0.5), ("b", 0.2, 0.0)):
+        alone = eqxopt.Muon(rate, eps=eps).init(params[name])
+        expected, _ = alone.apply(params[name], params[name])
+        np.testing.assert_allclose(got[name], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_population():
+    """`vmap` over the rates of both, with the count mapped too."""
+    params = {"w": random(3, 5), "v": random(5, 3), "b": random(4)}
+
+    def final(rate):
+        opt = eqxopt.Muon(rate, fallback=eqxopt.AdamW(rate)).init(params)
+        return opt.apply(params, params)
+
+    rates = jnp.asarray([0.1, 0.2])
+    models, opts = jax.vmap(final)(rates)
+    models, opts = jax.vmap(lambda o, m: o.apply(m, m))(opts, models)
+    for i, rate in enumerate(rates):
+        model, opt = final(rate)
+        model, _ = opt.apply(model, model)
+        for name in params:
+            np.testing.assert_allclose(models[name][i], model[name], rtol=1e-5)
