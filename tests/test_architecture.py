@@ -28,7 +28,7 @@ FLOORS = [
     ["_optimizer"],
     ["_rules"],
     ["_wrapping", "_leafwise", "_rescaling"],
-    ["_matrixwise", "_transform"],
+    ["_coupled", "_matrixwise", "_transform"],
     ["_optim"],
     ["_matrices"],
     ["_wrapper"],
