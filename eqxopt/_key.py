@@ -24,18 +24,21 @@ def as_key_data(seed: int | Int[Array, ""] | PRNGKeyArray) -> KeyData:
     raise TypeError(f"expected an integer seed or a PRNG key, got {seed!r}")
 
 
-def split_key(data: KeyData) -> tuple[PRNGKeyArray, KeyData]:
-    """A key to use now, and the bits to keep for the next time."""
-    now, later = jax.random.split(jax.random.wrap_key_data(data))
-    return now, jax.random.key_data(later)
-
-
-def own_keys(module: Any, i: int) -> dict[str, KeyData]:
-    """The key fields of `module`, each made the `i`-th parameter's own."""
-    return {
+def own_keys(
+    module: Any, count: Int[Array, ""], length: int
+) -> list[dict[str, KeyData]]:
+    """The key fields of `module`, made the own ones of each of `length` parameters at
+    the step `count`."""
+    columns = {
         field.name: jax.random.key_data(
-            jax.random.fold_in(jax.random.wrap_key_data(getattr(module, field.name)), i)
+            jax.random.split(
+                jax.random.fold_in(
+                    jax.random.wrap_key_data(getattr(module, field.name)), count
+                ),
+                length,
+            )
         )
         for field in dataclasses.fields(module)
         if field.metadata.get("converter") is as_key_data
     }
+    return [{name: keys[i] for name, keys in columns.items()} for i in range(length)]

@@ -25,8 +25,8 @@ class AbstractLeafwiseTransform(AbstractTransform):
 
     A subclass is its hyperparameters, `init_leaf` and `update_leaf`. In both methods
     every hyperparameter of `self` is the scalar of this step and this parameter, and
-    a mask is the boolean of this parameter; in `init_leaf` a key is this parameter's
-    own. A rule without state has `()` for it. Arrays come at least in float32; what the
+    a mask is the boolean of this parameter; in `update_leaf` a key is that of this step
+    and this parameter. A rule without state has `()` for it. Arrays come at least in float32; what the
     rule returns as state is rounded to the dtype that `init_leaf` gave it.
     """
 
@@ -48,12 +48,13 @@ class AbstractLeafwiseTransform(AbstractTransform):
         parameters = Parameters(params)
         new = started(self, parameters)
         states = [
-            beside(param, replace_fields(rule, **own_keys(self, i)).init_leaf(param))
-            for i, (rule, param) in enumerate(
-                zip(rules(new, parameters), parameters.arrays)
-            )
+            beside(param, rule.init_leaf(param))
+            for rule, param in zip(rules(new, parameters), parameters.arrays)
         ]
-        return replace_fields(new, state=parameters.tree(states))
+        # Nothing for every parameter is kept as one nothing: a tree of them, as deep
+        # as the model, would have to be taken apart in every step.
+        nothing = all(map(_is_nothing, states))
+        return replace_fields(new, state=() if nothing else parameters.tree(states))
 
     def update(
         self,
@@ -68,8 +69,12 @@ class AbstractLeafwiseTransform(AbstractTransform):
         count = count_of(self) + 1
         t = count.astype(jnp.float32)
         parameters = Parameters(params)
-        states = parameters.align(self.state, f"`{name}`: the optimizer's states")
+        stateless = _is_nothing(self.state)
+        states = [()] * len(parameters)
+        if not stateless:
+            states = parameters.align(self.state, f"`{name}`: the optimizer's states")
         grad_leaves = gradients(self, grads, parameters)
+        keys = own_keys(self, count_of(self), len(parameters))
         updates: list[Array | None] = [None] * len(parameters)
         for i, rule in enumerate(rules(self, parameters)):
             grad, param, state = grad_leaves[i], parameters.arrays[i], states[i]
@@ -81,15 +86,16 @@ class AbstractLeafwiseTransform(AbstractTransform):
                     "the model. Call `opt = opt.init(model)` again."
                 )
             try:
-                updates[i], states[i] = _update_leaf(rule, t, grad, param, state)
+                keyed = replace_fields(rule, **keys[i]) if keys[i] else rule
+                updates[i], states[i] = _update_leaf(keyed, t, grad, param, state)
             except _StateMismatch as error:
                 raise ValueError(
                     f"`{name}`: the state at {parameters.path(i)} does not fit the "
                     f"parameter of shape {param.shape}: {error}. Call "
                     "`opt = opt.init(model)` again."
                 ) from None
-        new = replace_fields(self, count=count, state=parameters.tree(states))
-        return parameters.tree(updates), new
+        state = () if stateless else parameters.tree(states)
+        return parameters.tree(updates), replace_fields(self, count=count, state=state)
 
 
 class AbstractLeafwiseOptimizer(AbstractLeafwiseTransform, AbstractOptimizer):
@@ -101,6 +107,10 @@ class AbstractLeafwiseOptimizer(AbstractLeafwiseTransform, AbstractOptimizer):
 
 class _StateMismatch(Exception):
     pass
+
+
+def _is_nothing(state: PyTree) -> bool:
+    return isinstance(state, tuple) and not state
 
 
 @jax.jit

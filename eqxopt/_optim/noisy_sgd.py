@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Inexact
 from .._hyperparameter import Hyperparameter, nonnegative, real
 from .._key import as_key_data, KeyData
 from .._leafwise import AbstractLeafwiseOptimizer
-from .._noise import fading_noise, NoiseKey
+from .._noise import fading_noise
 
 
 class NoisySGD(AbstractLeafwiseOptimizer):
@@ -25,8 +25,8 @@ class NoisySGD(AbstractLeafwiseOptimizer):
     its own noise. That of a complex parameter has $\mathrm E\, |n_t|^2 = \sigma_t^2$,
     half of it real and half imaginary.
 
-    Each parameter's random key is derived from `seed` and kept in the state. Two runs
-    with one seed agree, but optax derives its keys otherwise, so its noise with that
+    The random key of each parameter and step is derived from `seed`. Two runs with one
+    seed agree, but optax derives its keys otherwise, so its noise with that
     seed is another draw from the same distribution. `jax.vmap` over seeds trains
     different runs in one program.
 
@@ -61,15 +61,15 @@ class NoisySGD(AbstractLeafwiseOptimizer):
     gamma: Hyperparameter = eqx.field(converter=real, default=0.55)
     seed: KeyData = eqx.field(converter=as_key_data, default=0)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> NoiseKey:
-        return NoiseKey(self.seed)
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        return ()
 
     def update_leaf(
         self,
         t: Float[Array, ""],
         grad: Inexact[Array, "*shape"],
         param: Inexact[Array, "*shape"],
-        state: NoiseKey,
-    ) -> tuple[Inexact[Array, "*shape"], NoiseKey]:
-        noise, state = fading_noise(state, grad, self.eta, self.gamma, t)
-        return -self.learning_rate * (grad + noise), state
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        noise = fading_noise(self.seed, grad, self.eta, self.gamma, t)
+        return -self.learning_rate * (grad + noise), ()

@@ -12,11 +12,11 @@ from .._leafwise import AbstractLeafwiseOptimizer
 
 
 class StepSizes(NamedTuple):
-    """The length of each entry's step, and the sign of its last gradient: 0 before
-    the first and after a turn."""
+    """The length of each entry's step, and the last step with its sign: 0 before the
+    first and after a turn."""
 
     step_size: Float[Array, "*shape"]
-    sign: Float[Array, "*shape"]
+    step: Float[Array, "*shape"]
 
 
 class Rprop(AbstractLeafwiseOptimizer):
@@ -101,7 +101,7 @@ class Rprop(AbstractLeafwiseOptimizer):
             )
         return StepSizes(
             step_size=real_zeros_like(param) + self.learning_rate,
-            sign=real_zeros_like(param),
+            step=real_zeros_like(param),
         )
 
     def update_leaf(
@@ -111,14 +111,13 @@ class Rprop(AbstractLeafwiseOptimizer):
         param: Inexact[Array, "*shape"],
         state: StepSizes,
     ) -> tuple[Inexact[Array, "*shape"], StepSizes]:
-        # Signs are kept and not gradients, whose product could underflow to 0.
-        sign = jnp.sign(grad)
-        agreement = sign * state.sign
+        # Of signs, because a product of gradients could underflow to 0.
+        agreement = jnp.sign(grad) * -jnp.sign(state.step)
         factor = jnp.where(agreement > 0, self.eta_plus, self.eta_minus)
         changed = jnp.clip(
             factor * state.step_size, self.min_step_size, self.max_step_size
         )
         step_size = jnp.where(agreement == 0, state.step_size, changed)
-        new = StepSizes(step_size, jnp.where(agreement < 0, 0, sign))
-        taken = state if self.delayed else new
-        return jnp.where(agreement < 0, 0, -taken.step_size * taken.sign), new
+        step = jnp.where(agreement < 0, 0, -step_size * jnp.sign(grad))
+        taken = jnp.where(agreement < 0, 0, state.step) if self.delayed else step
+        return taken, StepSizes(step_size, step)

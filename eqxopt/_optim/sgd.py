@@ -12,9 +12,9 @@ from .._leafwise import AbstractLeafwiseOptimizer
 
 
 class Trace(NamedTuple):
-    """A decaying sum of a parameter's gradients; nothing without momentum."""
+    """A decaying sum of a parameter's gradients."""
 
-    trace: Inexact[Array, "*shape"] | None
+    trace: Inexact[Array, "*shape"]
 
 
 class SGD(AbstractLeafwiseOptimizer):
@@ -66,9 +66,9 @@ class SGD(AbstractLeafwiseOptimizer):
         converter=as_dtype, default=None, static=True
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Trace:
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Trace | tuple[()]:
         if self.momentum is None:
-            return Trace(None)
+            return ()
         return Trace(zeros_like(param, self.accumulator_dtype))
 
     def update_leaf(
@@ -76,10 +76,10 @@ class SGD(AbstractLeafwiseOptimizer):
         t: Float[Array, ""],
         grad: Inexact[Array, "*shape"],
         param: Inexact[Array, "*shape"],
-        state: Trace,
-    ) -> tuple[Inexact[Array, "*shape"], Trace]:
+        state: Trace | tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], Trace | tuple[()]]:
         momentum = self.momentum
-        if momentum is None or state.trace is None:
+        if momentum is None or not isinstance(state, Trace):
             return -self.learning_rate * grad, state
         trace = grad + momentum * state.trace
         step = grad + momentum * trace if self.nesterov else trace

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Inexact
 from .._hyperparameter import Hyperparameter, nonnegative, real
 from .._key import as_key_data, KeyData
 from .._leafwise import AbstractLeafwiseTransform
-from .._noise import fading_noise, NoiseKey
+from .._noise import fading_noise
 
 
 class AddNoise(AbstractLeafwiseTransform):
@@ -24,7 +24,7 @@ class AddNoise(AbstractLeafwiseTransform):
     its own noise. That of a complex parameter has $\mathrm E\, |n_t|^2 = \sigma_t^2$,
     half of it real and half imaginary.
 
-    Each parameter's random key is derived from `seed` and kept in the state, as in
+    The random key of each parameter and step is derived from `seed`, as in
     [`eqxopt.NoisySGD`][], whose noise with the same seed is the same. optax draws
     otherwise from the same distribution.
 
@@ -55,15 +55,15 @@ class AddNoise(AbstractLeafwiseTransform):
     gamma: Hyperparameter = eqx.field(converter=real, default=0.55)
     seed: KeyData = eqx.field(converter=as_key_data, default=0)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> NoiseKey:
-        return NoiseKey(self.seed)
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        return ()
 
     def update_leaf(
         self,
         t: Float[Array, ""],
         grad: Inexact[Array, "*shape"],
         param: Inexact[Array, "*shape"],
-        state: NoiseKey,
-    ) -> tuple[Inexact[Array, "*shape"], NoiseKey]:
-        noise, state = fading_noise(state, grad, self.eta, self.gamma, t)
-        return grad + noise, state
+        state: tuple[()],
+    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+        noise = fading_noise(self.seed, grad, self.eta, self.gamma, t)
+        return grad + noise, ()
