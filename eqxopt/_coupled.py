@@ -5,15 +5,22 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import equinox as eqx
-from jaxtyping import Array, Inexact, PyTree
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Float, Inexact, PyTree
 
-from ._dtype import compute_dtype
-from ._optimizer import AbstractOptimizer, count_of, needed_value
-from ._rescaling import wide_gradients
-from ._rules import rules, started
+from ._dtype import compute_dtype, real_dtype, widest_real_dtype
+from ._number import copied
+from ._optimizer import (
+    AbstractOptimizer,
+    count_of,
+    hyperparameter_names,
+    needed_value,
+)
+from ._rules import gradients, rules, started
 from ._tree import beside, Parameters, replace_fields
 from ._types import Self
-from ._wrapping import states_of
+from ._wrapping import per_leaf, scalar_of, states_of, summed
 
 
 M = TypeVar("M")
@@ -23,12 +30,20 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
     """An optimizer that treats every parameter by the same rule, in which numbers
     about all of them together have a part: a norm, a distance, an estimated rate.
 
-    A subclass is its hyperparameters, `init_leaf`, `init_shared` and
-    `update_together`.
+    A step is made in three parts. `measure_leaf` takes in the gradient of one parameter
+    and gives its terms of some sums over all; `update_shared` makes the next shared
+    numbers of the sums; and with these `update_leaf` gives the update of one parameter.
+
+    A subclass is its hyperparameters and these methods. In those of one parameter every
+    hyperparameter of `self` is the scalar of this step and this parameter; in those of
+    all, `self` has only `shared_hyperparameters`. All arrays come at least in float32,
+    and the shared numbers in the dtype of the others.
     """
 
     shared: PyTree = eqx.field(default=None, init=False)
     """The numbers that all parameters share."""
+    shared_hyperparameters: eqx.AbstractClassVar[tuple[str, ...]]
+    """The names of those that are one number for the whole model."""
 
     @abc.abstractmethod
     def init_leaf(self, param: Inexact[Array, "*shape"]) -> PyTree:
@@ -39,23 +54,34 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
         """The numbers that `params`, all parameters, share before the first update."""
 
     @abc.abstractmethod
-    def update_together(
+    def measure_leaf(
         self,
-        rules: Sequence[Any],
-        grads: Sequence[Inexact[Array, "..."]],
-        params: Sequence[Inexact[Array, "..."]],
-        states: Sequence[Any],
-        *,
-        value: Any,
-    ) -> tuple[list[Inexact[Array, "..."]], list[Any], PyTree]:
-        """The updates of all parameters that have a gradient, their next states, and
-        the next numbers that they share.
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Any,
+        shared: Any,
+    ) -> tuple[PyTree, Any]:
+        """The terms of the sums that one parameter gives in the update number `t`, from
+        1, and its next state."""
 
-        `rules` are this optimizer as each parameter sees it: every hyperparameter is
-        the scalar of this step and parameter, in the parameter's real dtype. Gradients
-        and parameters come at least in float32. `self.count` is already that of this
-        update, and `self.shared` are the numbers so far.
-        """
+    @abc.abstractmethod
+    def update_shared(
+        self, t: Float[Array, ""], sums: Any, shared: Any, value: Any
+    ) -> PyTree:
+        """The next shared numbers. `value` is the loss, or `None`."""
+
+    @abc.abstractmethod
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Any,
+        shared: Any,
+    ) -> Inexact[Array, "*shape"]:
+        """The update of one parameter, from its next state and the next shared
+        numbers."""
 
     def init(self, params: PyTree) -> Self:
         parameters = Parameters(params)
@@ -64,10 +90,11 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
             beside(param, rule.init_leaf(param))
             for rule, param in zip(_rules(new, parameters), parameters.arrays)
         ]
+        whole = _of_all(new, widest_real_dtype(parameters.arrays))
         return replace_fields(
             new,
             state=parameters.tree(states),
-            shared=new.init_shared(parameters.arrays),
+            shared=copied(whole.init_shared(parameters.arrays)),
         )
 
     def update(
@@ -80,21 +107,33 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
     ) -> tuple[PyTree, Self]:
         del value_fn
         count = count_of(self) + 1
+        t = count.astype(jnp.float32)
         parameters = Parameters(params)
-        grad_leaves = wide_gradients(self, grads, parameters)
+        grad_leaves = gradients(self, grads, parameters)
         states = states_of(self, parameters, grad_leaves)
-        every_rule = _rules(self, parameters)
-        at = [i for i, grad in enumerate(grad_leaves) if grad is not None]
-        changes, new_states, shared = replace_fields(self, count=count).update_together(
-            [every_rule[i] for i in at],
-            [grad for grad in grad_leaves if grad is not None],
-            [_wide(parameters.arrays[i]) for i in at],
-            [states[i] for i in at],
-            value=None if value is None else needed_value(self, value),
-        )
+        leaves = [
+            (i, rule, grad, param)
+            for i, (rule, grad, param) in enumerate(
+                zip(_rules(self, parameters), grad_leaves, parameters.arrays)
+            )
+            if grad is not None
+        ]
+        terms = []
+        for i, rule, grad, param in leaves:
+            term, states[i] = _measure_leaf(
+                rule, t, grad, param, states[i], self.shared
+            )
+            terms.append(term)
+        shared = self.shared
+        if terms:
+            dtype = widest_real_dtype(parameters.arrays)
+            loss = None if value is None else needed_value(self, value).astype(dtype)
+            shared = _of_all(self, dtype).update_shared(
+                t.astype(dtype), summed(terms, dtype), shared, loss
+            )
         updates: list[Array | None] = [None] * len(parameters)
-        for i, change, state in zip(at, changes, new_states):
-            updates[i], states[i] = change, state
+        for i, rule, grad, param in leaves:
+            updates[i] = _update_leaf(rule, t, grad, param, states[i], shared)
         return parameters.tree(updates), replace_fields(
             self, count=count, state=parameters.tree(states), shared=shared
         )
@@ -110,5 +149,54 @@ def _rules(
     return rules(replace_fields(optimizer, shared=None), parameters)
 
 
-def _wide(param: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
-    return param.astype(compute_dtype(param.dtype))
+def _of_all(
+    optimizer: AbstractCoupledOptimizer, dtype: jnp.dtype
+) -> AbstractCoupledOptimizer:
+    """The optimizer as all parameters together see it: the hyperparameters that they
+    share are scalars of `dtype` at this step, and there are no others."""
+    scalars = {
+        name: scalar_of(optimizer, name).astype(dtype)
+        if name in optimizer.shared_hyperparameters
+        and getattr(optimizer, name) is not None
+        else None
+        for name in hyperparameter_names(optimizer)
+    }
+    return replace_fields(optimizer, count=None, state=None, shared=None, **scalars)
+
+
+@per_leaf
+def _measure_leaf(
+    rule: AbstractCoupledOptimizer,
+    t: Float[Array, ""],
+    grad: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    state: Any,
+    shared: Any,
+) -> tuple[PyTree, Any]:
+    return rule.measure_leaf(*_wide(t, grad, param, state, shared))
+
+
+@per_leaf
+def _update_leaf(
+    rule: AbstractCoupledOptimizer,
+    t: Float[Array, ""],
+    grad: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    state: Any,
+    shared: Any,
+) -> Inexact[Array, "*shape"]:
+    return rule.update_leaf(*_wide(t, grad, param, state, shared))
+
+
+def _wide(
+    t: Float[Array, ""],
+    grad: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    state: Any,
+    shared: Any,
+) -> tuple[Any, ...]:
+    """All that one parameter is given, in the dtype in which its rule computes."""
+    dtype = compute_dtype(param.dtype)
+    real = real_dtype(dtype)
+    numbers = jtu.tree_map(lambda x: x.astype(real), shared)
+    return t.astype(real), grad.astype(dtype), param.astype(dtype), state, numbers

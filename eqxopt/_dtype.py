@@ -49,18 +49,24 @@ def widen(
     return x.astype(real_dtype(dtype))
 
 
-def zeros_like(
-    param: Inexact[Array, "*shape"], dtype: jnp.dtype | None = None
-) -> Inexact[Array, "*shape"]:
-    """Zeros to accumulate gradients of `param` in: of `dtype` if it is given, which a
-    complex parameter ignores if `dtype` is real, and of the compute dtype otherwise."""
-    own = compute_dtype(param.dtype)
+def kept_dtype(own: jnp.dtype, dtype: jnp.dtype | None) -> jnp.dtype:
+    """The dtype in which state of a parameter of the dtype `own` is kept: `dtype` if it
+    is given, which a complex parameter ignores if it is real, and the compute dtype
+    otherwise."""
+    own = compute_dtype(own)
     if dtype is None or (
         jnp.issubdtype(own, jnp.complexfloating)
         and not jnp.issubdtype(dtype, jnp.complexfloating)
     ):
-        dtype = own
-    return jnp.zeros_like(param, dtype=dtype)
+        return own
+    return dtype
+
+
+def zeros_like(
+    param: Inexact[Array, "*shape"], dtype: jnp.dtype | None = None
+) -> Inexact[Array, "*shape"]:
+    """Zeros to accumulate gradients of `param` in, of its `kept_dtype`."""
+    return jnp.zeros_like(param, dtype=kept_dtype(param.dtype, dtype))
 
 
 def real_zeros_like(param: Inexact[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -136,6 +136,7 @@ at_least_one = HyperparameterIn(Interval("[1, inf)"))
 # With infinity for no bound.
 bound = HyperparameterIn(Interval("[-inf, inf]"))
 nonnegative_bound = HyperparameterIn(Interval("[0, inf]"))
+at_least_one_bound = HyperparameterIn(Interval("[1, inf]"))
 
 
 def fix_choice(value: Any, parameters: Parameters, what: str) -> Any:

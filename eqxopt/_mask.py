@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.tree_util as jtu
 import numpy as np
+from jaxtyping import Array
 
 from ._tree import choose, is_function, needed_arguments, Parameters
 
@@ -26,7 +27,9 @@ class AbstractSelector(abc.ABC):
             self._key = choice
         else:
             flat, _ = jtu.tree_flatten_with_path(choice)
-            self._key = tuple((path, self.read(leaf, "it")) for path, leaf in flat)
+            self._key = tuple(
+                (path, self.read(leaf, "it", None)) for path, leaf in flat
+            )
 
     def __hash__(self) -> int:
         return hash(self._key)
@@ -38,14 +41,15 @@ class AbstractSelector(abc.ABC):
         return f"{type(self).__name__}({self._choice})"
 
     @abc.abstractmethod
-    def read(self, value: Any, what: str) -> Any:
-        """`value` as it is meant, or a `TypeError` that begins with `what`."""
+    def read(self, value: Any, what: str, array: Array | None) -> Any:
+        """`value` as it is meant, for `array` if that is known, or a `TypeError` or
+        `ValueError` that begins with `what`."""
 
     def at(self, parameters: Parameters, what: str) -> list[Any]:
         """The choice for each parameter."""
         chosen = choose(self._choice, parameters, what)
         return [
-            self.read(value, f"{what}, for {parameters.path(i)},")
+            self.read(value, f"{what}, for {parameters.path(i)},", parameters.arrays[i])
             for i, value in enumerate(chosen)
         ]
 
@@ -53,7 +57,7 @@ class AbstractSelector(abc.ABC):
 class Mask(AbstractSelector):
     """Which parameters something is done to: booleans."""
 
-    def read(self, value: Any, what: str) -> bool:
+    def read(self, value: Any, what: str, array: Array | None) -> bool:
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{what} must be True or False, not {value!r}")
         return bool(value)
@@ -62,7 +66,7 @@ class Mask(AbstractSelector):
 class Labels(AbstractSelector):
     """Which group each parameter belongs to: strings."""
 
-    def read(self, value: Any, what: str) -> str:
+    def read(self, value: Any, what: str, array: Array | None) -> str:
         if not isinstance(value, str):
             raise TypeError(f"{what} must be a label, a string, not {value!r}")
         return value

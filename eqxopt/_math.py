@@ -96,9 +96,24 @@ def agreement(
     return jnp.sign(x) * jnp.sign(y)
 
 
+def squared_norm(x: Inexact[Array, "..."]) -> Float[Array, ""]:
+    r"""$\|x\|^2$, over all entries."""
+    return jnp.sum(abs_sq(x))
+
+
 def norm(x: Inexact[Array, "..."]) -> Float[Array, ""]:
     r"""The Euclidean norm of all entries, $\|x\|$, with derivative 0 at 0."""
-    return sqrt(jnp.sum(abs_sq(x)))
+    return sqrt(squared_norm(x))
+
+
+def inner_product(
+    x: Inexact[Array, "*shape"], y: Inexact[Array, "*shape"]
+) -> Float[Array, ""]:
+    r"""$\langle x, y \rangle$ over all entries, of complex ones as of pairs of real
+    ones."""
+    # Not with `jnp.vdot`, which flattens what may be sharded and, on accelerators,
+    # multiplies in less than full precision.
+    return jnp.sum((jnp.conj(x) * y).real)
 
 
 def rms(x: Inexact[Array, "..."]) -> Float[Array, ""]:
@@ -136,7 +151,7 @@ def trust_ratio(
 
 def sum_of_squares(arrays: Iterable[Inexact[Array, "..."]]) -> Float[Array, ""]:
     r"""$\sum_i \|x_i\|^2$, in the widest real dtype among them and float32."""
-    squares = [jnp.sum(abs_sq(widen(x))) for x in arrays]
+    squares = [squared_norm(widen(x)) for x in arrays]
     dtype = widest_real_dtype(squares)
     return sum((x.astype(dtype) for x in squares), jnp.zeros((), dtype))
 
@@ -179,6 +194,15 @@ def clip_factor(
     return jnp.where(norm <= max_norm, 1, shrunk)
 
 
+def clipped(
+    x: Inexact[Array, "*shape"], bound: Float[Array, ""]
+) -> Inexact[Array, "*shape"]:
+    """`x` with no entry larger than `bound` in magnitude."""
+    if jnp.iscomplexobj(x):
+        return x * clip_factor(jnp.abs(x), bound)
+    return jnp.clip(x, -bound, bound)
+
+
 def ramp(
     step: Float[Array, ""],
     begin: float | Float[Array, ""],
@@ -208,3 +232,15 @@ def half_cosine(
     # have a derivative.
     height = jnp.square(jnp.cos(0.5 * jnp.pi * done))
     return jnp.where(done < 1, height**exponent, 0)
+
+
+def product(
+    x: Inexact[Array, "batch _ _"], y: Inexact[Array, "batch _ _"]
+) -> Inexact[Array, "batch _ _"]:
+    # Accelerators else multiply float32 with a precision that small eigenvalues do not
+    # survive.
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+def adjoint(x: Inexact[Array, "batch _ _"]) -> Inexact[Array, "batch _ _"]:
+    return jnp.swapaxes(x.conj(), -2, -1)

@@ -41,35 +41,43 @@ class Matrices(AbstractSelector):
     the axes after the first are flattened; `"stack"` for a batch of these along a
     leading axis; `False` or `"fallback"` for what is none."""
 
-    def read(self, value: Any, what: str) -> str:
+    def read(self, value: Any, what: str, array: Array | None) -> str:
+        kind = value
         if isinstance(value, bool):
-            return "matrix" if value else "fallback"
-        if isinstance(value, str) and value in ("matrix", "stack", "fallback"):
-            return value
-        raise TypeError(
-            f"{what} must be True or 'matrix', 'stack', or False or 'fallback', not "
-            f"{value!r}"
-        )
+            kind = "matrix" if value else "fallback"
+        if not isinstance(kind, str) or kind not in ("matrix", "stack", "fallback"):
+            raise TypeError(
+                f"{what} must be True or 'matrix', 'stack', or False or 'fallback', "
+                f"not {value!r}"
+            )
+        least = {"matrix": 2, "stack": 3, "fallback": 0}[kind]
+        if array is not None and array.ndim < least:
+            raise ValueError(
+                f"{what} has shape {array.shape}, which cannot be a {kind}. Choose "
+                "False for it."
+            )
+        return kind
 
     def views(self, parameters: Parameters, what: str) -> list[MatrixView | None]:
         """How each parameter is seen as a matrix, `None` where it is not."""
-        views: list[MatrixView | None] = []
-        for i, kind in enumerate(self.at(parameters, what)):
-            shape = parameters.arrays[i].shape
-            axes = int(kind == "stack")
-            if kind == "fallback":
-                views.append(None)
-                continue
-            if len(shape) < axes + 2:
-                raise ValueError(
-                    f"{what}: {parameters.path(i)} has shape {shape}, which cannot be "
-                    f"a {kind}. Choose 'fallback' for it."
-                )
-            columns = math.prod(shape[axes + 1 :])
-            views.append(
-                MatrixView(shape, math.prod(shape[:axes]), shape[axes], columns)
-            )
-        return views
+        return [
+            None if kind == "fallback" else view_of(array.shape, kind)
+            for kind, array in zip(self.at(parameters, what), parameters.arrays)
+        ]
+
+
+def view_of(shape: tuple[int, ...], kind: str) -> MatrixView:
+    """How an array is seen as what `Matrices` says of it; what is no matrix as one, of
+    which a vector is the only column."""
+    axes = int(kind == "stack")
+    rows, *columns = shape[axes:] or (1,)
+    return MatrixView(shape, math.prod(shape[:axes]), rows, math.prod(columns))
+
+
+def transposed_if(
+    condition: bool, x: Inexact[Array, "batch r c"]
+) -> Inexact[Array, "batch _ _"]:
+    return jnp.swapaxes(x, -2, -1) if condition else x
 
 
 def as_matrices(choice: Any) -> Matrices:
@@ -92,10 +100,10 @@ def default_matrices(path: str, array: Inexact[Array, "..."]) -> str:
 def in_batches(
     function: Callable[..., Inexact[Array, "_ r c"]],
     matrices: Sequence[Inexact[Array, "_ _ _"]],
-    scalars: Sequence[Float[Array, ""]],
     count: Int[Array, ""],
+    *scalars: Sequence[Float[Array, ""]],
 ) -> list[Inexact[Array, "_ _ _"]]:
-    """`function` of each batch of matrices and its scalar, all of one size and dtype
+    """`function` of each batch of matrices and its `scalars`, all of one size and dtype
     at once.
 
     They come with at most as many rows as columns: `function` must not mind being
@@ -112,8 +120,11 @@ def in_batches(
         batches = [_join([matrices[i] for i in part]) for part in (wide, tall) if part]
         if tall:
             batches[-1] = jnp.swapaxes(batches[-1], 1, 2)
-        in_order = [(scalars[i], len(matrices[i])) for i in (*wide, *tall)]
-        result = function(_join(batches), _column(in_order))
+        columns = [
+            _column([(column[i], len(matrices[i])) for i in (*wide, *tall)])
+            for column in scalars
+        ]
+        result = function(_join(batches), *columns)
         split = sum(len(matrices[i]) for i in wide)
         if wide:
             parts = _split(result[:split], [len(matrices[i]) for i in wide], count)
@@ -181,3 +192,15 @@ def laid_like(
     if all(axis is None for axis in sharding.spec):
         return x
     return jax.sharding.reshard(x, sharding)
+
+
+def decayed_step(
+    rule: Any,
+    matrices: Inexact[Array, "batch rows columns"],
+    param: Inexact[Array, "*shape"],
+    view: MatrixView,
+) -> Inexact[Array, "*shape"]:
+    """The update that goes along `matrices` and decays `param`."""
+    step = laid_like(view.array(matrices), param)
+    decay = rule.weight_decay * param.astype(step.dtype)
+    return -rule.learning_rate * (step + decay)

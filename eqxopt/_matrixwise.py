@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, Inexact, PyTree
 
+from ._key import own_keys
 from ._matrix import Matrices, MatrixView
 from ._optimizer import AbstractOptimizer, count_of, inner_transforms
 from ._rules import gradients, rules, started
@@ -44,7 +46,8 @@ class AbstractMatrixOptimizer(AbstractOptimizer):
         views: Sequence[MatrixView],
     ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
         """The updates of matrices, and their next states. `rules` are this optimizer
-        as each of them sees it, and `self.count` is already that of this update."""
+        as each of them sees it, with keys of this step and matrix, and `self.count` is
+        already that of this update."""
 
     def init(self, params: PyTree) -> Self:
         parameters = Parameters(params)
@@ -76,12 +79,17 @@ class AbstractMatrixOptimizer(AbstractOptimizer):
         grad_leaves = gradients(self, grads, parameters)
         views = self._views(parameters)
         own = [None if v is None else g for g, v in zip(grad_leaves, views)]
-        states = states_of(self, parameters, own)
+        keys = own_keys(self, count_of(self), len(parameters))
+        every_rule = [
+            replace_fields(rule, **key) if key else rule
+            for rule, key in zip(_rules(self, parameters), keys)
+        ]
+        shapes = _state_shapes(every_rule, parameters, views)
+        states = states_of(self, parameters, own, shapes)
         updates, fallback = self._update_others(
             parameters, grad_leaves, views, value=value, value_fn=value_fn
         )
         at = [i for i, grad in enumerate(own) if grad is not None]
-        every_rule = _rules(self, parameters)
         changes, new_states = replace_fields(self, count=count).update_matrices(
             [every_rule[i] for i in at],
             [grad for grad in own if grad is not None],
@@ -147,6 +155,23 @@ def _rules(
 ) -> list[AbstractMatrixOptimizer]:
     # The fallback has its own hyperparameters and is no part of the rule.
     return rules(replace_fields(optimizer, fallback=None), parameters)
+
+
+def _state_shapes(
+    every_rule: Sequence[AbstractMatrixOptimizer],
+    parameters: Parameters,
+    views: Sequence[MatrixView | None],
+) -> list[tuple[int, ...]]:
+    """The shape of the first array in the state of each matrix."""
+    known: dict[Any, tuple[int, ...]] = {}
+    shapes = []
+    for rule, param, view in zip(every_rule, parameters.arrays, views):
+        key = view, param.dtype
+        if view is not None and key not in known:
+            state = jax.eval_shape(rule.init_matrix, param, view)
+            known[key] = next((x.shape for x in jax.tree.leaves(state)), param.shape)
+        shapes.append(known.get(key, param.shape))
+    return shapes
 
 
 def _with_others(

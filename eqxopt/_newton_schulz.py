@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact
 
-from ._math import divide, stable_norm
+from ._math import adjoint, divide, stable_norm
 
 
 Triple = tuple[float, float, float]
@@ -84,7 +84,7 @@ def newton_schulz(
             triples = triples[first:]
     else:
         for a, b, c in triples:
-            gram_matrix = x @ _adjoint(x)
+            gram_matrix = x @ adjoint(x)
             x = a * x + (b * gram_matrix + c * (gram_matrix @ gram_matrix)) @ x
     return x
 
@@ -94,7 +94,7 @@ def _gram_steps(
 ) -> Inexact[Array, "batch rows columns"]:
     # Every step multiplies x from the left by a polynomial of r = x x*, and polynomials
     # of one matrix commute. So q, their product, and r are all that has to be known.
-    r = x @ _adjoint(x)
+    r = x @ adjoint(x)
     q = None
     for k, (a, b, c) in enumerate(triples):
         z = b * r + c * (r @ r)
@@ -106,7 +106,3 @@ def _gram_steps(
         else:
             q = q @ z + a * q
     return x if q is None else q @ x
-
-
-def _adjoint(x: Inexact[Array, "b r c"]) -> Inexact[Array, "b c r"]:
-    return jnp.swapaxes(x.conj(), -2, -1)

@@ -161,3 +161,14 @@ def check_increasing(module: eqx.Module, *names: str) -> None:
             f"`{type(module).__name__}({given})`: "
             + (f"{what} must hold." if len(names) > 1 else f"{what} must increase.")
         )
+
+
+def check_counts(module: eqx.Module, *names: str) -> None:
+    """Raises a `ValueError` unless these fields are integers of at least 1."""
+    for name in names:
+        count = getattr(module, name)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(
+                f"`{type(module).__name__}({name}={count})`: `{name}` must be an "
+                "integer of at least 1."
+            )

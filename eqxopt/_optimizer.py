@@ -3,13 +3,14 @@
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
+from ._closure import as_pytree
 from ._hyperparameter import at_step, HyperparameterIn, PerParameter
 from ._number import check_ranges
 from ._tree import Parameters, replace_fields
@@ -30,6 +31,9 @@ class AbstractTransform(eqx.Module):
     gives one that fits a model, and every `update` gives its successor.
     """
 
+    uses_value_fn: ClassVar[bool] = False
+    """Whether `update` itself calls `value_fn`, rather than passing it on to inner
+    transforms."""
     count: Int[Array, ""] | None = eqx.field(default=None, init=False)
     """The number of updates made, or `None` before `init`."""
     state: PyTree = eqx.field(default=None, init=False)
@@ -131,7 +135,8 @@ class AbstractOptimizer(AbstractTransform):
             through.
         - `value`: the loss at `params`, a scalar. Only some optimizers need it.
         - `value_fn`: the loss as a function of the model. Only some optimizers need
-            it.
+            it. A function made anew in every step, such as a `lambda` of the batch,
+            is not compiled anew if all else that it reads stays the same.
 
         **Returns:** `(params, optimizer)`, of the very types, shapes and dtypes that
         went in.
@@ -142,8 +147,11 @@ class AbstractOptimizer(AbstractTransform):
         if value is not None:
             value = needed_value(self, value)
         # Inside a function that is being compiled another jit would only cost time.
-        run = _apply if _in_jit() else _compiled_apply
-        return run(self, grads, params, value, value_fn)
+        if in_jit():
+            return _apply(self, grads, params, value, value_fn)
+        if value_fn is not None:
+            value_fn = as_pytree(value_fn) if _uses_value_fn(self) else _undeclared
+        return _compiled_apply(self, grads, params, value, value_fn)
 
     @abc.abstractmethod
     def eval_params(self, params: M) -> M:
@@ -165,7 +173,18 @@ def _apply(
 _compiled_apply = eqx.filter_jit(_apply)
 
 
-def _in_jit() -> bool:
+def _uses_value_fn(transform: AbstractTransform) -> bool:
+    inner = inner_transforms(transform).values()
+    return transform.uses_value_fn or any(_uses_value_fn(x) for x in inner)
+
+
+def _undeclared(params: PyTree) -> Scalar:
+    # Stands for a function that is not called, and so need not be compiled for.
+    raise TypeError("an optimizer that calls `value_fn` says `uses_value_fn = True`")
+
+
+def in_jit() -> bool:
+    """Whether what is computed here becomes part of a program that is compiled."""
     # What is made from nothing is concrete, except where everything is being staged.
     return isinstance(jnp.zeros(()), Tracer)
 
@@ -175,7 +194,7 @@ def add_updates(params: M, updates: PyTree) -> M:
     parameters = Parameters(params)
     return parameters.tree(
         [
-            param if update is None else _add(param, update)
+            param if update is None else added(param, update)
             for param, update in zip(
                 parameters.arrays, parameters.align(updates, "the updates")
             )
@@ -184,7 +203,7 @@ def add_updates(params: M, updates: PyTree) -> M:
     )
 
 
-def _add(
+def added(
     param: Inexact[Array, "*shape"], update: Inexact[Array, "*shape"]
 ) -> Inexact[Array, "*shape"]:
     if param.dtype == update.dtype:
@@ -225,7 +244,7 @@ def replace_inner(transform: T, changes: dict[str, AbstractTransform]) -> T:
         swap = lambda x: next(new) if isinstance(x, AbstractTransform) else x
         if isinstance(held, dict):
             fields[field.name] = {k: swap(x) for k, x in held.items()}
-        elif isinstance(held, tuple):
+        elif type(held) is tuple:  # and no state, which may be a named one
             fields[field.name] = tuple(swap(x) for x in held)
         else:
             fields[field.name] = swap(held)
@@ -280,3 +299,27 @@ def needed_value(optimizer: AbstractOptimizer, value: Any) -> Scalar:
             f"`{name}.apply`: `value` must be a scalar, but has shape {value.shape}"
         )
     return value
+
+
+def needed_value_fn(
+    optimizer: AbstractOptimizer, value_fn: Callable[..., Any] | None
+) -> Callable[[Any], Scalar]:
+    """The loss as a function of the model, for the optimizers that cannot do
+    without."""
+    name = type(optimizer).__name__
+    if value_fn is None:
+        raise ValueError(
+            f"`{name}` needs the loss as a function of the model: call "
+            "`opt.apply(grads, model, value_fn=lambda model: ...)`"
+        )
+
+    def loss(params: Any) -> Scalar:
+        value = jnp.asarray(value_fn(params))
+        if value.shape != ():
+            raise ValueError(
+                f"`{name}.apply`: `value_fn` must give a scalar, but gave an array of "
+                f"shape {value.shape}"
+            )
+        return value
+
+    return loss

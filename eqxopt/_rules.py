@@ -12,7 +12,7 @@ from jaxtyping import Array, Inexact, PyTree
 
 from ._dtype import compute_dtype, real_dtype
 from ._hyperparameter import at_step, fix_choice, PerParameter
-from ._mask import Mask
+from ._mask import AbstractSelector
 from ._optimizer import AbstractTransform, count_of, hyperparameter_names
 from ._tree import Parameters, replace_fields
 
@@ -73,14 +73,15 @@ def _check_gradient(name: str, parameters: Parameters, i: int, grad: Any) -> Non
 
 def rules(transform: T, parameters: Parameters) -> list[T]:
     """The transform as each parameter sees it: hyperparameters are scalars of its
-    compute dtype at this step, masks are booleans."""
+    compute dtype at this step, masks are booleans, and other selectors what they
+    choose."""
     columns = _hyperparameter_columns(transform, parameters)
-    masks, masked = _mask_columns(transform, parameters)
+    selected, masked = _selector_columns(transform, parameters)
     made: dict[Hashable, T] = {}
     rules = []
     for i, param in enumerate(parameters.arrays):
         dtype = real_dtype(compute_dtype(param.dtype))
-        on = {field: column[i] for field, column in masks.items()}
+        on = {field: column[i] for field, column in selected.items()}
         # Usually all parameters share one rule, and so one set of arguments.
         key = (dtype, *on.values(), *(id(column[i]) for column in columns.values()))
         if key not in made:
@@ -122,17 +123,17 @@ def _hyperparameter_columns(
     return columns
 
 
-def _mask_columns(
+def _selector_columns(
     transform: AbstractTransform, parameters: Parameters
-) -> tuple[dict[str, list[bool]], dict[str, str]]:
-    """For each mask in use, its boolean for each parameter; and for each
-    hyperparameter that a mask switches off, which mask."""
+) -> tuple[dict[str, list[Any]], dict[str, str]]:
+    """For each mask or other selector in use, what it chooses for each parameter; and
+    for each hyperparameter that a mask switches off, which mask."""
     columns, masked = {}, {}
     for field in dataclasses.fields(transform):
-        mask = getattr(transform, field.name)
-        if isinstance(mask, Mask):
+        selector = getattr(transform, field.name)
+        if isinstance(selector, AbstractSelector):
             what = f"`{type(transform).__name__}.{field.name}`"
-            columns[field.name] = mask.at(parameters, what)
+            columns[field.name] = selector.at(parameters, what)
             for name in field.metadata.get("masks", ()):
                 masked[name] = field.name
     return columns, masked

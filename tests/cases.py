@@ -37,6 +37,10 @@ CASES: dict[str, Case] = {
     "Adam": Case(lambda: eqxopt.Adam(0.01, nesterov=True)),
     "Adamax": Case(lambda: eqxopt.Adamax(0.01, b2=0.9, eps=1e-3)),
     "AdamaxW": Case(lambda: eqxopt.AdamaxW(0.01, b2=0.9, weight_decay=0.1)),
+    "AdamMini": Case(
+        lambda: eqxopt.AdamMini(0.01, b2=0.9, eps=1e-3, weight_decay=0.1),
+        elementwise=False,
+    ),
     "AdamW": Case(lambda: eqxopt.AdamW(0.01, weight_decay=0.1)),
     "Adan": Case(lambda: eqxopt.Adan(0.01, eps_root=1e-4, weight_decay=0.1)),
     "AdEMAMix": Case(
@@ -46,15 +50,108 @@ CASES: dict[str, Case] = {
         lambda: eqxopt.ADOPT(0.01, b2=0.9, eps=0.1, nesterov=True, clip_value_fn=1.5)
     ),
     "AMSGrad": Case(lambda: eqxopt.AMSGrad(0.01, b2=0.9, eps_root=1e-3)),
+    "APOLLO": Case(
+        lambda: eqxopt.APOLLO(
+            0.01,
+            2,
+            2,
+            0.5,
+            0.1,
+            b2=0.9,
+            eps=1e-3,
+            fallback=eqxopt.AdamW(0.01),
+            seed=1,
+        ),
+        elementwise=False,
+    ),
+    "CAME": Case(
+        lambda: eqxopt.CAME(
+            0.01,
+            b2=0.9,
+            b3=0.95,
+            eps=1e-4,
+            eps_instability=1e-2,
+            clipping_threshold=0.5,
+            weight_decay=0.1,
+        ),
+        elementwise=False,
+    ),
+    "COCOB": Case(lambda: eqxopt.COCOB(0.8, 2.5, eps=0.1, weight_decay=0.1)),
+    "DAdaptAdamW": Case(
+        lambda: eqxopt.DAdaptAdamW(b2=0.9, eps=1e-2, estim_lr0=0.01, weight_decay=0.1),
+        elementwise=False,
+        coupled=True,
+    ),
+    "DoG": Case(
+        lambda: eqxopt.DoG(init_step=0.01, eps=1e-3, weight_decay=0.1),
+        elementwise=False,
+        coupled=True,
+    ),
+    "DoWG": Case(
+        lambda: eqxopt.DoWG(init_estim_sq_dist=0.01, eps=1e-3, weight_decay=0.1),
+        elementwise=False,
+        coupled=True,
+    ),
     "Fromage": Case(lambda: eqxopt.Fromage(0.01), elementwise=False),
+    "GaLore": Case(
+        lambda: eqxopt.GaLore(
+            0.01,
+            2,
+            4,
+            0.5,
+            0.1,
+            b2=0.9,
+            eps=1e-3,
+            fallback=eqxopt.AdamW(0.01),
+        ),
+        elementwise=False,
+    ),
+    "KLShampoo": Case(
+        lambda: eqxopt.KLShampoo(
+            0.01,
+            b2=0.9,
+            eps=1e-2,
+            weight_decay=0.1,
+            init_factor=0.5,
+            precondition_frequency=2,
+            fallback=eqxopt.AdamW(0.01),
+        ),
+        elementwise=False,
+        smooth=False,
+    ),
     "LAMB": Case(lambda: eqxopt.LAMB(0.01, weight_decay=0.1), elementwise=False),
     "LARS": Case(
         lambda: eqxopt.LARS(0.01, 0.1, trust_coefficient=0.1, nesterov=True),
         elementwise=False,
     ),
     "LaProp": Case(lambda: eqxopt.LaProp(0.01, b2=0.9, weight_decay=0.1)),
+    "LBFGS": Case(
+        lambda: eqxopt.LBFGS(0.1, memory_size=3, linesearch=None),
+        elementwise=False,
+        coupled=True,
+    ),
     "Lion": Case(lambda: eqxopt.Lion(0.01, weight_decay=0.1)),
     "MADGRAD": Case(lambda: eqxopt.MADGRAD(0.1, weight_decay=0.1, eps=1e-3)),
+    "MARS": Case(
+        lambda: eqxopt.MARS(0.01, 0.9, 0.9, gamma=0.1, eps=1e-3, weight_decay=0.1),
+        elementwise=False,
+    ),
+    "MoMo": Case(
+        lambda: eqxopt.MoMo(
+            0.05, lower_bound=-1.0, weight_decay=0.1, adapt_lower_bound=True
+        ),
+        elementwise=False,
+        coupled=True,
+        value=True,
+    ),
+    "MoMoAdam": Case(
+        lambda: eqxopt.MoMoAdam(
+            0.05, b2=0.9, eps=1e-2, lower_bound=0.5, weight_decay=0.1
+        ),
+        elementwise=False,
+        coupled=True,
+        value=True,
+    ),
     "Muon": Case(
         lambda: eqxopt.Muon(
             0.01,
@@ -68,6 +165,18 @@ CASES: dict[str, Case] = {
     "NAdam": Case(lambda: eqxopt.NAdam(0.01)),
     "NAdamW": Case(lambda: eqxopt.NAdamW(0.01, weight_decay=0.1)),
     "NoisySGD": Case(lambda: eqxopt.NoisySGD(0.01, eta=0.1, seed=1), elementwise=False),
+    "NorMuon": Case(
+        lambda: eqxopt.NorMuon(
+            0.01,
+            beta=0.9,
+            beta2=0.8,
+            eps=1e-3,
+            weight_decay=0.1,
+            nesterov=True,
+            fallback=eqxopt.AdamW(0.01),
+        ),
+        elementwise=False,
+    ),
     "NovoGrad": Case(
         lambda: eqxopt.NovoGrad(0.01, weight_decay=0.1), elementwise=False
     ),
@@ -77,8 +186,39 @@ CASES: dict[str, Case] = {
     "OptimisticAdam": Case(
         lambda: eqxopt.OptimisticAdam(0.01, alpha=0.8, beta=0.5, b2=0.9)
     ),
+    "Shampoo": Case(
+        lambda: eqxopt.Shampoo(
+            0.01,
+            b2=0.9,
+            eps=1e-2,
+            weight_decay=0.1,
+            precondition_frequency=2,
+            graft_eps=1e-3,
+            fallback=eqxopt.AdamW(0.01),
+        ),
+        elementwise=False,
+    ),
     "SignSGD": Case(lambda: eqxopt.SignSGD(0.01)),
     "Signum": Case(lambda: eqxopt.Signum(0.01, 0.8)),
+    "Prodigy": Case(
+        lambda: eqxopt.Prodigy(
+            b2=0.9, b3=0.8, eps=1e-2, estim_lr0=0.01, weight_decay=0.1
+        ),
+        elementwise=False,
+        coupled=True,
+    ),
+    "PSGDKron": Case(
+        lambda: eqxopt.PSGDKron(
+            0.01,
+            weight_decay=0.1,
+            preconditioner_update_probability=0.6,
+            max_size_triangular=3,
+            preconditioner_lr=0.2,
+            preconditioner_init_scale=2.0,
+            seed=1,
+        ),
+        elementwise=False,
+    ),
     "RAdam": Case(lambda: eqxopt.RAdam(0.01, nesterov=True)),
     "PolyakSGD": Case(
         lambda: eqxopt.PolyakSGD(scaling=0.5, f_min=0.1, eps=0.1),
@@ -86,9 +226,35 @@ CASES: dict[str, Case] = {
         coupled=True,
         value=True,
     ),
+    "ScheduleFreeAdamW": Case(
+        lambda: eqxopt.ScheduleFreeAdamW(0.01, 2.5, b2=0.9, weight_decay=0.1)
+    ),
+    "ScheduleFreeSGD": Case(lambda: eqxopt.ScheduleFreeSGD(0.1, 2.5, weight_decay=0.1)),
+    "Scion": Case(
+        lambda: eqxopt.Scion(0.01, radius=2.0, fallback=eqxopt.AdamW(0.01)),
+        elementwise=False,
+    ),
     "SGD": Case(lambda: eqxopt.SGD(0.01, momentum=0.9, nesterov=True)),
     "SimplifiedAdEMAMix": Case(
         lambda: eqxopt.SimplifiedAdEMAMix(0.01, alpha=2.0, weight_decay=0.1)
+    ),
+    "Sophia": Case(
+        lambda: eqxopt.Sophia(
+            0.01, eps=0.1, weight_decay=0.1, gamma=0.5, update_interval=2, seed=1
+        )
+    ),
+    "SOAP": Case(
+        lambda: eqxopt.SOAP(
+            0.01,
+            b1=0.9,
+            shampoo_beta=0.8,
+            eps=1e-3,
+            weight_decay=0.1,
+            precondition_frequency=2,
+            fallback=eqxopt.AdamW(0.01),
+        ),
+        elementwise=False,
+        smooth=False,
     ),
     "StableAdamW": Case(
         lambda: eqxopt.StableAdamW(0.01, b2=0.9, clipping_threshold=0.5),

@@ -32,6 +32,12 @@ def nested_loss(params, step=0.0):
     return sum(one(x) for x in jax.tree.leaves(params)) + 10.0
 
 
+def curved(params):
+    """A loss of any model, for the optimizers that need one as a function."""
+    leaves = [x for x in jax.tree.leaves(params) if eqx.is_inexact_array(x)]
+    return sum((jnp.sum(jnp.abs(x) ** 2).astype(jnp.float32) for x in leaves), 1.0)
+
+
 class Model(eqx.Module):
     """What a user's model holds: layers, a function, an int, a static string, None."""
 

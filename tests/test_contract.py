@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES
-from problems import Model
+from problems import curved, Model
 
 import eqxopt
 
@@ -25,7 +25,7 @@ def small_params(dtype=jnp.float32, seed=0):
 
 @jax.jit
 def step(opt, params, grads):
-    return opt.apply(grads, params, value=jnp.asarray(1.0))
+    return opt.apply(grads, params, value=jnp.asarray(1.0), value_fn=curved)
 
 
 def avals(tree):
@@ -52,7 +52,7 @@ class TestArraysOnly:
         opt = CASES[name].make()
         params = small_params()
         made = opt.init(params)
-        _, after = made.apply(params, params, value=1.0)
+        _, after = made.apply(params, params, value=1.0, value_fn=curved)
         for tree in (opt, made, after):
             assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
 
@@ -86,8 +86,12 @@ class TestSameInSameOut:
         def steps():
             params, grads = small_params(dtype), small_params(grad_dtype, seed=1)
             opt = case.make().init(params)
-            one = opt.apply(grads, params, value=1.0)
-            return (params, opt), one, one[1].apply(grads, one[0], value=1.0)
+            one = opt.apply(grads, params, value=1.0, value_fn=curved)
+            return (
+                (params, opt),
+                one,
+                one[1].apply(grads, one[0], value=1.0, value_fn=curved),
+            )
 
         before, after, later = jax.eval_shape(steps)
         assert avals(before) == avals(after) == avals(later)
@@ -96,7 +100,9 @@ class TestSameInSameOut:
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
                 assert jnp.finfo(leaf.dtype).bits >= 32
         updates = jax.eval_shape(
-            lambda p, o: o.update(p, p, value=1.0)[0], before[0], before[1]
+            lambda p, o: o.update(p, p, value=1.0, value_fn=curved)[0],
+            before[0],
+            before[1],
         )
         assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(wide)}
 
@@ -108,7 +114,7 @@ class TestSameInSameOut:
         def counted(opt, params, grads):
             nonlocal traces
             traces += 1
-            return opt.apply(grads, params, value=jnp.asarray(1.0))
+            return opt.apply(grads, params, value=jnp.asarray(1.0), value_fn=curved)
 
         rate = hyperparameter(CASES[name].make())
         plain = CASES[name].make().init(small_params())
@@ -132,7 +138,9 @@ class TestSameInSameOut:
             looped = step(looped[1], looped[0], g)
 
         def body(carry, g):
-            return carry[1].apply(g, carry[0], value=jnp.asarray(1.0)), None
+            return carry[1].apply(
+                g, carry[0], value=jnp.asarray(1.0), value_fn=curved
+            ), None
 
         stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
         scanned, _ = jax.lax.scan(body, (params, opt), stacked)
@@ -144,7 +152,9 @@ class TestSameInSameOut:
         opt = CASES[name].make().init(params)
         expected = step(opt, params, grads)
         donating = jax.jit(
-            lambda opt, params, grads: opt.apply(grads, params, value=1.0),
+            lambda opt, params, grads: opt.apply(
+                grads, params, value=1.0, value_fn=curved
+            ),
             donate_argnums=(0, 1),
         )
         assert_close(donating(opt, params, grads), expected)
@@ -169,9 +179,9 @@ class TestModelInModelOut:
         model = Model()
         opt = CASES[name].make().init(model)
         grads = eqx.filter(model, eqx.is_inexact_array)
-        after, opt = opt.apply(grads, model, value=1.0)
+        after, opt = opt.apply(grads, model, value=1.0, value_fn=curved)
         # The first step of some only gathers statistics.
-        after, opt = opt.apply(grads, after, value=1.0)
+        after, opt = opt.apply(grads, after, value=1.0, value_fn=curved)
         assert type(after) is Model and after.activation is model.activation
         assert (after.steps, after.name, after.nothing) == (3, "model", None)
         assert not np.array_equal(after.layers[0].weight, model.layers[0].weight)
@@ -186,7 +196,7 @@ class TestModelInModelOut:
         grads["matrix"] = (
             None if absent is None else np.zeros((4, 3), jax.dtypes.float0)
         )
-        new, new_opt = opt.apply(grads, params, value=1.0)
+        new, new_opt = opt.apply(grads, params, value=1.0, value_fn=curved)
         assert_equal(new["matrix"], params["matrix"])
         if opt.state != ():
             assert_equal(new_opt.state["matrix"], opt.state["matrix"])
@@ -196,7 +206,7 @@ class TestModelInModelOut:
         for model in ({}, None, {"f": jnp.tanh, "n": 3}):
             opt = CASES[name].make().init(model)
             after, opt = opt.apply(
-                jax.tree.map(lambda _: None, model), model, value=1.0
+                jax.tree.map(lambda _: None, model), model, value=1.0, value_fn=curved
             )
             assert after == model and opt.count == 1
 
@@ -221,7 +231,7 @@ class TestPrecision:
         for _ in range(5):
             value, grads = jax.value_and_grad(loss)(params)
             grads = jax.tree.map(jnp.conj, grads)
-            params, opt = opt.apply(grads, params, value=value)
+            params, opt = opt.apply(grads, params, value=value, value_fn=loss)
         assert np.all(np.isfinite(np.asarray(params["z"])))
         assert loss(params) < 7.26
 
@@ -250,7 +260,9 @@ def test_sharded_state(name):
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
     params = {"w": jax.random.normal(jax.random.key(0), (16, 4))}
     grads = {"w": jax.random.normal(jax.random.key(1), (16, 4))}
-    expected, _ = CASES[name].make().init(params).apply(grads, params, value=1.0)
+    expected, _ = (
+        CASES[name].make().init(params).apply(grads, params, value=1.0, value_fn=curved)
+    )
     params, grads = jax.device_put((params, grads), rows)
     inits = (
         lambda p: CASES[name].make().init(p),

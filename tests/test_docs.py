@@ -22,6 +22,7 @@ PAGES = [
             "hyperparameters",
             "training",
             "optimizers/matrices",
+            "optimizers/schedule_free",
             "composition/index",
             "composition/transforms",
             "composition/wrappers",

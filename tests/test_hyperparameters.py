@@ -48,7 +48,8 @@ def train(opt, steps=4, params=None):
     def body(carry, step):
         params, opt = carry
         value, grads = jax.value_and_grad(loss)(params, step)
-        return opt.apply(grads, params, value=value), None
+        value_fn = lambda params: loss(params, step)
+        return opt.apply(grads, params, value=value, value_fn=value_fn), None
 
     (params, _), _ = jax.lax.scan(
         body, (params, opt.init(params)), jnp.arange(steps, dtype=float)
@@ -122,14 +123,19 @@ def test_schedule_equals_replacing(name, x64):
     replaced = case.make().init(params)
     for step in range(4):
         value, grads = jax.value_and_grad(loss)(params, float(step))
-        params, scheduled = scheduled.apply(grads, params, value=value)
+        value_fn = lambda params, step=step: loss(params, float(step))
+        params, scheduled = scheduled.apply(
+            grads, params, value=value, value_fn=value_fn
+        )
         value, grads = jax.value_and_grad(loss)(expected, float(step))
         replaced = replaced.replace(**{k: moved(x, step) for k, x in at.items()})
         now = scheduled_at(scheduled, step)
         assert {k: float(v) for k, v in numbers(replaced).items()} == (
             pytest.approx(now)
         )
-        expected, replaced = replaced.apply(grads, expected, value=value)
+        expected, replaced = replaced.apply(
+            grads, expected, value=value, value_fn=value_fn
+        )
     for k in params:
         np.testing.assert_allclose(params[k], expected[k], rtol=1e-9, atol=1e-12)
 

@@ -11,7 +11,18 @@ from problems import nested_loss, nested_params
 
 
 # Not in optax, or not as in the paper: these have a `test_paper_*.py` instead.
-ONLY_HERE = {"AcProp", "Adan", "LaProp", "StableAdamW"}
+ONLY_HERE = {
+    "AcProp",
+    "AdamMini",
+    "Adan",
+    "APOLLO",
+    "CAME",
+    "GaLore",
+    "LaProp",
+    "MARS",
+    "PSGDKron",
+    "StableAdamW",
+}
 VARIANTS = [(name, i) for name, pairs in PARITY.items() for i in range(len(pairs))]
 
 
@@ -21,13 +32,15 @@ def trained(opt, tx, params, steps):
     @jax.jit
     def our_step(step, params, opt):
         value, grads = jax.value_and_grad(nested_loss)(params, step)
-        return opt.apply(grads, params, value=value)
+        value_fn = lambda params: nested_loss(params, step)
+        return opt.apply(grads, params, value=value, value_fn=value_fn)
 
     @jax.jit
     def their_step(step, params, state):
         value, grads = jax.value_and_grad(nested_loss)(params, step)
         tx_ = optax.with_extra_args_support(tx)
-        updates, state = tx_.update(grads, state, params, value=value)
+        obj_fn = lambda params: nested_loss(params, step)
+        updates, state = tx_.update(grads, state, params, value=value, obj_fn=obj_fn)
         return optax.apply_updates(params, updates), state
 
     ours = theirs = params

@@ -85,6 +85,33 @@ class TestWeightDecay:
         ):
             assert_close(our, their)
 
+    @pytest.mark.parametrize("mask", [None, {"w": True, "b": False}])
+    def test_corrected_is_adamc(self, mask, x64):
+        """The paper's algorithm in NumPy: the decay goes with the squared rate."""
+        rng = np.random.default_rng(0)
+        rate = eqxopt.schedules.WarmupCosineDecay(0.0, 0.1, 5, 18, 0.01)
+        x = {"w": rng.normal(size=(4, 3)), "b": rng.normal(size=3)}
+        params, m, v = jax.tree.map(jnp.asarray, x), {}, {}
+        opt = eqxopt.DecoupledWeightDecay(
+            eqxopt.Adam(rate), 0.3, mask, convention="corrected", max_learning_rate=0.1
+        ).init(params)
+        for t in range(1, STEPS + 1):
+            alpha = float(rate(t - 1))
+            grads = {k: rng.normal(size=x[k].shape) for k in x}
+            for k, g in grads.items():
+                m[k] = 0.9 * m.get(k, 0) + 0.1 * g
+                v[k] = 0.999 * v.get(k, 0) + 0.001 * g**2
+                root = np.sqrt(v[k] / (1 - 0.999**t))
+                decay = 0.3 * x[k] if mask is None or mask[k] else 0
+                x[k] = x[k] - alpha * m[k] / (1 - 0.9**t) / (root + 1e-8)
+                x[k] = x[k] - alpha**2 / 0.1 * decay
+            params, opt = opt.apply(jax.tree.map(jnp.asarray, grads), params)
+            assert_close(params, x)
+
+    def test_corrected_needs_the_highest_rate(self):
+        with pytest.raises(ValueError, match="give `max_learning_rate`, the peak"):
+            eqxopt.DecoupledWeightDecay(eqxopt.SGD(0.1), 0.1, convention="corrected")
+
     def test_the_rate_is_found_however_deep(self):
         params = {"a": jnp.ones(2), "b": jnp.ones(2)}
         zeros = jax.tree.map(jnp.zeros_like, params)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import Model, nested_loss
+from problems import curved, Model, nested_loss
 from wrappers import INNER, WRAPPERS
 
 import eqxopt
@@ -36,7 +36,7 @@ def small_params(dtype=jnp.float32, seed=0):
 
 @jax.jit
 def step(opt, params, grads):
-    return opt.apply(grads, params, value=jnp.asarray(1.0))
+    return opt.apply(grads, params, value=jnp.asarray(1.0), value_fn=curved)
 
 
 def avals(tree):
@@ -71,7 +71,7 @@ def test_every_wrapper_is_in_the_table():
 def test_arrays_only(wrapper, inner):
     opt, params = make(wrapper, inner), small_params()
     made = opt.init(params)
-    _, after = made.apply(params, params, value=1.0)
+    _, after = made.apply(params, params, value=1.0, value_fn=curved)
     for tree in (opt, made, after):
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
     leaves = [x for x in jax.tree.leaves((made, params)) if x.size > 0]
@@ -94,8 +94,12 @@ def test_avals_and_treedef(wrapper, inner, dtype, grad_dtype, x64):
     def steps():
         params, grads = small_params(dtype), small_params(grad_dtype, seed=1)
         opt = make(wrapper, inner).init(params)
-        one = opt.apply(grads, params, value=1.0)
-        return (params, opt), one, one[1].apply(grads, one[0], value=1.0)
+        one = opt.apply(grads, params, value=1.0, value_fn=curved)
+        return (
+            (params, opt),
+            one,
+            one[1].apply(grads, one[0], value=1.0, value_fn=curved),
+        )
 
     before, after, later = jax.eval_shape(steps)
     assert avals(before) == avals(after) == avals(later)
@@ -103,7 +107,7 @@ def test_avals_and_treedef(wrapper, inner, dtype, grad_dtype, x64):
     for leaf in jax.tree.leaves(before[1].state):
         assert jnp.finfo(leaf.dtype).bits >= 32
     updates = jax.eval_shape(
-        lambda p, o: o.update(p, p, value=1.0)[0], before[0], before[1]
+        lambda p, o: o.update(p, p, value=1.0, value_fn=curved)[0], before[0], before[1]
     )
     assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(wide)}
 
@@ -117,7 +121,7 @@ def test_one_trace(wrapper):
     def counted(opt, params, grads):
         nonlocal traces
         traces += 1
-        return opt.apply(grads, params, value=jnp.asarray(1.0))
+        return opt.apply(grads, params, value=jnp.asarray(1.0), value_fn=curved)
 
     plain = make(wrapper).init(small_params())
     grads = small_params(seed=1)
@@ -144,7 +148,9 @@ def test_scan_equals_loop(wrapper, inner):
         looped = step(looped[1], looped[0], g)
 
     def body(carry, g):
-        return carry[1].apply(g, carry[0], value=jnp.asarray(1.0)), None
+        return carry[1].apply(
+            g, carry[0], value=jnp.asarray(1.0), value_fn=curved
+        ), None
 
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
     scanned, _ = jax.lax.scan(body, (params, opt), stacked)
@@ -157,7 +163,7 @@ def test_donation_right_after_init(wrapper, inner):
     opt = make(wrapper, inner).init(params)
     expected = step(opt, params, grads)
     donating = jax.jit(
-        lambda opt, params, grads: opt.apply(grads, params, value=1.0),
+        lambda opt, params, grads: opt.apply(grads, params, value=1.0, value_fn=curved),
         donate_argnums=(0, 1),
     )
     # What evaluates the model may outlive the optimizer.
@@ -182,7 +188,7 @@ def test_whole_model(wrapper, inner):
     grads = eqx.filter(model, eqx.is_inexact_array)
     after = model
     for _ in range(2):
-        after, opt = opt.apply(grads, after, value=1.0)
+        after, opt = opt.apply(grads, after, value=1.0, value_fn=curved)
     assert type(after) is Model and after.activation is model.activation
     assert (after.steps, after.name, after.nothing) == (3, "model", None)
     assert not np.array_equal(after.layers[0].weight, model.layers[0].weight)
@@ -202,7 +208,7 @@ def test_absent_gradient_changes_nothing(wrapper, inner, absent):
         params, opt = step(opt, params, small_params(seed=seed))
     grads = small_params(seed=4)
     grads["matrix"] = None if absent is None else np.zeros((4, 3), jax.dtypes.float0)
-    new, new_opt = opt.apply(grads, params, value=1.0)
+    new, new_opt = opt.apply(grads, params, value=1.0, value_fn=curved)
     assert_equal(new["matrix"], params["matrix"])
     for before, after in ((opt, new_opt), (opt.optimizer, new_opt.optimizer)):
         if before.state is not None and "reset" not in wrapper:
@@ -216,7 +222,7 @@ def test_empty_model(wrapper):
         opt = make(wrapper).init(model)
         nothing = jax.tree.map(lambda _: None, model)
         for _ in range(2):
-            after, opt = opt.apply(nothing, model, value=1.0)
+            after, opt = opt.apply(nothing, model, value=1.0, value_fn=curved)
         assert after == model
         assert opt.count == (1 if wrapper == "Accumulate" else 2)
 
@@ -226,7 +232,7 @@ def test_checkpoint(wrapper, tmp_path):
     def trained(model, opt, steps):
         grads = eqx.filter(model, eqx.is_inexact_array)
         for _ in range(steps):
-            model, opt = opt.apply(grads, model, value=1.0)
+            model, opt = opt.apply(grads, model, value=1.0, value_fn=curved)
         return model, opt
 
     saved = trained(Model(), make(wrapper).init(Model()), 3)
@@ -247,8 +253,8 @@ def test_other_containers(wrapper):
     inner = replace_fields(opt.optimizer, state=as_tuple(opt.optimizer.state))
     restored = replace_fields(opt, state=as_tuple(opt.state), optimizer=inner)
     for _ in range(2):
-        expected, opt = opt.apply(params, params, value=1.0)
-        got, restored = restored.apply(params, params, value=1.0)
+        expected, opt = opt.apply(params, params, value=1.0, value_fn=curved)
+        got, restored = restored.apply(params, params, value=1.0, value_fn=curved)
         assert_equal(got, expected)
     assert jax.tree.structure(restored.optimizer) == jax.tree.structure(opt.optimizer)
 
@@ -268,9 +274,10 @@ def final_loss(wrapper, inner, hyperparameters, steps=5):
         params, opt = carry
         value, grads = jax.value_and_grad(loss)(params, step)
         # The third gradient is spoilt, where the wrapper is to see to that.
-        spoilt = (step == 2) & (wrapper in ("SkipNonFinite", "Accumulate"))
+        spoilt = (step == 2) & (wrapper in ("SkipNonFinite", "SkipOnSpike", "Accumulate"))
         grads["vector"] = jnp.where(spoilt, jnp.nan, grads["vector"])
-        return opt.apply(grads, params, value=value), None
+        value_fn = lambda params: loss(params, step)
+        return opt.apply(grads, params, value=value, value_fn=value_fn), None
 
     params = params_and_still()
     opt = make(wrapper, inner).replace(**hyperparameters).init(params)
@@ -310,7 +317,7 @@ def test_complex_training(wrapper):
     for _ in range(6):
         value, grads = jax.value_and_grad(loss)(params)
         grads = jax.tree.map(jnp.conj, grads)
-        params, opt = opt.apply(grads, params, value=value)
+        params, opt = opt.apply(grads, params, value=value, value_fn=loss)
     assert np.all(np.isfinite(np.asarray(params["z"])))
     assert loss(params) < 6
 
@@ -353,26 +360,26 @@ class TestMistakes:
         name = type(make(wrapper)).__name__
         match = rf"`{name}` has no state: call `opt = opt.init\(model\)` first"
         with pytest.raises(ValueError, match=match):
-            make(wrapper).apply({}, {}, value=1.0)
+            make(wrapper).apply({}, {}, value=1.0, value_fn=curved)
 
     def test_gradient_of_another_shape(self, wrapper):
         params = {"x": jnp.ones(2)}
         opt = make(wrapper).init(params)
         match = rf"`{type(opt).__name__}`: the gradient at \['x'\] has shape \(3,\)"
         with pytest.raises(ValueError, match=match):
-            opt.apply({"x": jnp.ones(3)}, params, value=1.0)
+            opt.apply({"x": jnp.ones(3)}, params, value=1.0, value_fn=curved)
 
     def test_a_parameter_that_init_did_not_see(self, wrapper):
         opt = make(wrapper).init({"x": jnp.ones(2), "y": None})
         params = {"x": jnp.ones(2), "y": jnp.ones(2)}
         with pytest.raises(ValueError, match=r"\['y'\] was no parameter when `init`"):
-            opt.apply(params, params, value=1.0)
+            opt.apply(params, params, value=1.0, value_fn=curved)
 
     def test_state_of_another_model(self, wrapper):
         opt = make(wrapper).init({"x": jnp.ones(2)})
         params = {"x": jnp.ones(3)}
         with pytest.raises(ValueError, match=r"state at \['x'\] does not fit"):
-            opt.apply(params, params, value=1.0)
+            opt.apply(params, params, value=1.0, value_fn=curved)
 
     def test_a_number_out_of_range(self, wrapper):
         opt = make(wrapper)

@@ -17,6 +17,9 @@ WRAPPERS: dict[str, Callable[[eqxopt.AbstractOptimizer], eqxopt.AbstractOptimize
     "Cautious": lambda inner: eqxopt.Cautious(inner),
     "CautiousWeightDecay": lambda inner: eqxopt.CautiousWeightDecay(inner, 0.1),
     "DecoupledWeightDecay": lambda inner: eqxopt.DecoupledWeightDecay(inner, 0.1),
+    "DecoupledWeightDecay corrected": lambda inner: eqxopt.DecoupledWeightDecay(
+        inner, 0.1, convention="corrected", max_learning_rate=0.2
+    ),
     "DecoupledWeightDecay independent": lambda inner: eqxopt.DecoupledWeightDecay(
         inner, 0.1, convention="independent"
     ),
@@ -25,13 +28,23 @@ WRAPPERS: dict[str, Callable[[eqxopt.AbstractOptimizer], eqxopt.AbstractOptimize
     ),
     "EMA": lambda inner: eqxopt.EMA(inner, 0.9),
     "EMA biased": lambda inner: eqxopt.EMA(inner, 0.9, debias=False),
+    "Hyperball": lambda inner: eqxopt.Hyperball(inner),
+    "Hyperball current": lambda inner: eqxopt.Hyperball(
+        inner, 0.05, initial_norm=False
+    ),
     "Lookahead": lambda inner: eqxopt.Lookahead(inner, 2, 0.8),
     "Lookahead reset": lambda inner: eqxopt.Lookahead(inner, 2, reset_state=True),
+    "Mechanic": lambda inner: eqxopt.Mechanic(inner, s_init=0.1),
     "Monitor": lambda inner: eqxopt.Monitor(inner),
     "ReduceOnPlateau": lambda inner: eqxopt.ReduceOnPlateau(
         inner, 0.5, patience=1, cooldown=1
     ),
+    "SAM": lambda inner: eqxopt.SAM(inner),
+    "SAM adaptive": lambda inner: eqxopt.SAM(inner, 0.5, adaptive=True),
+    "ScheduleFree": lambda inner: eqxopt.ScheduleFree(inner, b1=0.8),
+    "ScheduleFree weight_lr": lambda inner: eqxopt.ScheduleFree(inner, 0.1),
     "SkipNonFinite": lambda inner: eqxopt.SkipNonFinite(inner, max_consecutive=2),
+    "SkipOnSpike": lambda inner: eqxopt.SkipOnSpike(inner, window=4),
 }
 
 INNER: dict[str, Callable[[], eqxopt.AbstractOptimizer]] = {

@@ -1,42 +1,35 @@
 """Muon: momentum made orthogonal."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Inexact
 
-from .._dtype import as_dtype, compute_dtype, real_dtype, widen, zeros_like
+from .._dtype import as_dtype, zeros_like
+from .._fallback import default_fallback
 from .._hyperparameter import fraction, Hyperparameter, nonnegative
 from .._mask import as_mask, Mask, mask_of
-from .._math import ema
 from .._matrix import (
     as_matrices,
+    decayed_step,
     default_matrices,
-    gathered,
-    in_batches,
-    laid_like,
     Matrices,
     MatrixView,
 )
 from .._matrixwise import AbstractMatrixOptimizer
-from .._moments import debiased_mean
-from .._newton_schulz import as_coefficients, newton_schulz, normalized, Triple
-from .._number import check_ranges
-from .._optim import AdamW
+from .._moments import Momentum
+from .._newton_schulz import as_coefficients, Triple
+from .._number import check_counts, check_ranges
 from .._optimizer import AbstractOptimizer, count_of
+from .._option import one_of
+from .._orthogonal import (
+    momentum_matrices,
+    orthogonalized,
+    spectral_scale,
+)
 from .._wrapping import as_optimizer, per_leaf
-
-
-class Momentum(NamedTuple):
-    """Running mean of a matrix's gradient."""
-
-    mu: Inexact[Array, "*shape"]
-
-
-def _adamw() -> AdamW:
-    return AdamW(3e-4, b2=0.95, weight_decay=0.0)
 
 
 class Muon(AbstractMatrixOptimizer):
@@ -156,11 +149,14 @@ class Muon(AbstractMatrixOptimizer):
         converter=as_matrices, default=default_matrices, static=True, kw_only=True
     )
     fallback: AbstractOptimizer = eqx.field(
-        converter=as_optimizer, default_factory=_adamw, kw_only=True
+        converter=as_optimizer, default_factory=default_fallback, kw_only=True
     )
     nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
     method: Literal["gram", "standard"] = eqx.field(
-        default="gram", static=True, kw_only=True
+        converter=one_of("method", "gram", "standard"),
+        default="gram",
+        static=True,
+        kw_only=True,
     )
     compute_dtype: jnp.dtype | None = eqx.field(
         converter=as_dtype, default=None, static=True, kw_only=True
@@ -171,14 +167,7 @@ class Muon(AbstractMatrixOptimizer):
 
     def __check_init__(self) -> None:
         check_ranges(self)
-        if isinstance(self.ns_steps, bool) or self.ns_steps < 1:
-            raise ValueError(
-                f"`Muon(ns_steps={self.ns_steps})`: `ns_steps` must be at least 1"
-            )
-        if self.method not in ("gram", "standard"):
-            raise ValueError(
-                f"`Muon(method={self.method!r})`: `method` must be 'gram' or 'standard'"
-            )
+        check_counts(self, "ns_steps")
 
     def init_matrix(self, param: Inexact[Array, "..."], view: MatrixView) -> Momentum:
         del view
@@ -192,54 +181,19 @@ class Muon(AbstractMatrixOptimizer):
         states: Sequence[Any],
         views: Sequence[MatrixView],
     ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+        count = count_of(self)
         directions, means = [], []
         for rule, grad, param, state, view in zip(rules, grads, params, states, views):
-            direction, mean = _direction(rule, count_of(self), grad, param, state, view)
+            direction, mean = momentum_matrices(rule, count, grad, param, state, view)
             directions.append(direction)
             means.append(mean)
         eps = [rule.eps for rule in rules]
-        orthogonal = in_batches(self.orthogonal, directions, eps, count_of(self))
+        orthogonal = orthogonalized(self, directions, eps, count)
         updates = [
             _update(rule, x, param, view)
             for rule, x, param, view in zip(rules, orthogonal, params, views)
         ]
         return updates, means
-
-    def orthogonal(
-        self,
-        x: Inexact[Array, "batch rows columns"],
-        eps: Float[Array, "#batch 1 1"],
-    ) -> Inexact[Array, "batch rows columns"]:
-        dtype = x.dtype
-        if self.compute_dtype is not None and not jnp.iscomplexobj(x):
-            dtype = self.compute_dtype
-        gram = self.method == "gram"
-        # Divided in the precision that came: its squares need not fit the other.
-        unit = per_leaf(normalized)(x, eps).astype(dtype)
-        steps = newton_schulz(unit, self.ns_coefficients, self.ns_steps, gram=gram)
-        return steps.astype(x.dtype)
-
-    def scale(self, view: MatrixView) -> float | Float[Array, ""]:
-        if self.consistent_rms is None:
-            return max(1.0, view.rows / max(view.columns, 1)) ** 0.5
-        return self.consistent_rms * max(view.rows, view.columns) ** 0.5
-
-
-@per_leaf
-def _direction(
-    rule: Muon,
-    count: Int[Array, ""],
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
-    state: Momentum,
-    view: MatrixView,
-) -> tuple[Inexact[Array, "batch rows columns"], Momentum]:
-    """The momentum as matrices, and the next state."""
-    dtype = compute_dtype(param.dtype)
-    t, grad = count.astype(real_dtype(dtype)), grad.astype(dtype)
-    mu = ema(widen(state.mu, dtype), grad, rule.beta)
-    mean = debiased_mean(mu, grad, rule.beta, t, nesterov=rule.nesterov)
-    return view.matrices(gathered(mean)), Momentum(mu.astype(state.mu.dtype))
 
 
 @per_leaf
@@ -249,6 +203,5 @@ def _update(
     param: Inexact[Array, "*shape"],
     view: MatrixView,
 ) -> Inexact[Array, "*shape"]:
-    step = rule.scale(view) * laid_like(view.array(orthogonal), param)
-    decay = rule.weight_decay * param.astype(step.dtype)
-    return -rule.learning_rate * (step + decay)
+    scale = spectral_scale(view, rule.consistent_rms)
+    return decayed_step(rule, scale * orthogonal, param, view)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from .._dtype import as_dtype, real_zeros_like, zeros_like
+from .._factored import is_factored, mix, mix_factors, over_root, zero_factors
 from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive, real
 from .._leafwise import AbstractLeafwiseOptimizer
 from .._mask import as_mask, Mask, mask_of
 from .._math import abs_sq, divide, ema, rms, sqrt
-from .._moments import reduced_zeros
 
 
 # The paper's second epsilon.
@@ -134,15 +134,9 @@ class Adafactor(AbstractLeafwiseOptimizer):
 
     def init_leaf(self, param: Inexact[Array, "*shape"]) -> Factored | Unfactored:
         mu = None if self.momentum is None else zeros_like(param, self.dtype_momentum)
-        if not self.factored or param.ndim < 2:
-            return Unfactored(real_zeros_like(param), mu)
-        short, long = longest_axes(param.shape)
-        # Also 0 is too short: there is no mean over an axis without entries.
-        if param.shape[short] < max(self.min_dim_size_to_factor, 1):
-            return Unfactored(real_zeros_like(param), mu)
-        return Factored(
-            row=reduced_zeros(param, (long,)), col=reduced_zeros(param, (short,)), mu=mu
-        )
+        if self.factored and is_factored(param.shape, self.min_dim_size_to_factor):
+            return Factored(*zero_factors(param), mu)
+        return Unfactored(real_zeros_like(param), mu)
 
     def update_leaf(
         self,
@@ -154,14 +148,9 @@ class Adafactor(AbstractLeafwiseOptimizer):
         decay = 1 - jnp.maximum(t - self.decay_offset, 1) ** -self.decay_rate
         square = abs_sq(grad) + self.eps
         if isinstance(state, Factored):
-            short, long = longest_axes(grad.shape)
-            row = mix(state.row, jnp.mean(square, axis=long), decay)
-            col = mix(state.col, jnp.mean(square, axis=short), decay)
+            row, col = mix_factors(state.row, state.col, square, decay)
             state = state._replace(row=row, col=col)
-            row, col = jnp.expand_dims(row, long), jnp.expand_dims(col, short)
-            row = divide(row, jnp.mean(row, axis=short, keepdims=True))
-            # One root each, because the product of two small factors could underflow.
-            step = divide(divide(grad, sqrt(row)), sqrt(col))
+            step = over_root(grad, row, col)
         else:
             state = state._replace(nu=mix(state.nu, square, decay))
             step = divide(grad, sqrt(state.nu))
@@ -179,17 +168,3 @@ class Adafactor(AbstractLeafwiseOptimizer):
         if weight_decay is not None:
             step = step + weight_decay * param
         return -step, state
-
-
-def mix(
-    mean: Float[Array, "*shape"], new: Float[Array, "*shape"], decay: Float[Array, ""]
-) -> Float[Array, "*shape"]:
-    """`ema` for a decay that is 0 in the first steps, where the rounding of its
-    difference could take a mean of squares below 0."""
-    return decay * mean + (1 - decay) * new
-
-
-def longest_axes(shape: tuple[int, ...]) -> tuple[int, int]:
-    """The second longest axis and the longest."""
-    *_, short, long = sorted(range(len(shape)), key=shape.__getitem__)
-    return short, long

@@ -110,7 +110,8 @@ class AdamW(AbstractLeafwiseOptimizer):
     $$
 
     The decay is multiplied by the learning rate, as in PyTorch and optax. In the paper
-    it is multiplied by the schedule alone.
+    it is multiplied by the schedule alone: for that, and for the corrected decay of
+    AdamC, put [`eqxopt.DecoupledWeightDecay`][] around [`eqxopt.Adam`][].
 
     **Arguments:**
 

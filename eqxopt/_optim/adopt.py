@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Inexact
 from .._dtype import as_dtype
 from .._hyperparameter import fraction, Hyperparameter, nonnegative
 from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import abs_sq, clip_factor, divide, ema, sqrt
+from .._math import abs_sq, clipped, divide, ema, sqrt
 from .._moments import Moments, zero_moments
 from .._schedule.abstract import Custom, Step
 
@@ -104,12 +104,3 @@ class ADOPT(AbstractLeafwiseOptimizer):
 
 def fourth_root(step: Step) -> Float[Array, ""]:
     return jnp.asarray(step, float) ** 0.25
-
-
-def clipped(
-    x: Inexact[Array, "*shape"], bound: Float[Array, ""]
-) -> Inexact[Array, "*shape"]:
-    """`x` with no entry larger than `bound` in magnitude."""
-    if jnp.iscomplexobj(x):
-        return x * clip_factor(jnp.abs(x), bound)
-    return jnp.clip(x, -bound, bound)

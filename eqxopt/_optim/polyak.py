@@ -1,25 +1,26 @@
 """Gradient descent with Polyak's step size."""
 
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, Float, Inexact
 
-from .._dtype import widen
+from .._coupled import AbstractCoupledOptimizer
 from .._hyperparameter import Hyperparameter, nonnegative, real
-from .._math import sum_of_squares
-from .._optimizer import AbstractOptimizer, count_of, needed_value
-from .._rules import gradients, rules, started
-from .._tree import Parameters, replace_fields
-from .._types import Self
+from .._math import squared_norm
+from .._optimizer import needed_value
+from .._option import one_of
 
 
-M = TypeVar("M")
+class Polyak(NamedTuple):
+    """The step that would just reach the minimum, before it is bounded and scaled."""
+
+    step_size: Float[Array, ""]
 
 
-class PolyakSGD(AbstractOptimizer):
+class PolyakSGD(AbstractCoupledOptimizer):
     r"""Gradient descent whose step would just reach the minimum of a straight line.
 
     $$
@@ -67,56 +68,44 @@ class PolyakSGD(AbstractOptimizer):
     scaling: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
     f_min: Hyperparameter = eqx.field(converter=real, default=0.0)
     eps: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    variant: Literal["sps", "sps+"] = eqx.field(default="sps", static=True)
+    variant: Literal["sps", "sps+"] = eqx.field(
+        converter=one_of("variant", "sps", "sps+"), default="sps", static=True
+    )
+    shared_hyperparameters: ClassVar = ("f_min", "eps")
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
-        nothing = parameters.tree([None] * len(parameters))
-        return replace_fields(started(self, parameters), state=nothing)
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+        return ()
 
-    def update(
+    def init_shared(self, params: Sequence[Inexact[Array, "..."]]) -> Polyak:
+        return Polyak(jnp.zeros_like(self.f_min))
+
+    def measure_leaf(
         self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        del value_fn
-        loss = needed_value(self, value)
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
-        squared_norm = sum_of_squares(g for g in grad_leaves if g is not None)
-        updates = [
-            None if grad is None else rule.scaled(grad, param, loss, squared_norm)
-            for rule, grad, param in zip(
-                rules(self, parameters), grad_leaves, parameters.arrays
-            )
-        ]
-        new = replace_fields(self, count=count_of(self) + 1)
-        return parameters.tree(updates), new
-
-    def scaled(
-        self,
+        t: Float[Array, ""],
         grad: Inexact[Array, "*shape"],
         param: Inexact[Array, "*shape"],
-        loss: Float[Array, ""],
-        squared_norm: Float[Array, ""],
-    ) -> Inexact[Array, "*shape"]:
-        grad = widen(grad.astype(param.dtype))
-        return -self.step_size(loss, squared_norm).astype(grad.dtype) * grad
+        state: tuple[()],
+        shared: Polyak,
+    ) -> tuple[Float[Array, ""], tuple[()]]:
+        return squared_norm(grad), state
 
-    def step_size(
-        self, loss: Float[Array, ""], squared_norm: Float[Array, ""]
-    ) -> Float[Array, ""]:
-        dtype = self.f_min.dtype
-        gap = loss.astype(dtype) - self.f_min
+    def update_shared(
+        self, t: Float[Array, ""], sums: Float[Array, ""], shared: Polyak, value: Any
+    ) -> Polyak:
+        gap = needed_value(self, value) - self.f_min
         if self.variant == "sps+":
             gap = jnp.maximum(gap, 0)
-        below = squared_norm.astype(dtype) + self.eps
-        vanishing = below <= jnp.finfo(dtype).eps
-        step = jnp.minimum(gap / jnp.where(vanishing, 1, below), self.max_learning_rate)
-        return self.scaling * jnp.where(vanishing, 0, step)
+        below = sums + self.eps
+        vanishing = below <= jnp.finfo(below.dtype).eps
+        return Polyak(jnp.where(vanishing, 0, gap / jnp.where(vanishing, 1, below)))
 
-    def eval_params(self, params: M) -> M:
-        return params
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: tuple[()],
+        shared: Polyak,
+    ) -> Inexact[Array, "*shape"]:
+        step_size = jnp.minimum(shared.step_size, self.max_learning_rate)
+        return -self.scaling * step_size * grad

@@ -10,16 +10,15 @@ from jaxtyping import PyTree
 from .._hyperparameter import Hyperparameter, nonnegative
 from .._optimizer import AbstractOptimizer, count_of, needed_value
 from .._rules import gradients, started
+from .._skipping import update_if
 from .._tree import Parameters, replace_fields
 from .._types import Self
 from .._wrapping import (
     all_finite,
     as_optimizer,
     Count,
-    no_update,
     plus_one_if,
     reached,
-    select,
     zero_count,
 )
 
@@ -92,22 +91,17 @@ class SkipNonFinite(AbstractOptimizer):
         made = finite
         if self.max_consecutive is not None:
             made = finite | reached(self, consecutive - 1, "max_consecutive")
-        # The wrapped optimizer never sees what is skipped: even an update that is not
-        # chosen would make NaNs of derivatives.
-        seen = [None if x is None else jnp.where(made, x, 0) for x in grad_leaves]
-        updates, optimizer = self.optimizer.update(
-            parameters.tree(seen),
-            params,
-            value=None if loss is None else jnp.where(made, loss, 0),
+        updates, optimizer = update_if(
+            made,
+            self.optimizer,
+            grad_leaves,
+            parameters,
+            value=loss,
             value_fn=value_fn,
         )
-        chosen = [
-            None if x is None else jnp.where(made, x, no_update(x))
-            for x in parameters.align(updates, "the updates")
-        ]
-        return parameters.tree(chosen), replace_fields(
+        return updates, replace_fields(
             self,
-            optimizer=select(made, optimizer, self.optimizer),
+            optimizer=optimizer,
             count=count,
             skipped=plus_one_if(~made, self.skipped),
             consecutive=consecutive,

@@ -8,15 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from .._dtype import widen
-from .._hyperparameter import Hyperparameter, nonnegative
+from .._hyperparameter import Hyperparameter, nonnegative, positive
 from .._mask import as_mask, Mask, mask_of
 from .._math import agreement
-from .._optimizer import (
-    AbstractOptimizer,
-    AbstractTransform,
-    count_of,
-    inner_transforms,
-)
+from .._number import check_ranges
+from .._optimizer import AbstractOptimizer, count_of
+from .._option import one_of
+from .._rate import learning_rates, with_learning_rate
 from .._rules import gradients, rules, started
 from .._tree import Parameters, replace_fields
 from .._types import Self
@@ -25,26 +23,12 @@ from .._wrapping import as_optimizer, per_leaf
 
 M = TypeVar("M")
 Decoupled = Literal["times_learning_rate", "independent"]
-Convention = Literal["times_learning_rate", "independent", "l2"]
-
-
-def as_decoupled(name: Decoupled) -> Decoupled:
-    _check(name, get_args(Decoupled))
-    return name
-
-
-def as_convention(name: Convention) -> Convention:
-    _check(name, get_args(Convention))
-    return name
-
-
-def _check(name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise ValueError(f"`convention` is one of {', '.join(known)}, not {name!r}")
+Convention = Literal["times_learning_rate", "independent", "corrected", "l2"]
+INDEPENDENT = "give `convention='independent'`"
 
 
 class DecoupledWeightDecay(AbstractOptimizer):
-    r"""Weight decay around any optimizer, in one of the three conventions in use.
+    r"""Weight decay around any optimizer, in one of the four conventions in use.
 
     $$
     \begin{aligned}
@@ -52,6 +36,9 @@ class DecoupledWeightDecay(AbstractOptimizer):
         && \texttt{times\_learning\_rate} \\
     \theta_t &= \theta_{t-1} + u_t - \lambda \theta_{t-1}
         && \texttt{independent} \\
+    \theta_t &= \theta_{t-1} + u_t -
+        \frac{\alpha_t^2}{\alpha_{\max}} \lambda \theta_{t-1}
+        && \texttt{corrected} \\
     g'_t &= g_t + \lambda \theta_{t-1}
         && \texttt{l2}
     \end{aligned}
@@ -64,6 +51,10 @@ class DecoupledWeightDecay(AbstractOptimizer):
         rate. Where the rate has a schedule, the paper multiplies the decay with its
         shape too: give `weight_decay` a schedule of that shape. The same $\lambda$ is
         far stronger than in the first convention.
+    - `"corrected"` keeps the norms of gradients and of weights steady to the end of a
+        schedule, where the others let gradients grow. Around Adam it is AdamC. The
+        source means it for weights whose scale does not matter, such as those that a
+        normalization layer follows.
     - `"l2"` is the gradient of the penalty $\frac\lambda2 \|\theta\|^2$. It passes
         through the wrapped optimizer's moments, and so is not decoupled at all.
 
@@ -75,13 +66,17 @@ class DecoupledWeightDecay(AbstractOptimizer):
     - `weight_decay`: $\lambda \ge 0$.
     - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
         or a function of `(path, array)`. By default all do.
-    - `convention`: one of the three above.
+    - `convention`: one of the four above.
+    - `max_learning_rate`: $\alpha_{\max} > 0$, the peak of the schedule, for
+        `"corrected"` only. Keyword only.
 
-    **Raises:** in the first convention a `ValueError` if the wrapped optimizer has no
-    learning rate, or several.
+    **Raises:** where there is $\alpha_t$ a `ValueError` if the wrapped optimizer has no
+    learning rate, or several; also for `"corrected"` without `max_learning_rate`.
 
     **Source:** Loshchilov and Hutter, [Decoupled Weight Decay
-    Regularization](https://arxiv.org/abs/1711.05101), 2019.
+    Regularization](https://arxiv.org/abs/1711.05101), 2019; Defazio, [Why Gradients
+    Rapidly Increase Near the End of Training](https://arxiv.org/abs/2506.02285), 2025,
+    for `"corrected"`.
 
     !!! example
 
@@ -110,8 +105,21 @@ class DecoupledWeightDecay(AbstractOptimizer):
         metadata=mask_of("weight_decay"),
     )
     convention: Convention = eqx.field(
-        converter=as_convention, default="times_learning_rate", static=True
+        converter=one_of("convention", *get_args(Convention)),
+        default="times_learning_rate",
+        static=True,
     )
+    max_learning_rate: Hyperparameter | None = eqx.field(
+        converter=positive, default=None, kw_only=True
+    )
+
+    def __check_init__(self) -> None:
+        check_ranges(self)
+        if self.convention == "corrected" and self.max_learning_rate is None:
+            raise ValueError(
+                "`DecoupledWeightDecay(convention='corrected')`: give "
+                "`max_learning_rate`, the peak of the schedule"
+            )
 
     def init(self, params: PyTree) -> Self:
         return _init(self, params)
@@ -190,7 +198,9 @@ class CautiousWeightDecay(AbstractOptimizer):
         metadata=mask_of("weight_decay"),
     )
     convention: Decoupled = eqx.field(
-        converter=as_decoupled, default="times_learning_rate", static=True
+        converter=one_of("convention", *get_args(Decoupled)),
+        default="times_learning_rate",
+        static=True,
     )
 
     def init(self, params: PyTree) -> Self:
@@ -216,8 +226,8 @@ WeightDecay = TypeVar("WeightDecay", DecoupledWeightDecay, CautiousWeightDecay)
 def _init(wrapper: WeightDecay, params: PyTree) -> WeightDecay:
     parameters = Parameters(params)
     new = started(wrapper, parameters)
-    if wrapper.convention == "times_learning_rate":
-        _with_learning_rate(wrapper)  # for its error
+    if wrapper.convention in ("times_learning_rate", "corrected"):
+        with_learning_rate(wrapper, wrapper.optimizer, INDEPENDENT)  # for its error
     return replace_fields(new, optimizer=wrapper.optimizer.init(params))
 
 
@@ -250,41 +260,20 @@ def _strengths(
     wrapper: WeightDecay, parameters: Parameters
 ) -> list[Float[Array, ""] | None]:
     """What each parameter decays by, relative to itself; `None` where it does not."""
+    every_rule = rules(wrapper, parameters)
     strengths: list[Float[Array, ""] | None] = [
-        None if rule.mask is False else rule.weight_decay
-        for rule in rules(wrapper, parameters)
+        None if rule.mask is False else rule.weight_decay for rule in every_rule
     ]
     if wrapper.convention == "independent":
         return strengths
-    inner = rules(_with_learning_rate(wrapper), parameters)
+    rates = learning_rates(wrapper, wrapper.optimizer, parameters, INDEPENDENT)
+    if wrapper.convention == "corrected":
+        highest = [getattr(rule, "max_learning_rate") for rule in every_rule]
+        rates = [rate * (rate / most) for rate, most in zip(rates, highest)]
     return [
-        None if strength is None else getattr(rule, "learning_rate") * strength
-        for rule, strength in zip(inner, strengths)
+        None if strength is None else rate * strength
+        for rate, strength in zip(rates, strengths)
     ]
-
-
-def _with_learning_rate(wrapper: WeightDecay) -> AbstractTransform:
-    """The one transform that has the learning rate."""
-    found = _having_learning_rate(wrapper.optimizer)
-    if len(found) != 1:
-        has = "several learning rates" if found else "no learning rate"
-        remedy = (
-            "put the weight decay inside, around each of them, or give"
-            if found
-            else "give"
-        )
-        raise ValueError(
-            f"`{type(wrapper).__name__}`: `{type(wrapper.optimizer).__name__}` has "
-            f"{has} to multiply the decay by: {remedy} `convention='independent'`"
-        )
-    return found[0]
-
-
-def _having_learning_rate(transform: AbstractTransform) -> list[AbstractTransform]:
-    if getattr(transform, "learning_rate", None) is not None:
-        return [transform]
-    inner = inner_transforms(transform).values()
-    return [one for x in inner for one in _having_learning_rate(x)]
 
 
 @per_leaf

@@ -82,6 +82,8 @@ class FromOptax(AbstractOptimizer):
         ```
     """
 
+    uses_value_fn = True
+
     tx: GradientTransformation = eqx.field(converter=_as_transformation, static=True)
 
     def init(self, params: PyTree) -> Self:

@@ -1,0 +1,63 @@
+"""Means of squares kept as one row and one column."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from ._math import divide, sqrt
+from ._moments import reduced_zeros
+
+
+def longest_axes(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The second longest axis and the longest."""
+    *_, short, long = sorted(range(len(shape)), key=shape.__getitem__)
+    return short, long
+
+
+def is_factored(shape: tuple[int, ...], least: int) -> bool:
+    """Whether two axes have at least the length `least`, and any entries at all:
+    there is no mean over an axis without."""
+    return len(shape) > 1 and shape[longest_axes(shape)[0]] >= max(least, 1)
+
+
+def zero_factors(
+    param: Inexact[Array, "*shape"],
+) -> tuple[Float[Array, "*rows"], Float[Array, "*cols"]]:
+    """Zeros to keep the mean of a parameter's squares in, as a row and a column."""
+    short, long = longest_axes(param.shape)
+    return reduced_zeros(param, (long,)), reduced_zeros(param, (short,))
+
+
+def mix(
+    mean: Float[Array, "*shape"], new: Float[Array, "*shape"], decay: Float[Array, ""]
+) -> Float[Array, "*shape"]:
+    """`ema` for a decay that may be 0, where the rounding of its difference could take
+    a mean of squares below 0."""
+    return decay * mean + (1 - decay) * new
+
+
+def mix_factors(
+    row: Float[Array, "*rows"],
+    col: Float[Array, "*cols"],
+    square: Float[Array, "*shape"],
+    decay: Float[Array, ""],
+) -> tuple[Float[Array, "*rows"], Float[Array, "*cols"]]:
+    """The running means of squares along each of the two longest axes."""
+    short, long = longest_axes(square.shape)
+    return (
+        mix(row, jnp.mean(square, axis=long), decay),
+        mix(col, jnp.mean(square, axis=short), decay),
+    )
+
+
+def over_root(
+    x: Inexact[Array, "*shape"],
+    row: Float[Array, "*rows"],
+    col: Float[Array, "*cols"],
+) -> Inexact[Array, "*shape"]:
+    r"""$x / \sqrt{r c / \operatorname{mean}(r)}$, the mean of squares being what the
+    row $r$ and the column $c$ tell."""
+    short, long = longest_axes(x.shape)
+    row, col = jnp.expand_dims(row, long), jnp.expand_dims(col, short)
+    row = divide(row, jnp.mean(row, axis=short, keepdims=True))
+    # One root each, because the product of two small factors could underflow.
+    return divide(divide(x, sqrt(row)), sqrt(col))

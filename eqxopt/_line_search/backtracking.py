@@ -1,0 +1,132 @@
+"""Backtracking: shorter and shorter steps."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .._hyperparameter import (
+    at_least_one,
+    at_least_one_bound,
+    Hyperparameter,
+    nonnegative,
+    open_fraction,
+    positive,
+)
+from .abstract import AbstractLineSearch, Line, Point
+
+
+class _State(NamedTuple):
+    step_size: Float[Array, ""]
+    best: Point
+    best_grads: PyTree
+    evaluations: Int[Array, ""]
+    finished: Bool[Array, ""]
+
+
+class BacktrackingLineSearch(AbstractLineSearch):
+    r"""Shortens the step until the loss decreases sufficiently.
+
+    $$
+    f(\theta + \eta d) \le (1 + \delta) f(\theta) + c\, \eta\, \langle \nabla f(\theta),
+    d \rangle + \epsilon
+    $$
+
+    is Armijo's criterion for the step size $\eta$ in the direction $d$. The first trial
+    is $\min(\gamma \eta_{t-1}, \eta_{\max})$, from the step size $\eta_{t-1}$ of the
+    last step that went anywhere, and each further one is $\beta$ times that before.
+    Gradients are computed only where the loss got lower.
+
+    After the last trial the lowest point is taken, or no step if none is lower than
+    where the search began. Optax then takes the last point, uphill or not, and after a
+    loss of NaN there goes on from a step size of 0.
+
+    **Arguments:**
+
+    - `max_backtracking_steps`: how often the step is shortened at most, at least 1.
+        Default 20.
+    - `slope_rtol`: $c \ge 0$. Default 1e-4.
+    - `decrease_factor`: $\beta \in (0, 1)$. Default 0.8.
+    - `increase_factor`: $\gamma \in [1, \infty]$. Default 1.5.
+    - `max_learning_rate`: $\eta_{\max} > 0$. Default 1.
+    - `atol`: $\epsilon \ge 0$. Default 0.
+    - `rtol`: $\delta \ge 0$. Default 0.
+
+    All are numbers or schedules.
+
+    **Source:** Nocedal and Wright, [Numerical
+    Optimization](https://doi.org/10.1007/978-0-387-40065-5), 2006, Algorithm 3.1;
+    Vaswani et al., [Painless Stochastic Gradient](https://arxiv.org/abs/1905.09997),
+    2019, for the first trial.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> search = eqxopt.BacktrackingLineSearch(slope_rtol=0.1)
+        >>> opt = eqxopt.LBFGS(linesearch=search).init(x)
+        >>> for _ in range(3):
+        ...     value, grads = jax.value_and_grad(f)(x)
+        ...     x, opt = opt.apply(grads, x, value=value, value_fn=f)
+        ...     print(f"{f(x):.2f} after {opt.evaluations}")
+        7.52 after 1
+        0.00 after 1
+        0.00 after 1
+
+        ```
+    """
+
+    max_backtracking_steps: Hyperparameter = eqx.field(
+        converter=at_least_one, default=20
+    )
+    slope_rtol: Hyperparameter = eqx.field(converter=nonnegative, default=1e-4)
+    decrease_factor: Hyperparameter = eqx.field(converter=open_fraction, default=0.8)
+    increase_factor: Hyperparameter = eqx.field(
+        converter=at_least_one_bound, default=1.5
+    )
+    max_learning_rate: Hyperparameter = eqx.field(converter=positive, default=1.0)
+    atol: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    rtol: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+
+    def search(
+        self, line: Line, start: Point, grads: PyTree, previous: Float[Array, ""]
+    ) -> tuple[Point, PyTree, Int[Array, ""]]:
+        def shorten(state: _State) -> _State:
+            value, gradient = line(state.step_size)
+            needed = self.slope_rtol * state.step_size * start.slope + self.atol
+            decreased = value <= (1 + self.rtol) * start.value + needed
+            slope, new_grads = jax.lax.cond(
+                decreased | (value < state.best.value),
+                gradient,
+                lambda: (state.best.slope, state.best_grads),
+            )
+            trial = Point(state.step_size, value, slope)
+            accepted = decreased & trial.is_finite()
+            better = accepted | ((value < state.best.value) & trial.is_finite())
+            best, best_grads = jax.lax.cond(
+                better,
+                lambda: (trial, new_grads),
+                lambda: (state.best, state.best_grads),
+            )
+            evaluations = state.evaluations + 1
+            last = evaluations > self.max_backtracking_steps.astype(evaluations.dtype)
+            shorter = self.decrease_factor * state.step_size
+            return _State(shorter, best, best_grads, evaluations, accepted | last)
+
+        first = jnp.minimum(self.increase_factor * previous, self.max_learning_rate)
+        state = jax.lax.while_loop(
+            lambda state: ~state.finished,
+            shorten,
+            _State(
+                step_size=first,
+                best=start,
+                best_grads=grads,
+                evaluations=jnp.zeros((), jnp.int32),
+                finished=~(start.slope < 0),
+            ),
+        )
+        return state.best, state.best_grads, state.evaluations

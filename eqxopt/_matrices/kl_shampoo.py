@@ -1,0 +1,258 @@
+"""KL-Shampoo: the Kronecker factors that describe gradients best as a covariance."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Float, Inexact, Int
+
+from .._dtype import compute_dtype, real_dtype, zeros_like
+from .._fallback import default_fallback
+from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._kronecker import (
+    identities,
+    means,
+    ones,
+    outer_products,
+    rotated,
+    rotated_back,
+    Sides,
+    squares,
+    with_bases,
+)
+from .._mask import as_mask, Mask, mask_of
+from .._math import abs_sq, ema, product
+from .._matrix import (
+    as_matrices,
+    decayed_step,
+    default_matrices,
+    gathered,
+    Matrices,
+    MatrixView,
+)
+from .._matrixwise import AbstractMatrixOptimizer
+from .._number import check_counts, check_ranges
+from .._optimizer import AbstractOptimizer, count_of
+from .._wrapping import as_optimizer, no_update, per_leaf
+
+
+class WhitenedMomentum(NamedTuple):
+    """Running means of a matrix's gradient and of its whitened outer products; bases
+    in which these are nearly diagonal; and running means of what is there on the
+    diagonals."""
+
+    mu: Inexact[Array, "*shape"]
+    factors: Sides
+    bases: Sides
+    values: Sides
+
+
+class KLShampoo(AbstractMatrixOptimizer):
+    r"""Shampoo whose factors are estimated together, so that it needs no lengths from
+    Adam; another optimizer, by default AdamW, for what is no matrix.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    u_t &= -\alpha_t \left( Q_L \left( \frac{s}{1 + \varepsilon s} \odot Q_L^* m_t Q_R
+        \right) Q_R^* + \lambda \theta_{t-1} \right), \qquad
+        s_{ij} = (l_i r_j)^{-1/2} \\
+    L_t &= \beta_2 L_{t-1} + \frac{1 - \beta_2}{n_\text{in}}\, g_t\, Q_R\,
+        \mathrm{diag}(r)^{-1} Q_R^* g_t^* \\
+    R_t &= \beta_2 R_{t-1} + \frac{1 - \beta_2}{n_\text{out}}\, g_t^*\, Q_L\,
+        \mathrm{diag}(l)^{-1} Q_L^* g_t \\
+    l_t &= \beta_2 l_{t-1} + (1 - \beta_2)\, \mathrm{mean}_j\, |Q_L^* g_t
+        Q_R|_{ij}^2 / r_j \\
+    r_t &= \beta_2 r_{t-1} + (1 - \beta_2)\, \mathrm{mean}_i\, |Q_L^* g_t
+        Q_R|_{ij}^2 / l_i
+    \end{aligned}
+    $$
+
+    in which the right sides have $l$, $r$ and the bases of the step before. $L \otimes
+    R$ is the covariance of gradients with the least Kullback-Leibler divergence from
+    theirs; $l$ and $r$ are its eigenvalues in bases that lag behind.
+
+    The first step moves nothing: it makes $L$ and $R$ from $g g^* / n_\text{in}$ and
+    $g^* g / n_\text{out}$, the bases of their eigenvectors, and $l = r = s_0$. After
+    every $f$-th of the others $Q_L \leftarrow \mathrm{qr}(L Q_L)$, and $Q_R$ likewise.
+    In between a step costs matrix products alone.
+
+    This is the authors' code, with its lower bound $c^{-2}$ on $l$ and $r$, $c =
+    \max(10, \min(n, 4000))$ for a side of length $n$; but for the decay, which there
+    acts on what the step has already moved, and for bfloat16, in which that computes.
+    As there, $m$ has no correction of its bias.
+
+    Training can be differentiated with the bases taken as constants, because
+    eigenvectors are no smooth function where eigenvalues meet.
+
+    A convolution kernel (out, in, ...) is the matrix (out, in · ...); what is a matrix
+    is said as in [`eqxopt.Muon`][].
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$, of the matrices alone.
+    - `b1`: $\beta_1 \in [0, 1)$. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$. Default 0.98.
+    - `eps`: $\varepsilon \ge 0$. Default 1e-8.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.01.
+    - `mask`: which matrices decay: a tree of booleans that is a prefix of the model, or
+        a function of `(path, array)`. By default all do.
+    - `init_factor`: $s_0 > 0$. Default 0.1.
+    - `precondition_frequency`: $f$, an integer of at least 1. Default 10.
+    - `max_precond_dim`: a side that is longer is not rotated and not scaled: its $Q$ is
+        the identity, and its $l$ or $r$ is 1. Default 10000.
+    - `matrices`: keyword only. Which parameters are matrices: a function of `(path,
+        array)`, or a tree that is a prefix of the model, giving `True` or `"matrix"`,
+        `"stack"`, `False` or `"fallback"`.
+    - `fallback`: keyword only. The optimizer of the other parameters. Default
+        `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+
+    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
+    axes, with its path.
+
+    **Source:** Lin et al., [Understanding and Improving Shampoo and SOAP via
+    Kullback-Leibler Minimization](https://arxiv.org/abs/2509.03378), 2025, with the
+    defaults of [its code](https://github.com/yorkerlin/KL-Methods).
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda w: jnp.sum((w - 1) ** 2)
+        >>> w = jnp.array([[1.0, 2.0], [3.0, -4.0]])
+        >>> opt = eqxopt.KLShampoo(learning_rate=0.1).init(w)
+        >>> for _ in range(5):
+        ...     w, opt = opt.apply(jax.grad(f)(w), w)
+        >>> print(f"{f(w):.2f}")
+        18.42
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.98)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.01)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    init_factor: Hyperparameter = eqx.field(converter=positive, default=0.1)
+    precondition_frequency: int = eqx.field(default=10, static=True)
+    max_precond_dim: int = eqx.field(default=10000, static=True)
+    matrices: Matrices = eqx.field(
+        converter=as_matrices, default=default_matrices, static=True, kw_only=True
+    )
+    fallback: AbstractOptimizer = eqx.field(
+        converter=as_optimizer, default_factory=default_fallback, kw_only=True
+    )
+
+    def __check_init__(self) -> None:
+        check_ranges(self)
+        check_counts(self, "precondition_frequency", "max_precond_dim")
+
+    def init_matrix(
+        self, param: Inexact[Array, "..."], view: MatrixView
+    ) -> WhitenedMomentum:
+        dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
+        return WhitenedMomentum(
+            mu=zeros_like(param),
+            factors=squares(view, dtype, limit),
+            bases=identities(view, dtype, limit),
+            values=ones(view, real_dtype(dtype), limit),
+        )
+
+    def update_matrices(
+        self,
+        rules: Sequence[Any],
+        grads: Sequence[Inexact[Array, "..."]],
+        params: Sequence[Inexact[Array, "..."]],
+        states: Sequence[Any],
+        views: Sequence[MatrixView],
+    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+        count = count_of(self)
+        updates, new_states = [], []
+        for rule, grad, param, state, view in zip(rules, grads, params, states, views):
+            update, new = _step(rule, count, grad, param, state, view)
+            updates.append(update)
+            new_states.append(new)
+
+        def iterate(states: list[WhitenedMomentum]) -> list[WhitenedMomentum]:
+            return [_power_iteration(x) for x in states]
+
+        return updates, with_bases(
+            new_states, iterate, count, self.precondition_frequency
+        )
+
+
+@per_leaf
+def _step(
+    rule: KLShampoo,
+    count: Int[Array, ""],
+    grad: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    state: WhitenedMomentum,
+    view: MatrixView,
+) -> tuple[Inexact[Array, "*shape"], WhitenedMomentum]:
+    grad = grad.astype(state.mu.dtype)
+    mu = ema(state.mu, grad, rule.b1)
+    by_row = _inverse_root(state.values.left, axis=2)
+    by_column = _inverse_root(state.values.right, axis=1)
+    scale = by_row * by_column / (1 + rule.eps * by_row * by_column)
+    mean = rotated(view.matrices(gathered(mu)), state.bases)
+    update = decayed_step(rule, rotated_back(scale * mean, state.bases), param, view)
+
+    whole = view.matrices(gathered(grad))
+    rows = rotated(whole, state.bases._replace(left=None))
+    columns = rotated(whole, state.bases._replace(right=None))
+    both = rotated(rows, state.bases._replace(right=None))
+    # What each side sees once the other is whitened, as a mean over the other.
+    by_row = by_row / max(view.rows, 1) ** 0.5
+    by_column = by_column / max(view.columns, 1) ** 0.5
+    outer = outer_products(by_column * rows, by_row * columns, state.factors)
+    first = count == 1
+    values = Sides(
+        _eigenvalues(
+            rule, first, state.values.left, jnp.sum(abs_sq(by_column * both), axis=2)
+        ),
+        _eigenvalues(
+            rule, first, state.values.right, jnp.sum(abs_sq(by_row * both), axis=1)
+        ),
+    )
+    return jnp.where(first, no_update(update), update), WhitenedMomentum(
+        mu=jnp.where(first, state.mu, mu),
+        factors=means(state.factors, outer, rule.b2),
+        bases=state.bases,
+        values=values,
+    )
+
+
+def _inverse_root(
+    values: Float[Array, "batch n"] | None, axis: int
+) -> float | Float[Array, "..."]:
+    if values is None:
+        return 1.0
+    return jnp.expand_dims(1 / jnp.sqrt(values), axis)
+
+
+def _eigenvalues(
+    rule: KLShampoo,
+    first: Bool[Array, ""],
+    old: Float[Array, "batch n"] | None,
+    new: Float[Array, "batch n"],
+) -> Float[Array, "batch n"] | None:
+    if old is None:
+        return None
+    least = max(10, min(old.shape[-1], 4000)) ** -2
+    mean = jnp.maximum(ema(old, new, rule.b2), least)
+    return jnp.where(first, rule.init_factor, mean)
+
+
+@per_leaf
+def _power_iteration(state: WhitenedMomentum) -> WhitenedMomentum:
+    return state._replace(bases=jtu.tree_map(product, state.factors, state.bases))

@@ -1,0 +1,247 @@
+"""Shampoo: gradients divided by roots of their second moments as matrices."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Float, Inexact, Int
+
+from .._dtype import compute_dtype, real_dtype, real_zeros_like, zeros_like
+from .._fallback import default_fallback
+from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._kronecker import (
+    identities,
+    inverse_powers,
+    means,
+    multiplied,
+    outer_products,
+    Sides,
+    squares,
+)
+from .._mask import as_mask, Mask, mask_of
+from .._math import abs_sq, debias, divide, ema, sqrt, stable_norm
+from .._matrix import (
+    as_matrices,
+    decayed_step,
+    default_matrices,
+    gathered,
+    Matrices,
+    MatrixView,
+)
+from .._matrixwise import AbstractMatrixOptimizer
+from .._number import check_counts, check_ranges
+from .._optimizer import AbstractOptimizer, count_of
+from .._wrapping import as_optimizer, per_leaf
+
+
+class PreconditionedMoments(NamedTuple):
+    """Running means of a matrix's gradient, of its square if Adam sets the size of
+    steps, and of its outer products; and the roots of these."""
+
+    mu: Inexact[Array, "*shape"]
+    nu: Float[Array, "*shape"] | None
+    factors: Sides
+    roots: Sides
+
+
+class Shampoo(AbstractMatrixOptimizer):
+    r"""Gradients divided by roots of their second moments, one for the rows and one for
+    the columns, with steps as long as Adam's; another optimizer, by default AdamW, for
+    what is no matrix.
+
+    $$
+    \begin{aligned}
+    L_t &= \beta_2 L_{t-1} + (1 - \beta_2)\, g_t g_t^*, \qquad
+    R_t = \beta_2 R_{t-1} + (1 - \beta_2)\, g_t^* g_t \\
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t, \qquad
+    v_t = \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
+    d_t &= (\hat L + \varepsilon I)^{-p}\, \hat m_t\, (\hat R + \varepsilon I)^{-p} \\
+    u_t &= -\alpha_t \left( \frac{\|\hat m_t / (\sqrt{\hat v_t} +
+        \bar\varepsilon)\|}{\|d_t\|}\, d_t + \lambda \theta_{t-1} \right)
+    \end{aligned}
+    $$
+
+    where a hat is a division by $1 - \beta^t$. The powers are made in every $f$-th
+    step, from eigenvalues and eigenvectors, and stay in between, where a step costs
+    matrix products alone. Before the first of them, while gradients are too few to fill
+    $L$ and $R$, steps are Adam's. Without `grafting` there is no $v$; then $u_t =
+    -\alpha_t (d_t + \lambda \theta_{t-1})$, and the first powers are the identity.
+
+    The first paper sums $g g^*$ where this has running means, as PyTorch's Distributed
+    Shampoo does with $\beta_2 < 1$, which this follows. That splits large matrices into
+    blocks; here a side that is too long has no power.
+
+    Training can be differentiated through the powers too, which are smooth where
+    eigenvectors are not.
+
+    A convolution kernel (out, in, ...) is the matrix (out, in · ...); what is a matrix
+    is said as in [`eqxopt.Muon`][].
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$, of the matrices alone. With grafting that of Adam
+        fits.
+    - `b1`: $\beta_1 \in [0, 1)$. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$. Default 0.999.
+    - `eps`: $\varepsilon > 0$. Default 1e-12.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.
+    - `mask`: which matrices decay: a tree of booleans that is a prefix of the model, or
+        a function of `(path, array)`. By default all do.
+    - `exponent`: $p \ge 0$. Default 0.25. 0.5 is closer to full-matrix Adam.
+    - `precondition_frequency`: $f$, an integer of at least 1. Default 10.
+    - `max_precond_dim`: a side that is longer has the identity in place of its power,
+        and its $L$ or $R$ is not kept. Default 10000.
+    - `grafting`: keyword only, as all that follow. Whether steps have the length of
+        Adam's. Default `True`.
+    - `graft_eps`: $\bar\varepsilon \ge 0$. Default 1e-8.
+    - `matrices`: which parameters are matrices: a function of `(path, array)`, or a
+        tree that is a prefix of the model, giving `True` or `"matrix"`, `"stack"`,
+        `False` or `"fallback"`.
+    - `fallback`: the optimizer of the other parameters. Default `AdamW(3e-4, b2=0.95,
+        weight_decay=0.0)`.
+
+    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
+    axes, with its path.
+
+    **Source:** Gupta et al., [Shampoo: Preconditioned Stochastic Tensor
+    Optimization](https://arxiv.org/abs/1802.09568), 2018; Shi et al., [A Distributed
+    Data-Parallel PyTorch Implementation of the Distributed Shampoo
+    Optimizer](https://arxiv.org/abs/2309.06497), 2023; Morwani et al., [A New
+    Perspective on Shampoo's Preconditioner](https://arxiv.org/abs/2406.17748), 2024,
+    for $p = 1/2$.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda w: jnp.sum((w - 1) ** 2)
+        >>> w = jnp.array([[1.0, 2.0], [3.0, -4.0]])
+        >>> opt = eqxopt.Shampoo(0.1, precondition_frequency=1).init(w)
+        >>> for _ in range(5):
+        ...     w, opt = opt.apply(jax.grad(f)(w), w)
+        >>> print(f"{f(w):.2f}")
+        22.41
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
+    eps: Hyperparameter = eqx.field(converter=positive, default=1e-12)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    exponent: Hyperparameter = eqx.field(converter=nonnegative, default=0.25)
+    precondition_frequency: int = eqx.field(default=10, static=True)
+    max_precond_dim: int = eqx.field(default=10000, static=True)
+    grafting: bool = eqx.field(default=True, static=True, kw_only=True)
+    graft_eps: Hyperparameter = eqx.field(
+        converter=nonnegative, default=1e-8, kw_only=True
+    )
+    matrices: Matrices = eqx.field(
+        converter=as_matrices, default=default_matrices, static=True, kw_only=True
+    )
+    fallback: AbstractOptimizer = eqx.field(
+        converter=as_optimizer, default_factory=default_fallback, kw_only=True
+    )
+
+    def __check_init__(self) -> None:
+        check_ranges(self)
+        check_counts(self, "precondition_frequency", "max_precond_dim")
+
+    def init_matrix(
+        self, param: Inexact[Array, "..."], view: MatrixView
+    ) -> PreconditionedMoments:
+        dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
+        return PreconditionedMoments(
+            mu=zeros_like(param),
+            nu=real_zeros_like(param) if self.grafting else None,
+            factors=squares(view, dtype, limit),
+            roots=identities(view, dtype, limit),
+        )
+
+    def update_matrices(
+        self,
+        rules: Sequence[Any],
+        grads: Sequence[Inexact[Array, "..."]],
+        params: Sequence[Inexact[Array, "..."]],
+        states: Sequence[Any],
+        views: Sequence[MatrixView],
+    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+        count = count_of(self)
+        new_states = [
+            _moments(rule, grad, state, view)
+            for rule, grad, state, view in zip(rules, grads, states, views)
+        ]
+
+        def powers(states: list[PreconditionedMoments]) -> list[Sides]:
+            factors = [
+                _debiased(state.factors, rule.b2, count)
+                for rule, state in zip(rules, states)
+            ]
+            eps = [rule.eps for rule in rules]
+            exponents = [rule.exponent for rule in rules]
+            return inverse_powers(factors, eps, exponents, count)
+
+        # All powers of one size are made together, and in most steps none is.
+        due = count % self.precondition_frequency == 0
+        keep = lambda states: [state.roots for state in states]
+        roots = jax.lax.cond(due, powers, keep, new_states)
+        new_states = [x._replace(roots=root) for x, root in zip(new_states, roots)]
+        updates = [
+            _update(rule, count, param, state, view)
+            for rule, param, state, view in zip(rules, params, new_states, views)
+        ]
+        return updates, new_states
+
+
+@per_leaf
+def _moments(
+    rule: Shampoo,
+    grad: Inexact[Array, "*shape"],
+    state: PreconditionedMoments,
+    view: MatrixView,
+) -> PreconditionedMoments:
+    grad = grad.astype(state.mu.dtype)
+    whole = view.matrices(gathered(grad))
+    outer = outer_products(whole, whole, state.factors)
+    return PreconditionedMoments(
+        mu=ema(state.mu, grad, rule.b1),
+        nu=None if state.nu is None else ema(state.nu, abs_sq(grad), rule.b2),
+        factors=means(state.factors, outer, rule.b2),
+        roots=state.roots,
+    )
+
+
+@per_leaf
+def _debiased(factors: Sides, decay: Float[Array, ""], count: Int[Array, ""]) -> Sides:
+    t = count.astype(decay.dtype)
+    return jtu.tree_map(lambda x: debias(x, decay, t), factors)
+
+
+@per_leaf
+def _update(
+    rule: Shampoo,
+    count: Int[Array, ""],
+    param: Inexact[Array, "*shape"],
+    state: PreconditionedMoments,
+    view: MatrixView,
+) -> Inexact[Array, "*shape"]:
+    t = count.astype(real_dtype(state.mu.dtype))
+    mean = debias(state.mu, rule.b1, t)
+    direction = multiplied(view.matrices(gathered(mean)), state.roots)
+    if state.nu is not None:
+        adam = divide(mean, sqrt(debias(state.nu, rule.b2, t)) + rule.graft_eps)
+        adam = view.matrices(gathered(adam))
+        sizes = (stable_norm(x, axes=(-2, -1)) for x in (adam, direction))
+        grafted = direction * divide(*sizes)
+        direction = jnp.where(count < rule.precondition_frequency, adam, grafted)
+    return decayed_step(rule, direction, param, view)

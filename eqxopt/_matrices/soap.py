@@ -1,0 +1,234 @@
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Float, Inexact, Int
+
+from .._dtype import compute_dtype, real_dtype, real_zeros_like, zeros_like
+from .._fallback import default_fallback
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._kronecker import (
+    identities,
+    means,
+    outer_products,
+    rotated,
+    rotated_back,
+    Sides,
+    squares,
+    with_bases,
+)
+from .._mask import as_mask, Mask, mask_of
+from .._math import abs_sq, divide, ema, one_minus_power, product, sqrt
+from .._matrix import (
+    as_matrices,
+    decayed_step,
+    default_matrices,
+    gathered,
+    laid_like,
+    Matrices,
+    MatrixView,
+)
+from .._matrixwise import AbstractMatrixOptimizer
+from .._number import check_counts, check_ranges
+from .._optimizer import AbstractOptimizer, count_of
+from .._wrapping import as_optimizer, no_update, per_leaf
+
+
+class RotatedMoments(NamedTuple):
+    """Running means of a matrix's gradient; of its square in the eigenbases; of its
+    outer products; and these bases."""
+
+    mu: Inexact[Array, "*shape"]
+    nu: Float[Array, "*shape"]
+    factors: Sides
+    bases: Sides
+
+
+class SOAP(AbstractMatrixOptimizer):
+    r"""Adam in the eigenbasis of Shampoo's preconditioner, where gradients are nearly
+    uncorrelated; another optimizer, by default AdamW, for what is no matrix.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |Q_L^* g_t Q_R|^2 \\
+    d_t &= Q_L \frac{Q_L^* m_t Q_R}{\sqrt{v_t} + \varepsilon} Q_R^* \\
+    u_t &= -\alpha_t \left( \frac{\sqrt{1 - \beta_2^{t-1}}}{1 - \beta_1^{t-1}}\, d_t +
+        \lambda \theta_{t-1} \right) \\
+    L_t &= \beta_s L_{t-1} + (1 - \beta_s)\, g_t g_t^*, \qquad
+    R_t = \beta_s R_{t-1} + (1 - \beta_s)\, g_t^* g_t
+    \end{aligned}
+    $$
+
+    The first step moves nothing: it makes $L$ and $R$, and the bases $Q_L$ and $Q_R$ of
+    their eigenvectors. After every $f$-th of the others, the columns of the bases, and
+    the entries of $v$ with them, are sorted by $q^* L q$, and follow $L$ and $R$ by one
+    step of power iteration, $Q_L \leftarrow \mathrm{qr}(L Q_L)$. In between a step
+    costs matrix products alone.
+
+    A convolution kernel (out, in, ...) is the matrix (out, in · ...); what is a matrix
+    is said as in [`eqxopt.Muon`][]. This is the authors' code, but for the decay, which
+    there acts on what the step has already moved. As there, $\varepsilon$ meets $v$
+    before its bias is corrected.
+
+    Training can be differentiated with the bases taken as constants, because
+    eigenvectors are no smooth function where eigenvalues meet.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$, of the matrices alone. The paper has 3e-3.
+    - `b1`: $\beta_1 \in [0, 1)$. Default 0.95.
+    - `b2`: $\beta_2 \in [0, 1)$. Default 0.95.
+    - `shampoo_beta`: $\beta_s \in [0, 1)$. Default `None`, for $\beta_2$.
+    - `eps`: $\varepsilon \ge 0$. Default 1e-8.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.01.
+    - `mask`: which matrices decay: a tree of booleans that is a prefix of the model, or
+        a function of `(path, array)`. By default all do.
+    - `precondition_frequency`: $f$, an integer of at least 1. Default 10.
+    - `max_precond_dim`: a side that is longer is not rotated: its $Q$ is the identity,
+        and its $L$ or $R$ is not kept. Default 10000.
+    - `matrices`: keyword only. Which parameters are matrices: a function of `(path,
+        array)`, or a tree that is a prefix of the model, giving `True` or `"matrix"`,
+        `"stack"`, `False` or `"fallback"`.
+    - `fallback`: keyword only. The optimizer of the other parameters. Default
+        `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+
+    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
+    axes, with its path.
+
+    **Source:** Vyas et al., [SOAP: Improving and Stabilizing Shampoo using
+    Adam](https://arxiv.org/abs/2409.11321), 2024, with the defaults of [its
+    code](https://github.com/nikhilvyas/SOAP).
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda w: jnp.sum((w - 1) ** 2)
+        >>> w = jnp.array([[1.0, 2.0], [3.0, -4.0]])
+        >>> opt = eqxopt.SOAP(learning_rate=0.1).init(w)
+        >>> for _ in range(5):
+        ...     w, opt = opt.apply(jax.grad(f)(w), w)
+        >>> print(f"{f(w):.2f}")
+        25.47
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.95)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.95)
+    shampoo_beta: Hyperparameter | None = eqx.field(converter=fraction, default=None)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.01)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    precondition_frequency: int = eqx.field(default=10, static=True)
+    max_precond_dim: int = eqx.field(default=10000, static=True)
+    matrices: Matrices = eqx.field(
+        converter=as_matrices, default=default_matrices, static=True, kw_only=True
+    )
+    fallback: AbstractOptimizer = eqx.field(
+        converter=as_optimizer, default_factory=default_fallback, kw_only=True
+    )
+
+    def __check_init__(self) -> None:
+        check_ranges(self)
+        check_counts(self, "precondition_frequency", "max_precond_dim")
+
+    def init_matrix(
+        self, param: Inexact[Array, "..."], view: MatrixView
+    ) -> RotatedMoments:
+        dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
+        return RotatedMoments(
+            mu=zeros_like(param),
+            nu=real_zeros_like(param),
+            factors=squares(view, dtype, limit),
+            bases=identities(view, dtype, limit),
+        )
+
+    def update_matrices(
+        self,
+        rules: Sequence[Any],
+        grads: Sequence[Inexact[Array, "..."]],
+        params: Sequence[Inexact[Array, "..."]],
+        states: Sequence[Any],
+        views: Sequence[MatrixView],
+    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+        count = count_of(self)
+        updates, new_states = [], []
+        for rule, grad, param, state, view in zip(rules, grads, params, states, views):
+            update, new = _step(rule, count, grad, param, state, view)
+            updates.append(update)
+            new_states.append(new)
+
+        def iterate(states: list[RotatedMoments]) -> list[RotatedMoments]:
+            return [_power_iteration(x, view) for x, view in zip(states, views)]
+
+        return updates, with_bases(
+            new_states, iterate, count, self.precondition_frequency
+        )
+
+
+@per_leaf
+def _step(
+    rule: SOAP,
+    count: Int[Array, ""],
+    grad: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    state: RotatedMoments,
+    view: MatrixView,
+) -> tuple[Inexact[Array, "*shape"], RotatedMoments]:
+    as_matrices = lambda x: view.matrices(gathered(x))
+    grad = grad.astype(state.mu.dtype)
+    whole_grad = as_matrices(grad)
+    mu = ema(state.mu, grad, rule.b1)
+    squared = abs_sq(rotated(whole_grad, state.bases))
+    nu = ema(state.nu, laid_like(view.array(squared), param), rule.b2)
+    mean = rotated(as_matrices(mu), state.bases)
+    scaled = divide(mean, sqrt(as_matrices(nu)) + rule.eps)
+    # The first step is none.
+    t = jnp.maximum(count - 1, 1).astype(real_dtype(grad.dtype))
+    unbiased = sqrt(one_minus_power(rule.b2, t)) / one_minus_power(rule.b1, t)
+    direction = unbiased * rotated_back(scaled, state.bases)
+    update = decayed_step(rule, direction, param, view)
+
+    beta = rule.b2 if rule.shampoo_beta is None else rule.shampoo_beta
+    outer = outer_products(whole_grad, whole_grad, state.factors)
+    first = count == 1
+    return jnp.where(first, no_update(update), update), RotatedMoments(
+        mu=jnp.where(first, state.mu, mu),
+        nu=jnp.where(first, state.nu, nu),
+        factors=means(state.factors, outer, beta),
+        bases=state.bases,
+    )
+
+
+@per_leaf
+def _power_iteration(state: RotatedMoments, view: MatrixView) -> RotatedMoments:
+    """`state` in the order of its eigenvalues, with bases yet to be orthonormalized."""
+    products = jtu.tree_map(product, state.factors, state.bases)
+    order = jtu.tree_map(
+        lambda q, p: jnp.argsort(-jnp.sum(q.conj() * p, axis=-2).real, axis=-1),
+        state.bases,
+        products,
+    )
+    nu = view.matrices(gathered(state.nu))
+    if order.left is not None:
+        nu = jnp.take_along_axis(nu, order.left[:, :, None], axis=1)
+    if order.right is not None:
+        nu = jnp.take_along_axis(nu, order.right[:, None, :], axis=2)
+    return state._replace(
+        nu=laid_like(view.array(nu), state.nu),
+        bases=jtu.tree_map(
+            lambda p, i: jnp.take_along_axis(p, i[:, None, :], axis=2), products, order
+        ),
+    )

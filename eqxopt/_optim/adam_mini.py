@@ -1,0 +1,169 @@
+"""Adam-mini."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import as_dtype, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._mask import AbstractSelector, as_mask, Mask, mask_of
+from .._math import abs_sq, debias, ema, sqrt
+from .._moments import reduced_zeros
+
+
+class Blocks(AbstractSelector):
+    """The blocks of each parameter: `"tensor"`, `"row"`, `"entry"`, or how many."""
+
+    def read(self, value: Any, what: str, array: Array | None) -> str | int:
+        if isinstance(value, str) and value in ("tensor", "row", "entry"):
+            return value
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise TypeError(
+                f"{what} must be 'tensor', 'row', 'entry', or a number of blocks, not "
+                f"{value!r}"
+            )
+        if array is not None and array.size % value:
+            raise ValueError(
+                f"{what} of shape {array.shape}, must divide its size, but is {value}. "
+                "Choose another number for it, or 'row'."
+            )
+        return value
+
+
+def as_blocks(choice: Any) -> Blocks:
+    return choice if isinstance(choice, Blocks) else Blocks(choice)
+
+
+def default_blocks(path: str, array: Inexact[Array, "..."]) -> str:
+    """The rows of weights and the entries of biases, each of which feeds one neuron,
+    and all of a norm's scale."""
+    return "row" if array.ndim > 1 or path.endswith("bias") else "tensor"
+
+
+class BlockMoments(NamedTuple):
+    """Running means of a parameter's gradient, and of its square over each block."""
+
+    mu: Inexact[Array, "*shape"]
+    nu: Float[Array, "*blocks"]
+
+
+class AdamMini(AbstractLeafwiseOptimizer):
+    r"""AdamW with one second moment for each block of a parameter, and so in about half
+    the memory.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
+    v_t^B &= \beta_2 v_{t-1}^B + (1 - \beta_2) \operatorname{mean}_{i \in B}
+        |g_{t,i}|^2 \\
+    \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
+    u_{t,i} &= -\alpha_t \left( \hat m_{t,i} / \Big(\sqrt{\hat v_t^B} +
+        \varepsilon\Big) + \lambda \theta_{t-1,i} \right), \qquad i \in B
+    \end{aligned}
+    $$
+
+    A block should be what has one dense part of the Hessian: the weights into one
+    neuron, and for queries and keys those of one head, which no name or shape tells:
+
+    ```python
+    def blocks(path, array):
+        heads = 8
+        if "query_proj" in path or "key_proj" in path:
+            return heads
+        return "row" if array.ndim > 1 or path.endswith("bias") else "tensor"
+    ```
+
+    The learning rate is that of AdamW. The authors' code knows transformers by the
+    names of their layers, and does not decay biases and norms: give `mask` for that.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+    - `blocks`: keyword only. The blocks of each parameter: a function of `(path,
+        array)`, or a tree that is a prefix of the model, giving `"row"`, a block for
+        each entry of the first axis, which in Equinox is that of the outputs;
+        `"tensor"`, one block; `"entry"`, as in AdamW; or a number, into which the
+        entries, in their order, are divided. By default `"row"` for all with more than
+        one axis and for biases, and `"tensor"` for the rest, such as the scale of a
+        norm. Layers made by `equinox.filter_vmap` need the number of all their rows.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+
+    **Raises:** a `ValueError` for a number of blocks that does not divide a parameter's
+    size.
+
+    **Source:** Zhang et al., [Adam-mini: Use Fewer Learning Rates To Gain
+    More](https://arxiv.org/abs/2406.16793), 2024, with the blocks and defaults of its
+    code, version 1.1.1. Earlier ones had `"entry"` for embeddings and the last layer.
+
+    !!! example
+
+        ```pycon
+        >>> import equinox as eqx, jax, jax.numpy as jnp, eqxopt
+        >>> model = eqx.nn.Linear(3, 2, key=jax.random.key(0))
+        >>> opt = eqxopt.AdamMini(learning_rate=0.003).init(model)
+        >>> opt.state.weight.mu.shape, opt.state.weight.nu.shape
+        ((2, 3), (2,))
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    blocks: Blocks = eqx.field(
+        converter=as_blocks, default=default_blocks, static=True, kw_only=True
+    )
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True, kw_only=True
+    )
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> BlockMoments:
+        shape, axes = view(param, self.blocks)
+        mu = zeros_like(param, self.mu_dtype)
+        return BlockMoments(mu, reduced_zeros(param.reshape(shape), axes))
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: BlockMoments,
+    ) -> tuple[Inexact[Array, "*shape"], BlockMoments]:
+        shape, axes = view(param, self.blocks)
+        total = jnp.sum(abs_sq(grad).reshape(shape), axis=axes)
+        square = total * (total.size / max(param.size, 1))
+        mu, nu = ema(state.mu, grad, self.b1), ema(state.nu, square, self.b2)
+        mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)
+        below = jnp.expand_dims(sqrt(nu_hat) + self.eps, axes)
+        direction = (mu_hat.reshape(shape) / below).reshape(param.shape)
+        step = direction + self.weight_decay * param
+        return -self.learning_rate * step, BlockMoments(mu, nu)
+
+
+def view(
+    param: Inexact[Array, "*shape"], blocks: Any
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """A shape for a parameter, and the axes of it that lie within a block. `blocks`
+    are what `Blocks.read` gives."""
+    if isinstance(blocks, int):
+        return (blocks, param.size // blocks), (1,)
+    first = {"tensor": 0, "row": 1, "entry": param.ndim}[blocks]
+    return param.shape, tuple(range(first, param.ndim))

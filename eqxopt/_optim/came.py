@@ -1,0 +1,152 @@
+"""CAME."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import as_dtype, zeros_like
+from .._factored import is_factored, mix, mix_factors, over_root, zero_factors
+from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._mask import as_mask, Mask, mask_of
+from .._math import abs_sq, divide, ema, rms, sqrt
+from .._moments import Moments, zero_moments
+
+
+class Confidence(NamedTuple):
+    """Running means of a matrix's normalized gradient; of its squared gradient; and of
+    the squared distance of the first from its mean: the last two along each of the two
+    longest axes."""
+
+    mu: Inexact[Array, "*shape"]
+    row: Float[Array, "*rows"]
+    col: Float[Array, "*cols"]
+    instability_row: Float[Array, "*rows"]
+    instability_col: Float[Array, "*cols"]
+
+
+class CAME(AbstractLeafwiseOptimizer):
+    r"""CAME: Adafactor with momentum that trusts the entries where the gradient
+    agrees with the momentum.
+
+    For a matrix,
+
+    $$
+    \begin{aligned}
+    R_t &= \beta_2 R_{t-1} +
+        (1 - \beta_2) \operatorname{mean}_\text{columns}(|g_t|^2 + \varepsilon_1) \\
+    C_t &= \beta_2 C_{t-1} +
+        (1 - \beta_2) \operatorname{mean}_\text{rows}(|g_t|^2 + \varepsilon_1) \\
+    x_t &= g_t / \sqrt{R_t C_t / \operatorname{mean}(R_t)}, \qquad
+        \hat x_t = x_t / \max(1, \operatorname{RMS}(x_t) / d) \\
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, \hat x_t \\
+    U_t &= |\hat x_t - m_t|^2 + \varepsilon_2 \\
+    u_t &= -\alpha_t \left( m_t / \sqrt{S_t} + \lambda \theta_{t-1} \right)
+    \end{aligned}
+    $$
+
+    where $S_t$ is the running mean of the instability $U_t$ with decay $\beta_3$,
+    factored like that of $|g_t|^2$. Nothing is corrected for its start at zero, so
+    the first steps of a matrix are about ten times longer: warm the learning rate up.
+
+    A parameter without two axes of more than one entry has the running mean of
+    $|g_t|^2 + \varepsilon_1$ itself, and $u_t = -\alpha_t (m_t + \lambda
+    \theta_{t-1})$, as in the authors' code; the paper has matrices alone. An array of
+    more axes is a stack of matrices along its two longest axes, as in
+    [`eqxopt.Adafactor`][]; the authors' code takes its last two, which saves nothing
+    for a convolution.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$. The paper's are near 2e-4.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the momentum. Default 0.9.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the squares. Default 0.999.
+    - `b3`: $\beta_3 \in [0, 1)$, the decay of the instability. Default 0.9999.
+    - `eps`: $\varepsilon_1 \ge 0$, added to the squares. Default 1e-30.
+    - `eps_instability`: $\varepsilon_2 \ge 0$. Default 1e-16.
+    - `clipping_threshold`: $d > 0$. Default 1.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+
+    **Source:** Luo et al., [CAME: Confidence-guided Adaptive Memory Efficient
+    Optimization](https://arxiv.org/abs/2307.02047), 2023, with the defaults of its
+    code.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.CAME(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.95
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
+    b3: Hyperparameter = eqx.field(converter=fraction, default=0.9999)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-30)
+    eps_instability: Hyperparameter = eqx.field(converter=nonnegative, default=1e-16)
+    clipping_threshold: Hyperparameter = eqx.field(converter=positive, default=1.0)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True
+    )
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Confidence | Moments:
+        if not is_factored(param.shape, 2):
+            return zero_moments(param, self.mu_dtype)
+        return Confidence(
+            zeros_like(param, self.mu_dtype),
+            *zero_factors(param),
+            *zero_factors(param),
+        )
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Confidence | Moments,
+    ) -> tuple[Inexact[Array, "*shape"], Confidence | Moments]:
+        square = abs_sq(grad) + self.eps
+        if isinstance(state, Moments):
+            nu = mix(state.nu, square, self.b2)
+            mu = direction = self.momentum(divide(grad, sqrt(nu)), state.mu)[1]
+            new = Moments(mu, nu)
+        else:
+            row, col = mix_factors(state.row, state.col, square, self.b2)
+            step, mu = self.momentum(over_root(grad, row, col), state.mu)
+            instability = mix_factors(
+                state.instability_row,
+                state.instability_col,
+                abs_sq(step - mu) + self.eps_instability,
+                self.b3,
+            )
+            direction = over_root(mu, *instability)
+            new = Confidence(mu, row, col, *instability)
+        return -self.learning_rate * (direction + self.weight_decay * param), new
+
+    def momentum(
+        self, step: Inexact[Array, "*shape"], mu: Inexact[Array, "*shape"]
+    ) -> tuple[Inexact[Array, "*shape"], Inexact[Array, "*shape"]]:
+        """The clipped step, and its running mean."""
+        step = step / jnp.maximum(rms(step) / self.clipping_threshold, 1)
+        return step, ema(mu, step, self.b1)

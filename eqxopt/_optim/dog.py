@@ -1,0 +1,269 @@
+"""Distance over gradients, and over weighted gradients."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._coupled import AbstractCoupledOptimizer
+from .._hyperparameter import Hyperparameter, nonnegative
+from .._mask import as_mask, Mask, mask_of
+from .._math import divide, sqrt, squared_norm, sum_of_squares
+from .._option import one_of
+from .._wrapping import own_copy
+
+
+class Start(NamedTuple):
+    """Where a parameter was before the first update."""
+
+    start: Inexact[Array, "*shape"]
+
+
+class Squares(NamedTuple):
+    """The squared norms of the way from the start and of the gradient."""
+
+    way: Float[Array, ""]
+    gradient: Float[Array, ""]
+
+
+class Distance(NamedTuple):
+    """The largest distance from the start so far, the sum of the squared norms of all
+    gradients, and the step size of the last update, without the learning rate."""
+
+    distance: Float[Array, ""]
+    sum_of_squares: Float[Array, ""]
+    step_size: Float[Array, ""]
+
+
+class SquaredDistance(NamedTuple):
+    """The largest squared distance from the start so far, the weighted sum of the
+    squared norms of all gradients, and the step size of the last update, without the
+    learning rate."""
+
+    squared_distance: Float[Array, ""]
+    weighted_sum: Float[Array, ""]
+    step_size: Float[Array, ""]
+
+
+class DoG(AbstractCoupledOptimizer):
+    r"""Distance over gradients: gradient descent that needs no learning rate.
+
+    $$
+    \begin{aligned}
+    g'_t &= g_t + \lambda \theta_{t-1} \\
+    \bar r_t &= \max(\bar r_{t-1}, \|\theta_{t-1} - \theta_0\|) \\
+    G_t &= G_{t-1} + \|g'_t\|^2 \\
+    \eta_t &= \bar r_t / \sqrt{G_t + \varepsilon}, \qquad u_t = -\alpha_t \eta_t g'_t
+    \end{aligned}
+    $$
+
+    The norms are those of all parameters together. `opt.shared.step_size` is
+    $\eta_t$. How the first step comes about is for `init_step_type` to say:
+
+    - `"heuristic"`, the default: $\bar r_0 = \rho\, (1 + \|\theta_0\|)$ for an
+        `init_step` of $\rho$. The paper advises 1e-6, and 1e-4 for networks with batch
+        normalization;
+    - `"distance"`: $\bar r_0 = \rho$;
+    - `"learning_rate"`: $\eta_1 = \rho$, and $\bar r_0 = 0$.
+
+    The weights to use are an average of those on the way: wrap this in
+    [`eqxopt.EMA`][]. First steps this small are lost on parameters in less than
+    float32, which then never move. The paper counts $\varepsilon$ in $G_0$, which is
+    the same.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$. Default 1, which there is little reason to
+        change other than by a schedule.
+    - `init_step`: $\rho \ge 0$, one number for the whole model. Default 1e-6.
+    - `eps`: $\varepsilon \ge 0$, one number for the whole model. Default 1e-8. Where
+        also the gradients are 0, so is the step.
+    - `weight_decay`: $\lambda \ge 0$, which is part of the gradient. Default 0.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+    - `init_step_type`: keyword only; optax takes it and `init_step` as a pair.
+
+    **Source:** Ivgi et al., [DoG is SGD's Best Friend: A Parameter-Free Dynamic Step
+    Size Schedule](https://arxiv.org/abs/2302.12022), 2023.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.DoG(init_step=1.0, init_step_type="distance").init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        0.16
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
+    init_step: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    init_step_type: Literal["heuristic", "distance", "learning_rate"] = eqx.field(
+        converter=one_of("init_step_type", "heuristic", "distance", "learning_rate"),
+        default="heuristic",
+        static=True,
+        kw_only=True,
+    )
+    shared_hyperparameters: ClassVar = ("init_step", "eps")
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Start:
+        return Start(own_copy(param))
+
+    def init_shared(self, params: Sequence[Inexact[Array, "..."]]) -> Distance:
+        zero = jnp.zeros_like(self.init_step)
+        match self.init_step_type:
+            case "heuristic":
+                distance = self.init_step * (1 + sqrt(sum_of_squares(params)))
+            case "distance":
+                distance = self.init_step
+            case "learning_rate":
+                distance = zero
+        return Distance(distance, zero, zero)
+
+    def measure_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Start,
+        shared: Distance,
+    ) -> tuple[Squares, Start]:
+        grad = grad + self.weight_decay * param
+        return Squares(squared_norm(param - state.start), squared_norm(grad)), state
+
+    def update_shared(
+        self, t: Float[Array, ""], sums: Squares, shared: Distance, value: Any
+    ) -> Distance:
+        distance = jnp.maximum(shared.distance, sqrt(sums.way))
+        total = shared.sum_of_squares + sums.gradient
+        step_size = divide(distance, sqrt(total + self.eps))
+        if self.init_step_type == "learning_rate":
+            step_size = jnp.where(t == 1, self.init_step, step_size)
+        return Distance(distance, total, step_size)
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Start,
+        shared: Distance,
+    ) -> Inexact[Array, "*shape"]:
+        grad = grad + self.weight_decay * param
+        return -self.learning_rate * shared.step_size * grad
+
+
+class DoWG(AbstractCoupledOptimizer):
+    r"""Distance over weighted gradients: gradient descent that needs no learning rate,
+    and that forgets the gradients near the start.
+
+    $$
+    \begin{aligned}
+    g'_t &= g_t + \lambda \theta_{t-1} \\
+    \bar r_t^2 &= \max(\bar r_{t-1}^2, \|\theta_{t-1} - \theta_0\|^2) \\
+    v_t &= v_{t-1} + \bar r_t^2\, \|g'_t\|^2 \\
+    \eta_t &= \bar r_t^2 / (\sqrt{v_t} + \varepsilon), \qquad
+    u_t = -\alpha_t \eta_t g'_t
+    \end{aligned}
+    $$
+
+    The norms are those of all parameters together. `opt.shared.step_size` is
+    $\eta_t$. The paper has no $\varepsilon$, which is that of its authors' code and of
+    optax, and stands for $\bar r_0^2$ as well.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$. Default 1, which there is little reason to
+        change other than by a schedule.
+    - `init_estim_sq_dist`: $\bar r_0^2 \ge 0$, one number for the whole model. `None`,
+        the default, takes $\varepsilon$.
+    - `eps`: $\varepsilon \ge 0$, one number for the whole model. Default 1e-4.
+    - `weight_decay`: $\lambda \ge 0$, which is part of the gradient. Default 0.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+
+    **Source:** Khaled et al., [DoWG Unleashed: An Efficient Universal Parameter-Free
+    Gradient Descent Method](https://arxiv.org/abs/2305.16284), 2023.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.DoWG().init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.27
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
+    init_estim_sq_dist: Hyperparameter | None = eqx.field(
+        converter=nonnegative, default=None
+    )
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-4)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    shared_hyperparameters: ClassVar = ("init_estim_sq_dist", "eps")
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Start:
+        return Start(own_copy(param))
+
+    def init_shared(self, params: Sequence[Inexact[Array, "..."]]) -> SquaredDistance:
+        first = self.init_estim_sq_dist
+        zero = jnp.zeros_like(self.eps)
+        return SquaredDistance(self.eps if first is None else first, zero, zero)
+
+    def measure_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Start,
+        shared: SquaredDistance,
+    ) -> tuple[Squares, Start]:
+        grad = grad + self.weight_decay * param
+        return Squares(squared_norm(param - state.start), squared_norm(grad)), state
+
+    def update_shared(
+        self, t: Float[Array, ""], sums: Squares, shared: SquaredDistance, value: Any
+    ) -> SquaredDistance:
+        distance = jnp.maximum(shared.squared_distance, sums.way)
+        total = shared.weighted_sum + distance * sums.gradient
+        return SquaredDistance(
+            distance, total, step_size=divide(distance, sqrt(total) + self.eps)
+        )
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: Start,
+        shared: SquaredDistance,
+    ) -> Inexact[Array, "*shape"]:
+        grad = grad + self.weight_decay * param
+        return -self.learning_rate * shared.step_size * grad

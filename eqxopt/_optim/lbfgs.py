@@ -1,0 +1,414 @@
+"""L-BFGS, with a line search or at a rate of your choice."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
+
+from .._closure import as_pytree
+from .._dtype import compute_dtype, real_dtype, widest_real_dtype
+from .._hyperparameter import Hyperparameter, nonnegative
+from .._line_search import AbstractLineSearch, Point, ZoomLineSearch
+from .._math import inner_product
+from .._number import check_counts, check_ranges
+from .._optimizer import (
+    AbstractOptimizer,
+    added,
+    count_of,
+    in_jit,
+    needed_value,
+    needed_value_fn,
+)
+from .._quasi_newton import (
+    Change,
+    change_products,
+    empty_history,
+    History,
+    inverse_hessian,
+    is_curved,
+    products,
+    remembered,
+    sum_of,
+    update_in,
+)
+from .._rescaling import wide_gradients
+from .._rules import rules, started
+from .._tree import Parameters, replace_fields
+from .._types import Self
+from .._wrapping import (
+    Amount,
+    Count,
+    no_update,
+    own_copy,
+    per_leaf,
+    plus_one_if,
+    states_of,
+    zero_count,
+)
+
+
+M = TypeVar("M")
+Arrays: TypeAlias = list[Inexact[Array, "..."]]
+# Changed fields, the updates, and the next states.
+Made: TypeAlias = tuple[dict[str, Any], Arrays, list[History]]
+
+
+def _as_search(linesearch: AbstractLineSearch | None) -> AbstractLineSearch | None:
+    if not isinstance(linesearch, AbstractLineSearch | None):
+        raise TypeError(
+            f"`LBFGS(linesearch={linesearch!r})` must be a line search, such as "
+            "`eqxopt.ZoomLineSearch()`, or `None`"
+        )
+    return linesearch
+
+
+class LBFGS(AbstractOptimizer):
+    r"""L-BFGS: steps along the gradient times an inverse Hessian that the last steps
+    tell, each as long as a line search finds good.
+
+    $$
+    \begin{aligned}
+    u_t &= -\eta_t\, \alpha_t\, H_t g_t \\
+    H_{j+1} &= (I - \rho_j s_j y_j^\top) H_j (I - \rho_j y_j s_j^\top)
+        + \rho_j s_j s_j^\top, \qquad \rho_j = 1 / \langle s_j, y_j \rangle
+    \end{aligned}
+    $$
+
+    over the last $m$ pairs of a change $s$ of the parameters and the change $y$ of
+    their gradients, from the oldest to the newest, starting with $\gamma_t I$ where
+    $\gamma_t = \langle s, y \rangle / \|y\|^2$ of the newest pair, and $\min(1, 1 /
+    \|g_1\|)$ at first. The products are those of all parameters together, and
+    $\langle x, y \rangle = \operatorname{Re} x^* y$ for complex ones. $\eta_t$ is 1
+    without a line search.
+
+    With a line search `apply` needs the loss and the loss as a function of the model,
+    on the same data as the gradients:
+
+    ```python
+    value, grads = opt.value_and_grad(loss_fn, model)
+    model, opt = opt.apply(grads, model, value=value, value_fn=loss_fn)
+    ```
+
+    The search never evaluates the point where it begins, and what it found at the point
+    where it ended is kept: `opt.value_and_grad` gives that, without evaluating
+    anything, as long as the loss function stays the same and `model` is what `apply`
+    returned. On another batch use `equinox.filter_value_and_grad` as ever.
+
+    A pair is used if $\langle s, y \rangle > 0$, which zoom makes sure of; Optax uses
+    negative ones too, with which $H_t g_t$ may point uphill. With a line search, a pair
+    is that of the two ends of one search, and so never mixes the gradients of two
+    batches, as it does in optax and PyTorch. Gradients that were clipped or otherwise
+    changed are not those of `value_fn`, and do not go together with a line search.
+
+    Training at a fixed rate can be differentiated in both modes. With a line search,
+    only in forward mode, as by `jax.jvp` and `jax.jacfwd`: JAX cannot differentiate a
+    loop of unknown length in reverse.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$, which scales the direction before any search;
+        `None`, the default, for 1.
+    - `memory_size`: $m$, the number of pairs kept. The state has $2m + 1$ times the
+        entries of the model, or $2m + 2$ without a line search. Default 10.
+    - `scale_init_precond`: whether to start with $\gamma_t I$, and not with $I$.
+        Default `True`.
+    - `linesearch`: by default [`eqxopt.ZoomLineSearch`][] with its defaults; also
+        [`eqxopt.BacktrackingLineSearch`][], or `None` for steps of the learning rate.
+
+    **Raises:** a `ValueError` if there is a line search and `apply` is not given
+    `value` and `value_fn`.
+
+    **Source:** Liu and Nocedal, [On the limited memory BFGS method for large scale
+    optimization](https://doi.org/10.1007/BF01589116), 1989; Nocedal and Wright,
+    [Numerical Optimization](https://doi.org/10.1007/978-0-387-40065-5), 2006, Section
+    7.2. The defaults and the first $\gamma$ are those of optax.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.LBFGS().init(x)
+        >>> for _ in range(3):
+        ...     value, grads = opt.value_and_grad(f, x)
+        ...     x, opt = opt.apply(grads, x, value=value, value_fn=f)
+        ...     print(f"{opt.value:.2f}")
+        7.52
+        0.00
+        0.00
+
+        ```
+    """
+
+    uses_value_fn = True
+
+    learning_rate: Hyperparameter | None = eqx.field(
+        converter=nonnegative, default=None
+    )
+    memory_size: int = eqx.field(default=10, static=True)
+    scale_init_precond: bool = eqx.field(default=True, static=True)
+    linesearch: AbstractLineSearch | None = eqx.field(
+        converter=_as_search, default_factory=ZoomLineSearch
+    )
+    pairs: Count = eqx.field(default=None, init=False)
+    """The pairs stored since `init`."""
+    value: Amount = eqx.field(default=None, init=False)
+    """The loss that the last line search ended with, and infinity before the first."""
+    step_size: Amount = eqx.field(default=None, init=False)
+    r"""$\eta$ of the last step that went anywhere, with a line search."""
+    evaluations: Count = eqx.field(default=None, init=False)
+    """How often the last line search evaluated the loss."""
+
+    def __check_init__(self) -> None:
+        check_ranges(self)
+        check_counts(self, "memory_size")
+
+    def init(self, params: PyTree) -> Self:
+        parameters = Parameters(params)
+        fixed = self.linesearch is None
+        histories = [
+            empty_history(param, self.memory_size, keep_param=fixed)
+            for param in parameters.arrays
+        ]
+        new = replace_fields(
+            started(self, parameters),
+            state=parameters.tree(histories),
+            pairs=zero_count(),
+        )
+        if fixed:
+            return new
+        dtype = widest_real_dtype(parameters.arrays)
+        return replace_fields(
+            new,
+            value=jnp.full((), jnp.inf, dtype),
+            step_size=jnp.ones((), dtype),
+            evaluations=zero_count(),
+        )
+
+    def value_and_grad(
+        self, value_fn: Callable[..., Any], params: M
+    ) -> tuple[Float[Array, ""], M]:
+        """The loss and its gradients at `params`, as `apply` takes them, from the last
+        line search if there was one, and otherwise evaluated.
+
+        **Arguments:**
+
+        - `value_fn`: the loss as a function of the model, the same that the last line
+            search was given.
+        - `params`: the model that the last `apply` returned.
+
+        **Returns:** the loss and a tree of gradients. Those of complex parameters are
+        conjugated, and so point uphill.
+        """
+        count_of(self)
+        if in_jit():
+            return _value_and_grad(self, value_fn, params)
+        return _compiled_value_and_grad(self, as_pytree(value_fn), params)
+
+    def update(
+        self,
+        grads: PyTree,
+        params: PyTree,
+        *,
+        value: Any = None,
+        value_fn: Callable[..., Any] | None = None,
+    ) -> tuple[PyTree, Self]:
+        new = replace_fields(self, count=count_of(self) + 1)
+        parameters = Parameters(params)
+        grad_leaves = wide_gradients(self, grads, parameters)
+        states = states_of(self, parameters, grad_leaves)
+        at = [i for i, grad in enumerate(grad_leaves) if grad is not None]
+        active = _Active(
+            arrays=[parameters.arrays[i] for i in at],
+            grads=[grad for grad in grad_leaves if grad is not None],
+            histories=[states[i] for i in at],
+            rates=_rates(self, parameters, at),
+        )
+        updates: list[Any] = [None] * len(parameters)
+        if at:
+            if self.linesearch is None:
+                changed, moves, histories = self.at_rate(active)
+            else:
+                loss = needed_value(self, value)
+                loss_at = _loss(needed_value_fn(self, value_fn), parameters, at)
+                changed, moves, histories = self.searched(active, loss, loss_at)
+            new = replace_fields(new, **changed)
+            for i, move, history in zip(at, moves, histories):
+                updates[i], states[i] = move, history
+        new = replace_fields(new, state=parameters.tree(states))
+        return parameters.tree(updates), new
+
+    def eval_params(self, params: M) -> M:
+        return params
+
+    def at_rate(self, now: "_Active") -> Made:
+        """A step of the learning rate. What it does to the gradients is seen in the
+        next."""
+        wide = [own_copy(array) for array in now.arrays]
+        changes = [
+            Change(array - history.param, grad - history.grad)
+            for array, grad, history in zip(wide, now.grads, now.histories)
+        ]
+        histories, pairs = self.remember(now.histories, changes, self.count > 0)
+        updates = now.directions(histories, pairs, self.scale_init_precond)
+        histories = [
+            history._replace(grad=grad, param=array)
+            for history, grad, array in zip(histories, now.grads, wide)
+        ]
+        return {"pairs": pairs}, updates, histories
+
+    def searched(
+        self, now: "_Active", loss: Float[Array, ""], loss_at: Callable[..., Any]
+    ) -> Made:
+        """A step that the line search finds, and what it does to the gradients."""
+        dtype = self.value.dtype
+        directions = now.directions(now.histories, self.pairs, self.scale_init_precond)
+
+        def line(step_size: Float[Array, ""]) -> Any:
+            updates = _scaled(directions, step_size)
+            value, pull_back = jax.vjp(loss_at, _moved(now.arrays, updates))
+
+            def gradient() -> Any:
+                (grads,) = pull_back(jnp.ones_like(value))
+                grads = [_uphill(grad) for grad in grads]
+                return _inner_product(directions, grads, dtype), grads
+
+            return value.astype(dtype), gradient
+
+        start = Point(
+            step_size=jnp.zeros((), dtype),
+            value=loss.astype(dtype),
+            slope=_inner_product(directions, now.grads, dtype),
+        )
+        end, grads, evaluations = self.linesearch.at_step(self.count, dtype).search(
+            line, start, now.grads, self.step_size
+        )
+        updates = _scaled(directions, end.step_size)
+        changes = [
+            Change(own_copy(new) - own_copy(old), new_grad - grad)
+            for new, old, new_grad, grad in zip(
+                _moved(now.arrays, updates), now.arrays, grads, now.grads
+            )
+        ]
+        went = end.step_size > 0
+        histories, pairs = self.remember(now.histories, changes, went)
+        histories = [
+            history._replace(grad=grad) for history, grad in zip(histories, grads)
+        ]
+        changed = {
+            "pairs": pairs,
+            "value": end.value,
+            "step_size": jnp.where(went, end.step_size, self.step_size),
+            "evaluations": evaluations,
+        }
+        return changed, updates, histories
+
+    def remember(
+        self, histories: list[History], changes: list[Change], known: Bool[Array, ""]
+    ) -> tuple[list[History], Int[Array, ""]]:
+        """The histories with a pair of changes, if these are `known` and tell of
+        curvature, and how many pairs that makes."""
+        store = known & is_curved(sum_of([change_products(x) for x in changes]))
+        place = self.pairs % self.memory_size
+        new = [remembered(h, x, place, store) for h, x in zip(histories, changes)]
+        return new, plus_one_if(store, self.pairs)
+
+
+class _Active(NamedTuple):
+    """The parameters that have a gradient, and what is known of each."""
+
+    arrays: Arrays
+    grads: Arrays
+    histories: list[History]
+    rates: list[Float[Array, ""]]
+
+    def directions(
+        self, histories: list[History], pairs: Int[Array, ""], scale_identity: bool
+    ) -> Arrays:
+        r"""$-\alpha H g$, from this many pairs."""
+        shares = [products(h, grad) for h, grad in zip(histories, self.grads)]
+        total = sum_of(shares)
+        direction = inverse_hessian(total, pairs - 1, scale_identity=scale_identity)
+        return [
+            update_in(direction, *one) for one in zip(histories, self.grads, self.rates)
+        ]
+
+
+def _loss(
+    value_fn: Callable[..., Any], parameters: Parameters, at: list[int]
+) -> Callable[[Arrays], Float[Array, ""]]:
+    """The loss as a function of the parameters `at` these places, the others as they
+    are."""
+
+    def loss(own: Arrays) -> Float[Array, ""]:
+        arrays = list(parameters.arrays)
+        for i, array in zip(at, own):
+            arrays[i] = array
+        return value_fn(parameters.tree(arrays, rest=True))
+
+    return loss
+
+
+def _rates(
+    optimizer: LBFGS, parameters: Parameters, at: list[int]
+) -> list[Float[Array, ""]]:
+    every = [rule.learning_rate for rule in rules(optimizer, parameters)]
+    dtypes = [real_dtype(compute_dtype(x.dtype)) for x in parameters.arrays]
+    return [jnp.ones((), dtypes[i]) if every[i] is None else every[i] for i in at]
+
+
+def _scaled(directions: Arrays, step_size: Float[Array, ""]) -> Arrays:
+    return [_scale(direction, step_size) for direction in directions]
+
+
+@per_leaf
+def _scale(
+    direction: Inexact[Array, "*shape"], step_size: Float[Array, ""]
+) -> Inexact[Array, "*shape"]:
+    step_size = step_size.astype(real_dtype(direction.dtype))
+    # A direction may be infinite where no step is made.
+    return jnp.where(step_size > 0, step_size * direction, no_update(direction))
+
+
+def _moved(arrays: Arrays, updates: Arrays) -> Arrays:
+    return [added(array, update) for array, update in zip(arrays, updates)]
+
+
+def _uphill(grad: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:
+    """A gradient of JAX as `apply` takes it: that of complex numbers conjugated."""
+    return jnp.conj(grad).astype(compute_dtype(grad.dtype))
+
+
+def _inner_product(x: Arrays, y: Arrays, dtype: jnp.dtype) -> Float[Array, ""]:
+    products = [inner_product(a, b).astype(dtype) for a, b in zip(x, y)]
+    return jnp.sum(jnp.stack(products))
+
+
+def _value_and_grad(
+    optimizer: LBFGS, value_fn: Callable[..., Any], params: PyTree
+) -> tuple[Float[Array, ""], PyTree]:
+    parameters = Parameters(params)
+    states = states_of(optimizer, parameters, parameters.arrays)
+    dtype = widest_real_dtype(parameters.arrays)
+
+    def evaluated() -> tuple[Float[Array, ""], list[Any]]:
+        loss_fn = needed_value_fn(optimizer, value_fn)
+        loss = _loss(loss_fn, parameters, list(range(len(parameters))))
+        value, grads = jax.value_and_grad(loss)(parameters.arrays)
+        return value.astype(dtype), [_uphill(grad) for grad in grads]
+
+    if optimizer.linesearch is None:
+        value, grads = evaluated()
+    else:
+        kept = optimizer.value, [history.grad for history in states]
+        value, grads = jax.lax.cond(
+            jnp.isfinite(optimizer.value), lambda: kept, evaluated
+        )
+    return value, parameters.tree(grads)
+
+
+_compiled_value_and_grad = eqx.filter_jit(_value_and_grad)

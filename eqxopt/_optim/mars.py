@@ -1,0 +1,119 @@
+"""MARS."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .._dtype import as_dtype, real_zeros_like, zeros_like
+from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._leafwise import AbstractLeafwiseOptimizer
+from .._mask import as_mask, Mask, mask_of
+from .._math import abs_sq, clip_factor, debias, ema, norm, sqrt
+
+
+class CorrectedMoments(NamedTuple):
+    """Running means of a parameter's corrected gradient and of its square, and the
+    last gradient."""
+
+    mu: Inexact[Array, "*shape"]
+    nu: Float[Array, "*shape"]
+    last: Inexact[Array, "*shape"]
+
+
+class MARS(AbstractLeafwiseOptimizer):
+    r"""AdamW on gradients with less noise: what changed since the last one is
+    extrapolated.
+
+    $$
+    \begin{aligned}
+    c_t &= g_t + \gamma\, \frac{\beta_1}{1 - \beta_1} (g_t - g_{t-1}), \qquad
+        \hat c_t = c_t / \max(1, \|c_t\|) \\
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, \hat c_t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |\hat c_t|^2 \\
+    \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
+    u_t &= -\alpha_t \left( \hat m_t / (\sqrt{\hat v_t} + \varepsilon) +
+        \lambda \theta_{t-1} \right)
+    \end{aligned}
+    $$
+
+    The norm is that of one parameter, and $g_0 = 0$, as in the authors' code. This is
+    its MARS-AdamW in the approximate form: $g_{t-1}$ is the last gradient as it was, on
+    the last batch. The exact form would compute it anew on this batch, at the cost of a
+    second gradient in every step.
+
+    The authors train vectors, such as biases and norms, by AdamW with decays of 0.9 and
+    0.95: use [`eqxopt.Partition`][] for that.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$. The authors' is 3e-3.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.95.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.99.
+    - `gamma`: $\gamma \ge 0$, how far to extrapolate. Default 0.025.
+    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
+    - `weight_decay`: $\lambda \ge 0$. Default 0.
+    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
+        or a function of `(path, array)`. By default all do.
+    - `mu_dtype`: the dtype in which $m$ and $g_{t-1}$ are kept. By default that of the
+        parameter, and at least float32.
+
+    **Source:** Yuan et al., [MARS: Unleashing the Power of Variance Reduction for
+    Training Large Models](https://arxiv.org/abs/2411.10438), 2024, with the defaults of
+    its code.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.MARS(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f}")
+        13.82
+
+        ```
+    """
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.95)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.99)
+    gamma: Hyperparameter = eqx.field(converter=nonnegative, default=0.025)
+    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True
+    )
+
+    def init_leaf(self, param: Inexact[Array, "*shape"]) -> CorrectedMoments:
+        return CorrectedMoments(
+            mu=zeros_like(param, self.mu_dtype),
+            nu=real_zeros_like(param),
+            last=zeros_like(param, self.mu_dtype),
+        )
+
+    def update_leaf(
+        self,
+        t: Float[Array, ""],
+        grad: Inexact[Array, "*shape"],
+        param: Inexact[Array, "*shape"],
+        state: CorrectedMoments,
+    ) -> tuple[Inexact[Array, "*shape"], CorrectedMoments]:
+        ahead = self.gamma * self.b1 / (1 - self.b1)
+        corrected = grad + ahead * (grad - state.last)
+        corrected = corrected * clip_factor(norm(corrected), jnp.ones_like(t))
+        mu = ema(state.mu, corrected, self.b1)
+        nu = ema(state.nu, abs_sq(corrected), self.b2)
+        mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)
+        direction = mu_hat / (sqrt(nu_hat) + self.eps)
+        step = direction + self.weight_decay * param
+        return -self.learning_rate * step, CorrectedMoments(mu, nu, grad)

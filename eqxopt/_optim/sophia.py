@@ -1,0 +1,252 @@
+"""Sophia."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, Int, PRNGKeyArray, PyTree
+
+from .._dtype import (
+    as_dtype,
+    compute_dtype,
+    real_dtype,
+    real_zeros_like,
+    widen,
+    zeros_like,
+)
+from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._key import as_key_data, KeyData
+from .._mask import as_mask, Mask, mask_of
+from .._math import clipped, debias, ema
+from .._number import check_counts, check_ranges
+from .._optimizer import AbstractOptimizer, count_of, needed_value_fn
+from .._rules import gradients, rules, started
+from .._tree import beside, Parameters, replace_fields
+from .._types import Self
+from .._wrapping import per_leaf, states_of
+
+
+M = TypeVar("M")
+
+
+class Curvature(NamedTuple):
+    """Running means of a parameter's gradient, and of the diagonal of its Hessian."""
+
+    mu: Inexact[Array, "*shape"]
+    hessian: Float[Array, "*shape"]
+
+
+class Sophia(AbstractOptimizer):
+    r"""Momentum divided by the curvature of the loss, and clipped where that is too
+    small or negative to be of use.
+
+    $$
+    \begin{aligned}
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t, \qquad
+        \hat m_t = m_t / (1 - \beta_1^t) \\
+    u_t &= -\alpha_t \left( \operatorname{clip}\left( \hat m_t /
+        \max(\gamma h_{t-1}, \varepsilon),\, \pm\rho \right) +
+        \lambda \theta_{t-1} \right) \\
+    h_t &= \begin{cases}
+        \beta_2 h_{t-1} + (1 - \beta_2)\, z \odot \nabla^2 f(\theta_{t-1})\, z &
+            \text{if } k \text{ divides } t - 1 \\
+        h_{t-1} & \text{otherwise}
+    \end{cases}
+    \end{aligned}
+    $$
+
+    where every entry of $z$ is 1 or -1 at random. That is Hutchinson's estimate of the
+    diagonal of the Hessian, which costs about two gradients and needs the loss as a
+    function: `opt.apply(grads, model, value_fn=lambda model: loss(model, batch))`.
+    [`eqxopt.make_step`][] and [`eqxopt.fit`][] give it. A part of the batch is enough
+    for it. Its random keys are derived from `seed`.
+
+    This is optax's rule. The paper's estimates the curvature before it steps, with
+    $h_t$ in place of $h_{t-1}$; it does not correct $m_t$ for its start at zero; and it
+    draws $z$ from the normal distribution. Here the first step, before there is a
+    curvature, goes $\rho$ along the signs of the gradient. A parameter without gradient
+    is taken as constant. For a complex one, $|z| = 1$ and $h$ estimates the mean
+    curvature of its real and imaginary parts.
+
+    **Arguments:**
+
+    - `learning_rate`: $\alpha \ge 0$.
+    - `b1`: $\beta_1 \in [0, 1)$, the decay of the momentum. Default 0.965.
+    - `b2`: $\beta_2 \in [0, 1)$, the decay of the curvature. Default 0.99.
+    - `eps`: $\varepsilon > 0$. Default 1e-8.
+    - `weight_decay`: $\lambda \ge 0$. Default 1e-4.
+    - `weight_decay_mask`: which parameters decay: a tree of booleans that is a prefix
+        of the model, or a function of `(path, array)`. By default all do.
+    - `gamma`: $\gamma \ge 0$. Default 0.01. It is right when a tenth to a half of all
+        entries are not clipped.
+    - `clip_threshold`: $\rho > 0$; `None` for no clipping. Default 1.
+    - `update_interval`: $k$, an integer. Default 10.
+    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
+        and at least float32.
+    - `seed`: keyword only. An integer or a random key. Default 0.
+
+    **Raises:** a `ValueError` if `apply` is not given `value_fn`.
+
+    **Source:** Liu et al., [Sophia: A Scalable Stochastic Second-order Optimizer for
+    Language Model Pre-training](https://arxiv.org/abs/2305.14342), 2023: Sophia-H.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.Sophia(learning_rate=0.003).init(x)
+        >>> for _ in range(5):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x, value_fn=f)
+        >>> print(f"{f(x):.2f}")
+        13.82
+
+        ```
+    """
+
+    uses_value_fn = True
+
+    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    b1: Hyperparameter = eqx.field(converter=fraction, default=0.965)
+    b2: Hyperparameter = eqx.field(converter=fraction, default=0.99)
+    eps: Hyperparameter = eqx.field(converter=positive, default=1e-8)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=1e-4)
+    weight_decay_mask: Mask | None = eqx.field(
+        converter=as_mask,
+        default=None,
+        static=True,
+        metadata=mask_of("weight_decay"),
+    )
+    gamma: Hyperparameter = eqx.field(converter=nonnegative, default=0.01)
+    clip_threshold: Hyperparameter | None = eqx.field(converter=positive, default=1.0)
+    update_interval: int = eqx.field(default=10, static=True)
+    mu_dtype: jnp.dtype | None = eqx.field(
+        converter=as_dtype, default=None, static=True
+    )
+    seed: KeyData = eqx.field(converter=as_key_data, default=0, kw_only=True)
+
+    def __check_init__(self) -> None:
+        check_ranges(self)
+        check_counts(self, "update_interval")
+
+    def init(self, params: PyTree) -> Self:
+        parameters = Parameters(params)
+        states = [
+            beside(
+                param,
+                Curvature(zeros_like(param, self.mu_dtype), real_zeros_like(param)),
+            )
+            for param in parameters.arrays
+        ]
+        return replace_fields(started(self, parameters), state=parameters.tree(states))
+
+    def update(
+        self,
+        grads: PyTree,
+        params: PyTree,
+        *,
+        value: Any = None,
+        value_fn: Callable[..., Any] | None = None,
+    ) -> tuple[PyTree, Self]:
+        del value
+        loss = needed_value_fn(self, value_fn)
+        count = count_of(self)
+        parameters = Parameters(params)
+        grad_leaves = gradients(self, grads, parameters)
+        states = states_of(self, parameters, grad_leaves)
+        every_rule = rules(self, parameters)
+        updates: list[Array | None] = [None] * len(parameters)
+        means = {}
+        for i, (grad, param) in enumerate(zip(grad_leaves, parameters.arrays)):
+            if grad is not None:
+                rule, state = every_rule[i], states[i]
+                updates[i], means[i] = _step(rule, count + 1, grad, param, state)
+        at = list(means)
+
+        def refreshed() -> list[Float[Array, "..."]]:
+            key = jax.random.fold_in(jax.random.wrap_key_data(self.seed), count)
+            diagonals = _hessian_diagonals(loss, parameters, at, key)
+            return [
+                _averaged(states[i].hessian, diagonal, every_rule[i].b2)
+                for i, diagonal in zip(at, diagonals)
+            ]
+
+        hessians = jax.lax.cond(
+            count % self.update_interval == 0,
+            refreshed,
+            lambda: [states[i].hessian for i in at],
+        )
+        for i, hessian in zip(at, hessians):
+            states[i] = Curvature(means[i], hessian)
+        return parameters.tree(updates), replace_fields(
+            self, count=count + 1, state=parameters.tree(states)
+        )
+
+    def eval_params(self, params: M) -> M:
+        return params
+
+
+@per_leaf
+def _step(
+    rule: Sophia,
+    count: Int[Array, ""],
+    grad: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    state: Curvature,
+) -> tuple[Inexact[Array, "*shape"], Inexact[Array, "*shape"]]:
+    """The update, and the next running mean of the gradient."""
+    dtype = compute_dtype(param.dtype)
+    t = count.astype(real_dtype(dtype))
+    mu = ema(widen(state.mu, dtype), grad.astype(dtype), rule.b1)
+    direction = debias(mu, rule.b1, t) / jnp.maximum(
+        rule.gamma * state.hessian, rule.eps
+    )
+    if rule.clip_threshold is not None:
+        direction = clipped(direction, rule.clip_threshold)
+    step = direction + rule.weight_decay * param.astype(dtype)
+    return -rule.learning_rate * step, mu.astype(state.mu.dtype)
+
+
+def _hessian_diagonals(
+    loss: Callable[[Any], Float[Array, ""]],
+    parameters: Parameters,
+    at: Sequence[int],
+    key: PRNGKeyArray,
+) -> list[Float[Array, "..."]]:
+    """An estimate of the diagonal of the Hessian of the loss in the parameters `at`
+    some places."""
+
+    def loss_of(arrays: list[Inexact[Array, "..."]]) -> Float[Array, ""]:
+        moved = dict(zip(at, arrays))
+        every = [moved.get(i, x) for i, x in enumerate(parameters.arrays)]
+        return loss(parameters.tree(every, rest=True))
+
+    keys = jax.random.split(key, len(parameters))
+    arrays = [parameters.arrays[i] for i in at]
+    signs = [_signs(keys[i], x) for i, x in zip(at, arrays)]
+    _, products = jax.jvp(jax.grad(loss_of), (arrays,), (signs,))
+    return [(z * product).real for z, product in zip(signs, products)]
+
+
+@per_leaf
+def _signs(
+    key: PRNGKeyArray, like: Inexact[Array, "*shape"]
+) -> Inexact[Array, "*shape"]:
+    """Independent entries of magnitude 1 with mean 0."""
+    if not jnp.iscomplexobj(like):
+        return jax.random.rademacher(key, like.shape, like.dtype)
+    dtype = real_dtype(like.dtype)
+    real, imaginary = jax.random.rademacher(key, (2, *like.shape), dtype)
+    return jax.lax.complex(real, imaginary) * 0.5**0.5
+
+
+@per_leaf
+def _averaged(
+    hessian: Float[Array, "*shape"],
+    diagonal: Float[Array, "*shape"],
+    decay: Float[Array, ""],
+) -> Float[Array, "*shape"]:
+    return ema(hessian, diagonal.astype(hessian.dtype), decay)

@@ -1,0 +1,66 @@
+"""Negative powers of positive matrices."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from ._math import adjoint, product
+
+
+@jax.custom_jvp
+def inverse_power(
+    x: Inexact[Array, "batch n n"],
+    eps: Float[Array, "#batch 1 1"],
+    exponent: Float[Array, "#batch 1 1"],
+) -> Inexact[Array, "batch n n"]:
+    r"""$(X + \varepsilon I)^{-p}$, in which eigenvalues of $X$ that only rounding makes
+    negative count as 0.
+
+    It moves smoothly with $X$, also where eigenvalues meet and eigenvectors do not.
+    """
+    values, vectors = _decomposed(x, eps)
+    return _composed(values ** -exponent[:, 0], vectors)
+
+
+@inverse_power.defjvp
+def _inverse_power_jvp(primals, tangents):
+    # The formula of Daleckii and Krein: in the eigenbasis each entry of the tangent is
+    # multiplied by a slope between two eigenvalues.
+    (x, eps, exponent), (x_dot, eps_dot, exponent_dot) = primals, tangents
+    values, vectors = _decomposed(x, eps)
+    powers = values ** -exponent[:, 0]
+    inner = product(adjoint(vectors), product(x_dot, vectors))
+    identity = jnp.eye(x.shape[-1], dtype=values.dtype)[None]
+    inner = inner + (eps_dot * identity).astype(x.dtype)
+    by_exponent = -(jnp.log(values) * powers)[:, None] * identity * exponent_dot
+    inner = _slopes(values, exponent).astype(x.dtype) * inner
+    inner = inner + by_exponent.astype(x.dtype)
+    new = product(product(vectors, inner), adjoint(vectors))
+    return _composed(powers, vectors), new
+
+
+def _decomposed(
+    x: Inexact[Array, "batch n n"], eps: Float[Array, "#batch 1 1"]
+) -> tuple[Float[Array, "batch n"], Inexact[Array, "batch n n"]]:
+    values, vectors = jnp.linalg.eigh(x)
+    return jnp.maximum(values, 0) + eps[:, 0], vectors
+
+
+def _composed(
+    values: Float[Array, "batch n"], vectors: Inexact[Array, "batch n n"]
+) -> Inexact[Array, "batch n n"]:
+    return product(vectors * values[:, None].astype(vectors.dtype), adjoint(vectors))
+
+
+def _slopes(
+    values: Float[Array, "batch n"], exponent: Float[Array, "#batch 1 1"]
+) -> Float[Array, "batch n n"]:
+    r"""$(\lambda_i^{-p} - \lambda_j^{-p}) / (\lambda_i - \lambda_j)$, which where both
+    are equal is the derivative."""
+    low = jnp.minimum(values[:, :, None], values[:, None, :])
+    high = jnp.maximum(values[:, :, None], values[:, None, :])
+    # Without the cancellation between powers of eigenvalues that are close.
+    ratio = (high - low) / low
+    same = ratio == 0
+    apart = jnp.expm1(-exponent * jnp.log1p(ratio)) / jnp.where(same, 1, ratio)
+    return jnp.where(same, -exponent, apart) * low ** (-exponent - 1)

@@ -1,0 +1,107 @@
+"""Schedule-free steps: of three sequences of weights two are kept."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from ._dtype import compute_dtype, kept_dtype, real_dtype, widen
+from ._math import divide
+from ._optimizer import AbstractOptimizer, count_of
+from ._tree import Parameters
+from ._wrapping import per_leaf
+
+
+M = TypeVar("M")
+
+
+class Iterates(NamedTuple):
+    """Where the steps of a parameter have led, and what its average is made of."""
+
+    z: Inexact[Array, "*shape"]
+    weight_sum: Float[Array, ""]
+    max_lr: Float[Array, ""]
+    b1: Float[Array, ""]  # how near to the average the model now is
+
+
+def first_iterates(
+    param: Inexact[Array, "*shape"], dtype: jnp.dtype | None
+) -> Iterates:
+    real = real_dtype(compute_dtype(param.dtype))
+    return Iterates(
+        z=jnp.array(param, dtype=kept_dtype(param.dtype, dtype), copy=True),
+        weight_sum=jnp.zeros((), real),
+        max_lr=jnp.zeros((), real),
+        b1=jnp.ones((), real),
+    )
+
+
+def next_iterates(
+    iterates: Iterates,
+    y: Inexact[Array, "*shape"],
+    step: Inexact[Array, "*shape"],
+    *,
+    b1: Float[Array, ""],
+    lr: Float[Array, ""],
+    weight_lr_power: Float[Array, ""],
+    dtype: jnp.dtype | None,
+) -> tuple[Inexact[Array, "*shape"], Iterates]:
+    """The update of $y$, and the next iterates, once $z$ has made its step.
+
+    All arrays come in the dtype in which a rule computes, $z$ also where it is kept in
+    `dtype`.
+    """
+    max_lr = jnp.maximum(iterates.max_lr, lr)
+    weight = _power(max_lr, weight_lr_power)
+    weight_sum = iterates.weight_sum + weight
+    x = _average(y, iterates.z, iterates.b1)
+    # In the precision in which it is kept, so that x can be had from y again.
+    z = (iterates.z + step).astype(kept_dtype(y.dtype, dtype)).astype(y.dtype)
+    x = x + divide(weight, weight_sum) * (z - x)
+    update = z + b1 * (x - z) - y
+    return update, Iterates(z, weight_sum, max_lr, b1)
+
+
+def _power(x: Float[Array, ""], exponent: Float[Array, ""]) -> Float[Array, ""]:
+    """A power that has finite derivatives also at 0."""
+    at_zero = x == 0
+    return jnp.where(
+        at_zero, (exponent == 0).astype(x.dtype), jnp.where(at_zero, 1, x) ** exponent
+    )
+
+
+def _average(
+    y: Inexact[Array, "*shape"], z: Inexact[Array, "*shape"], b1: Float[Array, ""]
+) -> Inexact[Array, "*shape"]:
+    """The average $x$ in $y = \\beta_1 x + (1 - \\beta_1) z$."""
+    return z + (y - z) / b1
+
+
+@per_leaf
+def _evaluated(
+    param: Inexact[Array, "*shape"], iterates: Iterates
+) -> Inexact[Array, "*shape"]:
+    dtype = compute_dtype(param.dtype)
+    z = widen(iterates.z, dtype)
+    return _average(param.astype(dtype), z, iterates.b1).astype(param.dtype)
+
+
+def averages(
+    optimizer: AbstractOptimizer,
+    params: M,
+    iterates_of: Callable[[Any], Iterates] = lambda state: state,
+) -> M:
+    """`params` with the averages in place of the parameters. `iterates_of` finds them
+    in what `optimizer` keeps for each parameter."""
+    count_of(optimizer)
+    parameters = Parameters(params)
+    name = type(optimizer).__name__
+    states = parameters.align(optimizer.state, f"`{name}`: the optimizer's states")
+    return parameters.tree(
+        [
+            param if state is None else _evaluated(param, iterates_of(state))
+            for param, state in zip(parameters.arrays, states)
+        ],
+        rest=True,
+    )

@@ -1,0 +1,215 @@
+"""Mechanic: the learning rate of any optimizer, found while it trains."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, PyTree
+
+from .._dtype import widest_real_dtype
+from .._hyperparameter import Hyperparameter, nonnegative, positive
+from .._math import inner_product, sqrt, squared_norm
+from .._optimizer import AbstractOptimizer, count_of
+from .._rules import gradients, started
+from .._tree import Parameters, replace_fields
+from .._types import Self
+from .._wrapping import as_optimizer, own_copy, per_leaf, scalar_of, states_of, summed
+
+
+M = TypeVar("M")
+
+
+class Start(NamedTuple):
+    """Where a parameter was before the first update."""
+
+    start: Inexact[Array, "*shape"]
+
+
+class Terms(NamedTuple):
+    """The squared norms of a parameter and of its gradient, and the inner products of
+    both with the way back to the start."""
+
+    param_squares: Float[Array, ""]
+    grad_squares: Float[Array, ""]
+    param_back: Float[Array, ""]
+    grad_back: Float[Array, ""]
+
+
+class Bets(NamedTuple):
+    """What the bettors have: one for each rate of forgetting."""
+
+    largest: Float[Array, " bettors"]
+    squares: Float[Array, " bettors"]
+    reward: Float[Array, " bettors"]
+    scale: Float[Array, " bettors"]
+
+
+class Mechanic(AbstractOptimizer):
+    r"""Mechanic: learns by what to multiply the updates of another optimizer.
+
+    $$
+    \begin{aligned}
+    \Delta_t &= (\theta_0 - \theta_{t-1}) / (\textstyle\sum_i s_{t-1,i} +
+        \varepsilon) \\
+    h_t &= \left\langle \Delta_t,\; g_t + \lambda \textstyle\sum_i s_{t-1,i}
+        \frac{\|g_t\|}{\|\theta_{t-1}\| + \varepsilon}\, \theta_{t-1} \right\rangle \\
+    r_{t,i} &= \beta_i r_{t-1,i} + s_{t-1,i} \max(-m_{t-1,i}, \min(h_t, m_{t-1,i})) \\
+    m_{t,i} &= \max(\beta_i m_{t-1,i}, |h_t| + \varepsilon), \qquad
+    v_{t,i} = \beta_i^2 v_{t-1,i} + h_t^2 \\
+    s_{t,i} &= \frac{(s_0 / n)\, m_{t,i} + \max(0, r_{t,i})}
+        {\sqrt{v_{t,i}} + \varepsilon} \\
+    \theta_t &= \theta_0 - \textstyle\sum_i s_{t,i}\, (\Delta_t - u_t)
+    \end{aligned}
+    $$
+
+    with $\beta_i = 1 - 10^{-i}$ for $i = 1, \dots, n$. Products and norms are those of
+    all parameters together. `opt.scale` is $\sum_i s_i$, by which the updates are
+    multiplied. Give the wrapped optimizer a learning rate of 1, or a schedule relative
+    to it. It should not normalize its updates by itself, as LARS and LAMB do.
+
+    As in optax, $h_t$ is clipped to $m_{t-1,i}$ in $r_{t,i}$, which the paper does not
+    do, and a negative $r_{t,i}$ is kept, which the authors' package for torch sets
+    to 0.
+
+    **Arguments:**
+
+    - `optimizer`: any optimizer, which gives $u_t$.
+    - `weight_decay`: $\lambda \ge 0$, besides one of `optimizer`. Default 0.01. It
+        makes runs differ less from seed to seed.
+    - `eps`: $\varepsilon > 0$. Default 1e-8.
+    - `s_init`: $s_0 > 0$, the first scale, which should be too small. Default 1e-6.
+    - `num_betas`: $n \ge 1$. Default 6.
+
+    **Source:** Cutkosky et al., [Mechanic: A Learning Rate
+    Tuner](https://arxiv.org/abs/2306.00144), 2023.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0, 3.0])
+        >>> opt = eqxopt.Mechanic(eqxopt.SGD(1.0), s_init=1e-3).init(x)
+        >>> for _ in range(20):
+        ...     x, opt = opt.apply(jax.grad(f)(x), x)
+        >>> print(f"{f(x):.2f} {opt.scale:.2f}")
+        0.00 0.04
+
+        ```
+    """
+
+    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
+    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=1e-2)
+    eps: Hyperparameter = eqx.field(converter=positive, default=1e-8)
+    s_init: Hyperparameter = eqx.field(converter=positive, default=1e-6)
+    num_betas: int = eqx.field(default=6, static=True)
+    bets: Bets | None = eqx.field(default=None, init=False)
+
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """By what the updates of the wrapped optimizer are multiplied."""
+        count_of(self)
+        assert self.bets is not None
+        return jnp.sum(self.bets.scale)
+
+    def init(self, params: PyTree) -> Self:
+        parameters = Parameters(params)
+        new = started(self, parameters)
+        dtype = widest_real_dtype(parameters.arrays)
+        nothing = lambda: jnp.zeros(self.num_betas, dtype)
+        first = scalar_of(new, "s_init").astype(dtype)
+        return replace_fields(
+            new,
+            optimizer=self.optimizer.init(params),
+            state=parameters.tree([Start(own_copy(p)) for p in parameters.arrays]),
+            bets=Bets(nothing(), nothing(), nothing(), scale=nothing() + first),
+        )
+
+    def update(
+        self,
+        grads: PyTree,
+        params: PyTree,
+        *,
+        value: Any = None,
+        value_fn: Callable[..., Any] | None = None,
+    ) -> tuple[PyTree, Self]:
+        count = count_of(self) + 1
+        parameters = Parameters(params)
+        grad_leaves = gradients(self, grads, parameters)
+        states = states_of(self, parameters, grad_leaves)
+        inner_updates, optimizer = self.optimizer.update(
+            grads, params, value=value, value_fn=value_fn
+        )
+        updates = parameters.align(inner_updates, "the updates")
+        leaves = [
+            (i, grad, param, states[i].start)
+            for i, (grad, param) in enumerate(zip(grad_leaves, parameters.arrays))
+            if grad is not None and updates[i] is not None
+        ]
+        new = replace_fields(self, optimizer=optimizer, count=count)
+        if leaves:
+            dtype = widest_real_dtype(parameters.arrays)
+            terms = [_terms(grad, param, start) for _, grad, param, start in leaves]
+            before, bets = self._bet(summed(terms, dtype))
+            after = jnp.sum(bets.scale)
+            for i, _, param, start in leaves:
+                updates[i] = _rescaled(updates[i], param, start, before, after)
+            new = replace_fields(new, bets=bets)
+        return parameters.tree(updates), new
+
+    def _bet(self, sums: Terms) -> tuple[Float[Array, ""], Bets]:
+        """By what the way from the start is to be divided, and the next bets."""
+        bets = self.bets
+        assert bets is not None
+        dtype = bets.scale.dtype
+        weight_decay, eps, s_init = (
+            scalar_of(self, name).astype(dtype)
+            for name in ("weight_decay", "eps", "s_init")
+        )
+        betas = 1 - 0.1 ** jnp.arange(1, self.num_betas + 1, dtype=dtype)
+        scale = jnp.sum(bets.scale)
+        decay = weight_decay * scale * sqrt(sums.grad_squares)
+        decay = decay / (sqrt(sums.param_squares) + eps)
+        h = (sums.grad_back + decay * sums.param_back) / (scale + eps)
+        reward = betas * bets.reward + bets.scale * jnp.clip(
+            h, -bets.largest, bets.largest
+        )
+        largest = jnp.maximum(betas * bets.largest, jnp.abs(h) + eps)
+        squares = jnp.square(betas) * bets.squares + jnp.square(h)
+        wealth = s_init / self.num_betas * largest + jnp.maximum(reward, 0)
+        return scale + eps, Bets(
+            largest, squares, reward, scale=wealth / (sqrt(squares) + eps)
+        )
+
+    def eval_params(self, params: M) -> M:
+        return self.optimizer.eval_params(params)
+
+
+@per_leaf
+def _terms(
+    grad: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    start: Inexact[Array, "*shape"],
+) -> Terms:
+    grad, param = grad.astype(start.dtype), param.astype(start.dtype)
+    back = start - param
+    return Terms(
+        param_squares=squared_norm(param),
+        grad_squares=squared_norm(grad),
+        param_back=inner_product(param, back),
+        grad_back=inner_product(grad, back),
+    )
+
+
+@per_leaf
+def _rescaled(
+    update: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    start: Inexact[Array, "*shape"],
+    before: Float[Array, ""],
+    after: Float[Array, ""],
+) -> Inexact[Array, "*shape"]:
+    param = param.astype(start.dtype)
+    before, after = before.astype(start.real.dtype), after.astype(start.real.dtype)
+    return start - after * ((start - param) / before - update) - param
