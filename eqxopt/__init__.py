@@ -89,6 +89,7 @@ from ._transform import (
     ClipByGlobalNorm as ClipByGlobalNorm,
     ClipByNorm as ClipByNorm,
     ClipByValue as ClipByValue,
+    DifferentiallyPrivateAggregate as DifferentiallyPrivateAggregate,
     KeepInBox as KeepInBox,
     KeepNonnegative as KeepNonnegative,
     Normalize as Normalize,

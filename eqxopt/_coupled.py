@@ -18,7 +18,7 @@ from ._optimizer import (
     needed_value,
 )
 from ._rules import gradients, rules, started
-from ._tree import beside, Parameters, replace_fields
+from ._tree import beside, is_nothing, Parameters, replace_fields
 from ._types import Self
 from ._wrapping import per_leaf, scalar_of, states_of, summed
 
@@ -90,10 +90,11 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
             beside(param, rule.init_leaf(param))
             for rule, param in zip(_rules(new, parameters), parameters.arrays)
         ]
+        nothing = all(map(is_nothing, states))
         whole = _of_all(new, widest_real_dtype(parameters.arrays))
         return replace_fields(
             new,
-            state=parameters.tree(states),
+            state=() if nothing else parameters.tree(states),
             shared=copied(whole.init_shared(parameters.arrays)),
         )
 
@@ -110,7 +111,10 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
         t = count.astype(jnp.float32)
         parameters = Parameters(params)
         grad_leaves = gradients(self, grads, parameters)
-        states = states_of(self, parameters, grad_leaves)
+        stateless = is_nothing(self.state)
+        states = [()] * len(parameters)
+        if not stateless:
+            states = states_of(self, parameters, grad_leaves)
         leaves = [
             (i, rule, grad, param)
             for i, (rule, grad, param) in enumerate(
@@ -134,8 +138,9 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
         updates: list[Array | None] = [None] * len(parameters)
         for i, rule, grad, param in leaves:
             updates[i] = _update_leaf(rule, t, grad, param, states[i], shared)
+        state = () if stateless else parameters.tree(states)
         return parameters.tree(updates), replace_fields(
-            self, count=count, state=parameters.tree(states), shared=shared
+            self, count=count, state=state, shared=shared
         )
 
     def eval_params(self, params: M) -> M:

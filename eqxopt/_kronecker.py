@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, Inexact, Int
 
+from ._linalg import eigh, inverse_power, orthonormal_columns
 from ._math import adjoint, ema, product
 from ._matrix import in_batches, MatrixView
-from ._root import inverse_power
 
 
 class Sides(NamedTuple):
@@ -125,14 +125,14 @@ def inverse_powers(
 
 
 def _eigenvectors(x: Inexact[Array, "batch n n"]) -> Inexact[Array, "batch n n"]:
-    _, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(x))
+    _, vectors = eigh(jax.lax.stop_gradient(x))
     return jnp.flip(vectors, axis=-1)
 
 
 def _orthonormal_columns(
     x: Inexact[Array, "batch n n"],
 ) -> Inexact[Array, "batch n n"]:
-    return jnp.linalg.qr(jax.lax.stop_gradient(x))[0]
+    return orthonormal_columns(jax.lax.stop_gradient(x))
 
 
 def _in_batches(

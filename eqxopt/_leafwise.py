@@ -13,7 +13,7 @@ from ._dtype import compute_dtype, real_dtype, widen
 from ._key import own_keys
 from ._optimizer import AbstractOptimizer, AbstractTransform, count_of
 from ._rules import gradients, rules, started
-from ._tree import array_leaves, beside, Parameters, replace_fields
+from ._tree import array_leaves, beside, is_nothing, Parameters, replace_fields
 from ._types import Self
 
 
@@ -26,8 +26,9 @@ class AbstractLeafwiseTransform(AbstractTransform):
     A subclass is its hyperparameters, `init_leaf` and `update_leaf`. In both methods
     every hyperparameter of `self` is the scalar of this step and this parameter, and
     a mask is the boolean of this parameter; in `update_leaf` a key is that of this step
-    and this parameter. A rule without state has `()` for it. Arrays come at least in float32; what the
-    rule returns as state is rounded to the dtype that `init_leaf` gave it.
+    and this parameter. A rule without state has `()` for it. Arrays come at least in
+    float32; what the rule returns as state is rounded to the dtype that `init_leaf`
+    gave it.
     """
 
     @abc.abstractmethod
@@ -53,7 +54,7 @@ class AbstractLeafwiseTransform(AbstractTransform):
         ]
         # Nothing for every parameter is kept as one nothing: a tree of them, as deep
         # as the model, would have to be taken apart in every step.
-        nothing = all(map(_is_nothing, states))
+        nothing = all(map(is_nothing, states))
         return replace_fields(new, state=() if nothing else parameters.tree(states))
 
     def update(
@@ -69,7 +70,7 @@ class AbstractLeafwiseTransform(AbstractTransform):
         count = count_of(self) + 1
         t = count.astype(jnp.float32)
         parameters = Parameters(params)
-        stateless = _is_nothing(self.state)
+        stateless = is_nothing(self.state)
         states = [()] * len(parameters)
         if not stateless:
             states = parameters.align(self.state, f"`{name}`: the optimizer's states")
@@ -107,10 +108,6 @@ class AbstractLeafwiseOptimizer(AbstractLeafwiseTransform, AbstractOptimizer):
 
 class _StateMismatch(Exception):
     pass
-
-
-def _is_nothing(state: PyTree) -> bool:
-    return isinstance(state, tuple) and not state
 
 
 @jax.jit

@@ -36,6 +36,8 @@ def training_step(
             (loss, aux), grads = gradient(model, *batch)
         else:
             (loss, aux), grads = _accumulated(gradient, model, batch, microbatches)
+        # What points uphill is the conjugate of what JAX calls the gradient.
+        grads = jtu.tree_map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
         model, opt = opt.apply(
             grads, model, value=loss, value_fn=lambda m: with_aux(m, *batch)[0]
         )

@@ -85,6 +85,22 @@ def _cbrt_jvp(primals, tangents):
     return root, jnp.where(at_zero, 0, x_dot / 3 / safe / safe)
 
 
+@jax.custom_jvp
+def power(x: Float[Array, ""], exponent: Float[Array, ""]) -> Float[Array, ""]:
+    r"""$x^p$ for $x, p \ge 0$, whose derivatives at $x = 0$ are taken as 0."""
+    return jnp.power(x, exponent)
+
+
+@power.defjvp
+def _power_jvp(primals, tangents):
+    (x, exponent), (x_dot, exponent_dot) = primals, tangents
+    at_zero = x == 0
+    safe = jnp.where(at_zero, 1, x)
+    slope = exponent * jnp.power(safe, exponent - 1) * x_dot
+    slope = slope + jnp.log(safe) * jnp.power(safe, exponent) * exponent_dot
+    return power(x, exponent), jnp.where(at_zero, 0, slope)
+
+
 def agreement(
     x: Inexact[Array, "*shape"], y: Inexact[Array, "*shape"]
 ) -> Float[Array, "*shape"]:

@@ -136,6 +136,33 @@ def in_batches(
     return results
 
 
+def together(
+    function: Callable[[Any, Any], Any],
+    rules: Sequence[Any],
+    trees: Sequence[Any],
+    count: Int[Array, ""],
+) -> list[Any]:
+    """`function(rule, tree)` for all pairs, those of one rule and equal sizes at once.
+
+    The arrays in `trees`, and those that `function` gives, have a first axis that
+    counts matrices. `count` is that of the updates.
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, (rule, tree) in enumerate(zip(rules, trees)):
+        leaves, treedef = jtu.tree_flatten(tree)
+        sizes = tuple((x.shape[1:], str(x.dtype)) for x in leaves)
+        groups.setdefault((id(rule), treedef, sizes), []).append(i)
+    results: list[Any] = list(trees)
+    for members in groups.values():
+        joined = jtu.tree_map(lambda *xs: _join(xs), *[trees[i] for i in members])
+        leaves, treedef = jtu.tree_flatten(function(rules[members[0]], joined))
+        lengths = [len(jtu.tree_leaves(trees[i])[0]) for i in members]
+        parts = zip(*[_split(x, lengths, count) for x in leaves])
+        made = [treedef.unflatten(part) for part in parts]
+        results = _exchanged(results, members, made)
+    return results
+
+
 def _join(batches: Sequence[Inexact[Array, "_ _ _"]]) -> Inexact[Array, "_ _ _"]:
     return batches[0] if len(batches) == 1 else jnp.concatenate(batches)
 

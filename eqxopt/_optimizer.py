@@ -34,6 +34,8 @@ class AbstractTransform(eqx.Module):
     uses_value_fn: ClassVar[bool] = False
     """Whether `update` itself calls `value_fn`, rather than passing it on to inner
     transforms."""
+    per_example: ClassVar[bool] = False
+    """Whether gradients come for each example, along a leading axis."""
     count: Int[Array, ""] | None = eqx.field(default=None, init=False)
     """The number of updates made, or `None` before `init`."""
     state: PyTree = eqx.field(default=None, init=False)
@@ -131,6 +133,8 @@ class AbstractOptimizer(AbstractTransform):
 
         - `grads`: a tree of the model's shape, as `equinox.filter_grad` gives. A
             parameter whose gradient is `None` stays as it is, and so does its state.
+            Gradients of complex parameters have to be conjugated first, for JAX gives
+            the conjugate of what points uphill; [`eqxopt.make_step`][] does so.
         - `params`: the model, or any pytree. What is not an inexact array passes
             through.
         - `value`: the loss at `params`, a scalar. Only some optimizers need it.

@@ -34,16 +34,25 @@ def started(transform: T, parameters: Parameters) -> T:
 
 
 def gradients(
-    transform: AbstractTransform, grads: PyTree, parameters: Parameters
+    transform: AbstractTransform,
+    grads: PyTree,
+    parameters: Parameters,
+    *,
+    per_example: bool = False,
 ) -> list[Inexact[Array, "..."] | None]:
-    """The gradient of each parameter, or `None`, once all are known to fit."""
+    """The gradient of each parameter, or `None`, once all are known to fit; with
+    `per_example` those of each example along a leading axis."""
     name = type(transform).__name__
     leaves = parameters.align(grads, f"`{name}`: the gradients")
+    batch: tuple[int | str, ...] = ()
     for i, grad in enumerate(leaves):
         if getattr(grad, "dtype", None) == jax.dtypes.float0:
             leaves[i] = None
         elif grad is not None:
             _check_gradient(name, parameters, i, grad)
+            if per_example and not batch:
+                batch = grad.shape[:1] or ("batch",)
+            _check_shape(name, parameters, i, grad, batch)
     return leaves
 
 
@@ -64,11 +73,24 @@ def _check_gradient(name: str, parameters: Parameters, i: int, grad: Any) -> Non
             f"`{name}`: the gradient at {parameters.path(i)} has dtype {grad.dtype}, "
             f"but the parameter is real, {param.dtype}"
         )
-    if grad.shape != param.shape:
-        raise ValueError(
-            f"`{name}`: the gradient at {parameters.path(i)} has shape {grad.shape}, "
-            f"but the parameter has shape {param.shape}"
+
+
+def _check_shape(
+    name: str, parameters: Parameters, i: int, grad: Array, batch: tuple[int | str, ...]
+) -> None:
+    shape = (*batch, *parameters.arrays[i].shape)
+    if grad.shape == shape:
+        return
+    expected = f"the parameter has shape {shape}"
+    if batch:
+        expected = (
+            f"one for each example has {shape}. Make them with "
+            "`jax.vmap(jax.grad(loss), in_axes=(None, 0))`"
         )
+    raise ValueError(
+        f"`{name}`: the gradient at {parameters.path(i)} has shape {grad.shape}, but "
+        f"{expected}"
+    )
 
 
 def rules(transform: T, parameters: Parameters) -> list[T]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from ._dtype import compute_dtype, kept_dtype, real_dtype, widen
-from ._math import divide
+from ._math import divide, power
 from ._optimizer import AbstractOptimizer, count_of
 from ._tree import Parameters
 from ._wrapping import per_leaf
@@ -53,7 +53,7 @@ def next_iterates(
     `dtype`.
     """
     max_lr = jnp.maximum(iterates.max_lr, lr)
-    weight = _power(max_lr, weight_lr_power)
+    weight = power(max_lr, weight_lr_power)
     weight_sum = iterates.weight_sum + weight
     x = _average(y, iterates.z, iterates.b1)
     # In the precision in which it is kept, so that x can be had from y again.
@@ -61,14 +61,6 @@ def next_iterates(
     x = x + divide(weight, weight_sum) * (z - x)
     update = z + b1 * (x - z) - y
     return update, Iterates(z, weight_sum, max_lr, b1)
-
-
-def _power(x: Float[Array, ""], exponent: Float[Array, ""]) -> Float[Array, ""]:
-    """A power that has finite derivatives also at 0."""
-    at_zero = x == 0
-    return jnp.where(
-        at_zero, (exponent == 0).astype(x.dtype), jnp.where(at_zero, 1, x) ** exponent
-    )
 
 
 def _average(

@@ -188,5 +188,10 @@ def beside(param: Inexact[Array, "..."], state: T) -> T:
     )
 
 
+def is_nothing(state: PyTree) -> bool:
+    """Whether this is the state, of a parameter or of a model, of a rule without."""
+    return isinstance(state, tuple) and not state
+
+
 def array_leaves(tree: PyTree) -> Iterator[Array]:
     return (leaf for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf))

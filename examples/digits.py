@@ -57,6 +57,7 @@ RATES = {
     "LAMB": 3e-3,
     "LaProp": 1e-3,
     "LARS": 1.0,
+    "LBFGS": 1.0,
     "Lion": 3e-4,
     "MADGRAD": 0.01,
     "MARS": 3e-3,

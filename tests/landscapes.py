@@ -72,8 +72,8 @@ def start(landscape):
     """Entries around the place where the landscape begins, all of them different."""
     keys = jax.random.split(jax.random.key(3))
     size = max(LANDSCAPES[landscape].start, 1e-3)
-    away = lambda key, shape: LANDSCAPES[landscape].start + 0.1 * size * (
-        jax.random.normal(key, shape)
+    away = lambda key, shape: (
+        LANDSCAPES[landscape].start + 0.1 * size * (jax.random.normal(key, shape))
     )
     return {"u": away(keys[0], (4, 2)), "v": away(keys[1], (2, 4))}
 

@@ -21,6 +21,7 @@ PAGES = [
             "index",
             "hyperparameters",
             "training",
+            "optimizers/lbfgs",
             "optimizers/matrices",
             "optimizers/schedule_free",
             "composition/index",

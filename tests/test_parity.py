@@ -10,7 +10,8 @@ from parity import PARITY
 from problems import nested_loss, nested_params
 
 
-# Not in optax, or not as in the paper: these have a `test_paper_*.py` instead.
+# Not in optax, or not as in the paper: these have a `test_paper_*.py` instead; and
+# L-BFGS, whose iterates are compared on problems of its kind in `test_lbfgs.py`.
 ONLY_HERE = {
     "AcProp",
     "AdamMini",
@@ -19,6 +20,7 @@ ONLY_HERE = {
     "CAME",
     "GaLore",
     "LaProp",
+    "LBFGS",
     "MARS",
     "PSGDKron",
     "StableAdamW",

@@ -149,6 +149,14 @@ class TestMakeStep:
         expected = plain_loop(1, opt=eqxopt.PolyakSGD())
         assert_close((model, opt), expected[:2])
 
+    def test_complex_parameters_go_downhill(self):
+        z = jnp.asarray([1 + 2j, -0.5j], jnp.complex64)
+        step = eqxopt.make_step(lambda z: jnp.sum(jnp.square(jnp.abs(z))))
+        opt = eqxopt.SGD(0.1).init(z)
+        for _ in range(20):
+            z, opt, loss = step(z, opt)
+        assert loss < 1e-2
+
     @pytest.mark.parametrize("parts", [2, 3, 12])
     def test_microbatches(self, parts):
         model, opt, loss = eqxopt.make_step(loss_fn, microbatches=parts)(

@@ -45,6 +45,8 @@ TRANSFORMS: dict[str, Case] = {
     "Sign": Case(eqxopt.Sign, smooth=False),
     "ZeroNaNs": Case(eqxopt.ZeroNaNs),
 }
+# Whose gradients have an axis of examples: `test_private.py` keeps it to the contract.
+PER_EXAMPLE = {"DifferentiallyPrivateAggregate"}
 
 
 def downhill(grads, rate=-0.1):

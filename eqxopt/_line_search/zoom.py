@@ -96,7 +96,7 @@ class ZoomLineSearch(AbstractLineSearch):
         >>> value, grads = jax.value_and_grad(f)(x)
         >>> x, opt = opt.apply(grads, x, value=value, value_fn=f)
         >>> print(f"{f(x):.2f} at {opt.step_size:.2f} after {opt.evaluations}")
-        0.00 at 3.74 after 4
+        0.07 at 4.00 after 3
 
         ```
     """

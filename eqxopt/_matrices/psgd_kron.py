@@ -70,11 +70,10 @@ class PSGDKron(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    where the clipping is that of the root mean square to 1.1, and the transpose of the
-    $R$ on the right is not written. A share $p_t$ of all steps first changes the upper
-    triangular $Q$ and $R$, with a random $V \sim \mathcal N(0, 1)$ and $G = \hat m_t +
-    \delta \operatorname{mean}(|\hat m_t|)\, V$, where $\delta$ is the root of the
-    precision of float32:
+    where the clipping is that of the root mean square to 1.1. A share $p_t$ of all
+    steps first changes the upper triangular $Q$ and $R$, with a random $V \sim \mathcal
+    N(0, 1)$ and $G = \hat m_t + \delta \operatorname{mean}(|\hat m_t|)\, V$, where
+    $\delta$ is the root of the precision of float32:
 
     $$
     \begin{aligned}
@@ -91,10 +90,11 @@ class PSGDKron(AbstractLeafwiseOptimizer):
     diagonal factor, and so have both sides of what is no matrix: a vector has one
     factor, which is as large as itself.
 
-    This is the JAX code of Bradbury's and Cerdeira's `distributed-kron` without its
-    division into blocks. Its step is $1 / p_t$ steps after the last, not at random. It
-    balances the norms of the two factors now and then, which changes nothing but
-    rounding; here that is done in every change.
+    This is the rule of `distributed-kron`, without its division of large matrices into
+    blocks and, for arrays of more than two axes, with the flattening of a convolution.
+    As there, a change comes $1 / p_t$ steps after the last, and not at random. It
+    balances the sizes of the two factors now and then, which changes nothing but
+    rounding; here every change begins with that.
 
     **Arguments:**
 
@@ -120,9 +120,8 @@ class PSGDKron(AbstractLeafwiseOptimizer):
     **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
     axes, with its path.
 
-    **Source:** Li, [Curvature-Informed SGD via General Purpose Lie-Group
-    Preconditioners](https://arxiv.org/abs/2402.04553), 2024; its author's
-    [psgd_torch](https://github.com/lixilinx/psgd_torch);
+    **Source:** Pooladzandi and Li, [Curvature-Informed SGD via General Purpose
+    Lie-Group Preconditioners](https://arxiv.org/abs/2402.04553), 2024;
     [distributed-kron](https://github.com/evanatyourservice/distributed_kron), with its
     defaults.
 

@@ -1,5 +1,6 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, Inexact, Int
 
-from .._dtype import compute_dtype, real_dtype, real_zeros_like, zeros_like
+from .._dtype import compute_dtype, real_zeros_like, zeros_like
 from .._fallback import default_fallback
 from .._hyperparameter import fraction, Hyperparameter, nonnegative
 from .._kronecker import (
@@ -31,6 +32,7 @@ from .._matrix import (
     laid_like,
     Matrices,
     MatrixView,
+    together,
 )
 from .._matrixwise import AbstractMatrixOptimizer
 from .._number import check_counts, check_ranges
@@ -164,71 +166,91 @@ class SOAP(AbstractMatrixOptimizer):
         views: Sequence[MatrixView],
     ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
         count = count_of(self)
-        updates, new_states = [], []
-        for rule, grad, param, state, view in zip(rules, grads, params, states, views):
-            update, new = _step(rule, count, grad, param, state, view)
-            updates.append(update)
-            new_states.append(new)
+        pairs = [_whole(*each) for each in zip(grads, states, views)]
+        steps = together(functools.partial(_step, count), rules, pairs, count)
 
         def iterate(states: list[RotatedMoments]) -> list[RotatedMoments]:
-            return [_power_iteration(x, view) for x, view in zip(states, views)]
+            return together(_power_iteration, rules, states, count)
 
-        return updates, with_bases(
-            new_states, iterate, count, self.precondition_frequency
+        new_states = with_bases(
+            [new for _, new in steps], iterate, count, self.precondition_frequency
         )
+        parts = [
+            _parts(rule, count, step, new, param, view)
+            for rule, (step, _), new, param, view in zip(
+                rules, steps, new_states, params, views
+            )
+        ]
+        return [update for update, _ in parts], [new for _, new in parts]
 
 
 @per_leaf
-def _step(
+def _whole(
+    grad: Inexact[Array, "*shape"], state: RotatedMoments, view: MatrixView
+) -> tuple[Inexact[Array, "batch rows columns"], RotatedMoments]:
+    """The gradient and the state as matrices, which lie together."""
+    grad = grad.astype(state.mu.dtype)
+    mu, nu, grad = (view.matrices(gathered(x)) for x in (state.mu, state.nu, grad))
+    return grad, state._replace(mu=mu, nu=nu)
+
+
+@per_leaf
+def _parts(
     rule: SOAP,
     count: Int[Array, ""],
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    step: Inexact[Array, "batch rows columns"],
     state: RotatedMoments,
+    param: Inexact[Array, "*shape"],
     view: MatrixView,
 ) -> tuple[Inexact[Array, "*shape"], RotatedMoments]:
-    as_matrices = lambda x: view.matrices(gathered(x))
-    grad = grad.astype(state.mu.dtype)
-    whole_grad = as_matrices(grad)
-    mu = ema(state.mu, grad, rule.b1)
-    squared = abs_sq(rotated(whole_grad, state.bases))
-    nu = ema(state.nu, laid_like(view.array(squared), param), rule.b2)
-    mean = rotated(as_matrices(mu), state.bases)
-    scaled = divide(mean, sqrt(as_matrices(nu)) + rule.eps)
+    """The update and the state of a parameter, which lie as it does."""
+    update = decayed_step(rule, step, param, view)
+    mu, nu = (laid_like(view.array(x), param) for x in (state.mu, state.nu))
     # The first step is none.
-    t = jnp.maximum(count - 1, 1).astype(real_dtype(grad.dtype))
-    unbiased = sqrt(one_minus_power(rule.b2, t)) / one_minus_power(rule.b1, t)
-    direction = unbiased * rotated_back(scaled, state.bases)
-    update = decayed_step(rule, direction, param, view)
+    update = jnp.where(count == 1, no_update(update), update)
+    return update, state._replace(mu=mu, nu=nu)
 
+
+def _step(
+    count: Int[Array, ""],
+    rule: SOAP,
+    pair: tuple[Inexact[Array, "batch rows columns"], RotatedMoments],
+) -> tuple[Inexact[Array, "batch rows columns"], RotatedMoments]:
+    """The steps of some matrices, and their next moments."""
+    grad, old = pair
+    mu = ema(old.mu, grad, rule.b1)
+    nu = ema(old.nu, abs_sq(rotated(grad, old.bases)), rule.b2)
+    scaled = divide(rotated(mu, old.bases), sqrt(nu) + rule.eps)
+    # The first step does not count.
+    t = jnp.maximum(count - 1, 1).astype(nu.dtype)
+    unbiased = sqrt(one_minus_power(rule.b2, t)) / one_minus_power(rule.b1, t)
+    step = unbiased * rotated_back(scaled, old.bases)
     beta = rule.b2 if rule.shampoo_beta is None else rule.shampoo_beta
-    outer = outer_products(whole_grad, whole_grad, state.factors)
+    outer = outer_products(grad, grad, old.factors)
     first = count == 1
-    return jnp.where(first, no_update(update), update), RotatedMoments(
-        mu=jnp.where(first, state.mu, mu),
-        nu=jnp.where(first, state.nu, nu),
-        factors=means(state.factors, outer, beta),
-        bases=state.bases,
+    return step, RotatedMoments(
+        mu=jnp.where(first, old.mu, mu),
+        nu=jnp.where(first, old.nu, nu),
+        factors=means(old.factors, outer, beta),
+        bases=old.bases,
     )
 
 
-@per_leaf
-def _power_iteration(state: RotatedMoments, view: MatrixView) -> RotatedMoments:
+def _power_iteration(rule: SOAP, state: RotatedMoments) -> RotatedMoments:
     """`state` in the order of its eigenvalues, with bases yet to be orthonormalized."""
+    del rule
     products = jtu.tree_map(product, state.factors, state.bases)
     order = jtu.tree_map(
         lambda q, p: jnp.argsort(-jnp.sum(q.conj() * p, axis=-2).real, axis=-1),
         state.bases,
         products,
     )
-    nu = view.matrices(gathered(state.nu))
+    nu = state.nu
     if order.left is not None:
         nu = jnp.take_along_axis(nu, order.left[:, :, None], axis=1)
     if order.right is not None:
         nu = jnp.take_along_axis(nu, order.right[:, None, :], axis=2)
-    return state._replace(
-        nu=laid_like(view.array(nu), state.nu),
-        bases=jtu.tree_map(
-            lambda p, i: jnp.take_along_axis(p, i[:, None, :], axis=2), products, order
-        ),
+    bases = jtu.tree_map(
+        lambda p, i: jnp.take_along_axis(p, i[:, None, :], axis=2), products, order
     )
+    return state._replace(nu=nu, bases=bases)

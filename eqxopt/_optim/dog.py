@@ -186,6 +186,10 @@ class DoWG(AbstractCoupledOptimizer):
     $\eta_t$. The paper has no $\varepsilon$, which is that of its authors' code and of
     optax, and stands for $\bar r_0^2$ as well.
 
+    Its steps are longer than those of [`eqxopt.DoG`][], the more so the faster the
+    distance grows, which a network with noisy gradients may not survive. Half the
+    `learning_rate` then helps.
+
     **Arguments:**
 
     - `learning_rate`: $\alpha \ge 0$. Default 1, which there is little reason to

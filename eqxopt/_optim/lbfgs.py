@@ -1,7 +1,7 @@
 """L-BFGS, with a line search or at a rate of your choice."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, cast, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,7 +12,6 @@ from .._closure import as_pytree
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
 from .._hyperparameter import Hyperparameter, nonnegative
 from .._line_search import AbstractLineSearch, Point, ZoomLineSearch
-from .._math import inner_product
 from .._number import check_counts, check_ranges
 from .._optimizer import (
     AbstractOptimizer,
@@ -24,15 +23,13 @@ from .._optimizer import (
 )
 from .._quasi_newton import (
     Change,
-    change_products,
     empty_history,
     History,
-    inverse_hessian,
+    inner_products,
     is_curved,
-    products,
+    preconditioned,
     remembered,
-    sum_of,
-    update_in,
+    times,
 )
 from .._rescaling import wide_gradients
 from .._rules import rules, started
@@ -235,7 +232,8 @@ class LBFGS(AbstractOptimizer):
             else:
                 loss = needed_value(self, value)
                 loss_at = _loss(needed_value_fn(self, value_fn), parameters, at)
-                changed, moves, histories = self.searched(active, loss, loss_at)
+                search = self.linesearch.at_step(count_of(self), self.value.dtype)
+                changed, moves, histories = self.searched(search, active, loss, loss_at)
             new = replace_fields(new, **changed)
             for i, move, history in zip(at, moves, histories):
                 updates[i], states[i] = move, history
@@ -250,10 +248,10 @@ class LBFGS(AbstractOptimizer):
         next."""
         wide = [own_copy(array) for array in now.arrays]
         changes = [
-            Change(array - history.param, grad - history.grad)
+            Change(array - cast(Array, history.param), grad - history.grad)
             for array, grad, history in zip(wide, now.grads, now.histories)
         ]
-        histories, pairs = self.remember(now.histories, changes, self.count > 0)
+        histories, pairs = self.remember(now.histories, changes, count_of(self) > 0)
         updates = now.directions(histories, pairs, self.scale_init_precond)
         histories = [
             history._replace(grad=grad, param=array)
@@ -262,7 +260,11 @@ class LBFGS(AbstractOptimizer):
         return {"pairs": pairs}, updates, histories
 
     def searched(
-        self, now: "_Active", loss: Float[Array, ""], loss_at: Callable[..., Any]
+        self,
+        search: AbstractLineSearch,
+        now: "_Active",
+        loss: Float[Array, ""],
+        loss_at: Callable[..., Any],
     ) -> Made:
         """A step that the line search finds, and what it does to the gradients."""
         dtype = self.value.dtype
@@ -275,18 +277,16 @@ class LBFGS(AbstractOptimizer):
             def gradient() -> Any:
                 (grads,) = pull_back(jnp.ones_like(value))
                 grads = [_uphill(grad) for grad in grads]
-                return _inner_product(directions, grads, dtype), grads
+                return inner_products(directions, grads).astype(dtype), grads
 
             return value.astype(dtype), gradient
 
         start = Point(
             step_size=jnp.zeros((), dtype),
             value=loss.astype(dtype),
-            slope=_inner_product(directions, now.grads, dtype),
+            slope=inner_products(directions, now.grads).astype(dtype),
         )
-        end, grads, evaluations = self.linesearch.at_step(self.count, dtype).search(
-            line, start, now.grads, self.step_size
-        )
+        end, grads, evaluations = search.search(line, start, now.grads, self.step_size)
         updates = _scaled(directions, end.step_size)
         changes = [
             Change(own_copy(new) - own_copy(old), new_grad - grad)
@@ -312,7 +312,7 @@ class LBFGS(AbstractOptimizer):
     ) -> tuple[list[History], Int[Array, ""]]:
         """The histories with a pair of changes, if these are `known` and tell of
         curvature, and how many pairs that makes."""
-        store = known & is_curved(sum_of([change_products(x) for x in changes]))
+        store = known & is_curved(changes)
         place = self.pairs % self.memory_size
         new = [remembered(h, x, place, store) for h, x in zip(histories, changes)]
         return new, plus_one_if(store, self.pairs)
@@ -330,12 +330,10 @@ class _Active(NamedTuple):
         self, histories: list[History], pairs: Int[Array, ""], scale_identity: bool
     ) -> Arrays:
         r"""$-\alpha H g$, from this many pairs."""
-        shares = [products(h, grad) for h, grad in zip(histories, self.grads)]
-        total = sum_of(shares)
-        direction = inverse_hessian(total, pairs - 1, scale_identity=scale_identity)
-        return [
-            update_in(direction, *one) for one in zip(histories, self.grads, self.rates)
-        ]
+        vectors = preconditioned(
+            histories, self.grads, pairs - 1, scale_identity=scale_identity
+        )
+        return [times(x, -rate) for x, rate in zip(vectors, self.rates)]
 
 
 def _loss(
@@ -356,9 +354,13 @@ def _loss(
 def _rates(
     optimizer: LBFGS, parameters: Parameters, at: list[int]
 ) -> list[Float[Array, ""]]:
-    every = [rule.learning_rate for rule in rules(optimizer, parameters)]
-    dtypes = [real_dtype(compute_dtype(x.dtype)) for x in parameters.arrays]
-    return [jnp.ones((), dtypes[i]) if every[i] is None else every[i] for i in at]
+    rates = []
+    every = rules(optimizer, parameters)
+    for i in at:
+        rate: Array | None = every[i].learning_rate
+        dtype = real_dtype(compute_dtype(parameters.arrays[i].dtype))
+        rates.append(jnp.ones((), dtype) if rate is None else rate)
+    return rates
 
 
 def _scaled(directions: Arrays, step_size: Float[Array, ""]) -> Arrays:
@@ -369,9 +371,9 @@ def _scaled(directions: Arrays, step_size: Float[Array, ""]) -> Arrays:
 def _scale(
     direction: Inexact[Array, "*shape"], step_size: Float[Array, ""]
 ) -> Inexact[Array, "*shape"]:
-    step_size = step_size.astype(real_dtype(direction.dtype))
     # A direction may be infinite where no step is made.
-    return jnp.where(step_size > 0, step_size * direction, no_update(direction))
+    moved = times(direction, step_size)
+    return jnp.where(step_size > 0, moved, no_update(direction))
 
 
 def _moved(arrays: Arrays, updates: Arrays) -> Arrays:
@@ -381,11 +383,6 @@ def _moved(arrays: Arrays, updates: Arrays) -> Arrays:
 def _uphill(grad: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:
     """A gradient of JAX as `apply` takes it: that of complex numbers conjugated."""
     return jnp.conj(grad).astype(compute_dtype(grad.dtype))
-
-
-def _inner_product(x: Arrays, y: Arrays, dtype: jnp.dtype) -> Float[Array, ""]:
-    products = [inner_product(a, b).astype(dtype) for a, b in zip(x, y)]
-    return jnp.sum(jnp.stack(products))
 
 
 def _value_and_grad(

@@ -20,6 +20,7 @@ from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
 from .._key import as_key_data, KeyData
 from .._mask import as_mask, Mask, mask_of
 from .._math import clipped, debias, ema
+from .._matrix import laid_like
 from .._number import check_counts, check_ranges
 from .._optimizer import AbstractOptimizer, count_of, needed_value_fn
 from .._rules import gradients, rules, started
@@ -224,22 +225,34 @@ def _hessian_diagonals(
         every = [moved.get(i, x) for i, x in enumerate(parameters.arrays)]
         return loss(parameters.tree(every, rest=True))
 
-    keys = jax.random.split(key, len(parameters))
     arrays = [parameters.arrays[i] for i in at]
-    signs = [_signs(keys[i], x) for i, x in zip(at, arrays)]
+    signs = _signs(key, arrays)
     _, products = jax.jvp(jax.grad(loss_of), (arrays,), (signs,))
     return [(z * product).real for z, product in zip(signs, products)]
 
 
-@per_leaf
 def _signs(
-    key: PRNGKeyArray, like: Inexact[Array, "*shape"]
-) -> Inexact[Array, "*shape"]:
-    """Independent entries of magnitude 1 with mean 0."""
-    if not jnp.iscomplexobj(like):
-        return jax.random.rademacher(key, like.shape, like.dtype)
-    dtype = real_dtype(like.dtype)
-    real, imaginary = jax.random.rademacher(key, (2, *like.shape), dtype)
+    key: PRNGKeyArray, arrays: Sequence[Inexact[Array, "..."]]
+) -> list[Inexact[Array, "..."]]:
+    """For each array one with independent entries of magnitude 1 and mean 0."""
+    # Drawn together where the shape is one, because a generator takes long to compile.
+    alike: dict[Any, list[int]] = {}
+    for i, x in enumerate(arrays):
+        alike.setdefault((x.shape, x.dtype), []).append(i)
+    signs = list(arrays)
+    for number, ((shape, dtype), members) in enumerate(alike.items()):
+        drawn = _drawn(jax.random.fold_in(key, number), (len(members), *shape), dtype)
+        for k, i in enumerate(members):
+            signs[i] = laid_like(drawn[k], arrays[i])
+    return signs
+
+
+def _drawn(
+    key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype
+) -> Inexact[Array, "..."]:
+    if not jnp.issubdtype(dtype, jnp.complexfloating):
+        return jax.random.rademacher(key, shape, dtype)
+    real, imaginary = jax.random.rademacher(key, (2, *shape), real_dtype(dtype))
     return jax.lax.complex(real, imaginary) * 0.5**0.5
 
 

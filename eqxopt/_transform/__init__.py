@@ -9,6 +9,9 @@ from .clip import (
 from .decay import AddDecayedWeights as AddDecayedWeights
 from .nans import ZeroNaNs as ZeroNaNs
 from .noise import AddNoise as AddNoise
+from .private import (
+    DifferentiallyPrivateAggregate as DifferentiallyPrivateAggregate,
+)
 from .scale import (
     Normalize as Normalize,
     Scale as Scale,

@@ -61,6 +61,13 @@ class Chain(AbstractOptimizer):
             raise ValueError(
                 f"`Chain({names})` has no optimizer in it, such as `eqxopt.SGD(0.1)`"
             )
+        for transform in transforms[1:]:
+            if transform.per_example:
+                name = type(transform).__name__
+                raise ValueError(
+                    f"`Chain`: `{name}` takes the gradients of single examples, and so "
+                    "must be the first"
+                )
         self.transforms = transforms
 
     def __getitem__(self, which: int | str) -> AbstractTransform:
@@ -87,7 +94,10 @@ class Chain(AbstractOptimizer):
     ) -> tuple[PyTree, Self]:
         count = count_of(self) + 1
         parameters = Parameters(params)
-        updates = parameters.tree(gradients(self, grads, parameters))
+        per_example = self.transforms[0].per_example
+        updates = parameters.tree(
+            gradients(self, grads, parameters, per_example=per_example)
+        )
         transforms = []
         for transform in self.transforms:
             updates, transform = transform.update(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from .._hyperparameter import Hyperparameter, nonnegative
-from .._math import divide, stable_norm
+from .._math import abs_sq, divide, sqrt, stable_norm
 from .._matrix import as_matrices, default_matrices, Matrices, MatrixView
 from .._optimizer import AbstractOptimizer, count_of
 from .._rate import learning_rates
@@ -155,10 +155,14 @@ class Hyperball(AbstractOptimizer):
         return state.radius
 
 
+def _axes(view: MatrixView) -> tuple[int, ...]:
+    """Over which axes each matrix has its norm."""
+    return tuple(range(int(view.batch != 1), len(view.shape)))
+
+
 @per_leaf
 def _norm(x: Inexact[Array, "..."], view: MatrixView) -> Float[Array, "..."]:
-    """The norm of each matrix, beside it."""
-    return stable_norm(x, tuple(range(int(view.batch != 1), x.ndim)))
+    return sqrt(jnp.sum(abs_sq(x), axis=_axes(view), keepdims=True))
 
 
 @per_leaf
@@ -172,7 +176,7 @@ def _on_sphere(
     param = param.astype(update.dtype)
     if radius is None:
         radius = _norm(param, view)
-    length = _norm(update, view)
+    length = stable_norm(update, _axes(view))  # small with a small learning rate
     moved = param + rate * radius * divide(update, length)
     new = radius * divide(moved, _norm(moved, view))
     return jnp.where(length == 0, no_update(update), new - param)

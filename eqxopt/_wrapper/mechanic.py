@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 from .._dtype import widest_real_dtype
 from .._hyperparameter import Hyperparameter, nonnegative, positive
 from .._math import inner_product, sqrt, squared_norm
+from .._number import check_counts, check_ranges
 from .._optimizer import AbstractOptimizer, count_of
 from .._rules import gradients, started
 from .._tree import Parameters, replace_fields
@@ -66,7 +67,8 @@ class Mechanic(AbstractOptimizer):
     with $\beta_i = 1 - 10^{-i}$ for $i = 1, \dots, n$. Products and norms are those of
     all parameters together. `opt.scale` is $\sum_i s_i$, by which the updates are
     multiplied. Give the wrapped optimizer a learning rate of 1, or a schedule relative
-    to it. It should not normalize its updates by itself, as LARS and LAMB do.
+    to it: a first update below the precision of the parameters is lost, and with it all
+    others. It should not normalize its updates by itself, as LARS and LAMB do.
 
     As in optax, $h_t$ is clipped to $m_{t-1,i}$ in $r_{t,i}$, which the paper does not
     do, and a negative $r_{t,i}$ is kept, which the authors' package for torch sets
@@ -106,6 +108,10 @@ class Mechanic(AbstractOptimizer):
     num_betas: int = eqx.field(default=6, static=True)
     bets: Bets | None = eqx.field(default=None, init=False)
 
+    def __check_init__(self) -> None:
+        check_ranges(self)
+        check_counts(self, "num_betas")
+
     @property
     def scale(self) -> Float[Array, ""]:
         """By what the updates of the wrapped optimizer are multiplied."""
@@ -118,6 +124,8 @@ class Mechanic(AbstractOptimizer):
         new = started(self, parameters)
         dtype = widest_real_dtype(parameters.arrays)
         nothing = lambda: jnp.zeros(self.num_betas, dtype)
+        for name in ("weight_decay", "eps"):
+            scalar_of(new, name)  # which refuses a choice for each parameter
         first = scalar_of(new, "s_init").astype(dtype)
         return replace_fields(
             new,

@@ -1,10 +1,34 @@
-"""Negative powers of positive matrices."""
+"""Decompositions of matrices in batches, and negative powers of positive ones."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from ._math import adjoint, product
+
+
+def eigh(
+    x: Inexact[Array, "batch n n"],
+) -> tuple[Float[Array, "batch n"], Inexact[Array, "batch n n"]]:
+    """Eigenvalues, in ascending order, and eigenvectors."""
+    # Not as a named tuple, which branches for platforms do not return.
+    return _batched(lambda y: tuple(jnp.linalg.eigh(y)), x)
+
+
+def orthonormal_columns(x: Inexact[Array, "batch n n"]) -> Inexact[Array, "batch n n"]:
+    """Orthonormal columns of which the first k span what those of `x` do."""
+    return _batched(lambda y: jnp.linalg.qr(y)[0], x)
+
+
+def _batched(function: Callable[[Any], Any], x: Inexact[Array, "batch n n"]) -> Any:
+    # On CPUs one after another: in a batch the threads of the decompositions wait for
+    # each other, which takes a hundred times as long.
+    return jax.lax.platform_dependent(
+        x, cpu=lambda x: jax.lax.map(function, x), default=function
+    )
 
 
 @jax.custom_jvp
@@ -42,7 +66,7 @@ def _inverse_power_jvp(primals, tangents):
 def _decomposed(
     x: Inexact[Array, "batch n n"], eps: Float[Array, "#batch 1 1"]
 ) -> tuple[Float[Array, "batch n"], Inexact[Array, "batch n n"]]:
-    values, vectors = jnp.linalg.eigh(x)
+    values, vectors = eigh(x)
     return jnp.maximum(values, 0) + eps[:, 0], vectors
 
 

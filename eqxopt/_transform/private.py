@@ -1,0 +1,144 @@
+"""Gradients that tell little about any one example."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, PyTree
+
+from .._dtype import compute_dtype, real_dtype, widest_real_dtype
+from .._hyperparameter import Hyperparameter, nonnegative, positive
+from .._key import as_key_data, KeyData, own_keys
+from .._math import abs_sq, clip_factor, sqrt
+from .._optimizer import AbstractTransform, count_of
+from .._rules import gradients, started
+from .._tree import Parameters, replace_fields
+from .._types import Self
+from .._wrapping import per_leaf, scalar_of
+
+
+class DifferentiallyPrivateAggregate(AbstractTransform):
+    r"""The mean of the gradients of single examples, clipped, with noise: DP-SGD.
+
+    $$
+    \begin{aligned}
+    \bar g_i &= \min\left( 1, \frac{c}{\|g_i\|} \right) g_i \\
+    u_t &= \frac1B \left( \sum_{i=1}^B \bar g_i + n_t \right), \qquad
+        n_t \sim \mathcal N(0, \sigma^2 c^2)
+    \end{aligned}
+    $$
+
+    It is given a gradient for each of $B$ examples, along a leading axis that
+    `jax.vmap` makes, and has to be the first in the outermost
+    [`Chain`][eqxopt.Chain], because only there gradients may have that axis:
+
+    ```python
+    opt = eqxopt.Chain(
+        eqxopt.DifferentiallyPrivateAggregate(1.0, 1.1, seed=0), eqxopt.SGD(0.1)
+    )
+    grads = jax.vmap(eqx.filter_grad(loss_fn), in_axes=(None, 0))(model, batch)
+    ```
+
+    The norm of an example's gradient is that of all parameters together. What privacy
+    a training has, also depends on how its batches are drawn, and on the number of
+    steps: count it with an accountant, such as the packages `dp-accounting` and
+    `opacus` have. The noise comes from JAX's generator, which is not one of
+    cryptography.
+
+    A complex parameter gets $n_t$ in its real and in its imaginary part. optax draws
+    otherwise from the same distribution.
+
+    **Arguments:**
+
+    - `l2_norm_clip`: $c > 0$, the most that one example has a say.
+    - `noise_multiplier`: $\sigma \ge 0$.
+    - `seed`: an integer or a random key, which has to stay a secret.
+
+    **Raises:** a `ValueError` for a gradient without the leading axis, or of another
+    number of examples.
+
+    **Source:** Abadi et al., [Deep Learning with Differential
+    Privacy](https://arxiv.org/abs/1607.00133), 2016, Algorithm 1.
+
+    !!! example
+
+        ```pycon
+        >>> import jax, jax.numpy as jnp, eqxopt
+        >>> x = jnp.array([0.0, 0.0])
+        >>> examples = jnp.array([[3.0, 4.0], [0.3, 0.4]])
+        >>> grads = jax.vmap(jax.grad(jnp.vdot), in_axes=(None, 0))(x, examples)
+        >>> mean = eqxopt.DifferentiallyPrivateAggregate(1.0, 0.0, seed=0).init(x)
+        >>> update, mean = mean.update(grads, x)
+        >>> print(f"{update[0]:.2f} {update[1]:.2f}")
+        0.45 0.60
+
+        ```
+    """
+
+    per_example = True
+
+    l2_norm_clip: Hyperparameter = eqx.field(converter=positive)
+    noise_multiplier: Hyperparameter = eqx.field(converter=nonnegative)
+    seed: KeyData = eqx.field(converter=as_key_data)
+
+    def init(self, params: PyTree) -> Self:
+        return started(self, Parameters(params))
+
+    def update(
+        self,
+        grads: PyTree,
+        params: PyTree,
+        *,
+        value: Any = None,
+        value_fn: Callable[..., Any] | None = None,
+    ) -> tuple[PyTree, Self]:
+        del value, value_fn
+        count = count_of(self)
+        parameters = Parameters(params)
+        examples = gradients(self, grads, parameters, per_example=True)
+        clip = scalar_of(self, "l2_norm_clip")
+        std = scalar_of(self, "noise_multiplier") * clip
+        factors = _clip_factors([x for x in examples if x is not None], clip)
+        keys = own_keys(self, count, len(parameters))
+        means = [
+            None if x is None else _noisy_mean(x, param, factors, std, keys[i]["seed"])
+            for i, (x, param) in enumerate(zip(examples, parameters.arrays))
+        ]
+        return parameters.tree(means), replace_fields(self, count=count + 1)
+
+
+def _clip_factors(
+    grads: Sequence[Inexact[Array, "batch ..."]], clip: Float[Array, ""]
+) -> Float[Array, " batch"]:
+    """What the gradient of each example is multiplied by."""
+    if not grads:
+        return jnp.zeros((0,), float)
+    dtype = widest_real_dtype(grads)
+    squares = jnp.stack([_square_norms(x).astype(dtype) for x in grads])
+    return clip_factor(sqrt(jnp.sum(squares, axis=0)), clip.astype(dtype))
+
+
+@per_leaf
+def _square_norms(grads: Inexact[Array, "batch ..."]) -> Float[Array, " batch"]:
+    wide = grads.astype(compute_dtype(grads.dtype))
+    return jnp.sum(abs_sq(wide), axis=tuple(range(1, grads.ndim)))
+
+
+@per_leaf
+def _noisy_mean(
+    grads: Inexact[Array, " batch *shape"],
+    param: Inexact[Array, "*shape"],
+    factors: Float[Array, " batch"],
+    std: Float[Array, ""],
+    key: KeyData,
+) -> Inexact[Array, "*shape"]:
+    dtype = compute_dtype(param.dtype)
+    real, shape = real_dtype(dtype), (len(grads), *[1] * param.ndim)
+    clipped = factors.reshape(shape).astype(real) * grads.astype(dtype)
+    noise = jax.random.normal(jax.random.wrap_key_data(key), param.shape, dtype)
+    if jnp.iscomplexobj(param):  # where this has half its variance in each part
+        noise = 2**0.5 * noise
+    total = jnp.sum(clipped, axis=0) + std.astype(real) * noise
+    return total / max(len(grads), 1)

@@ -1,0 +1,184 @@
+"""A function made anew is the same function with other arrays."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import eqxopt
+from eqxopt._closure import as_pytree
+
+
+BATCH = np.ones(2)
+
+
+def product(x, batch, scale=1.0):
+    return jnp.sum(x * batch) * scale
+
+
+def product_with_global(x):
+    return jnp.sum(x * BATCH)
+
+
+def recursive(x, depth=2):
+    return jnp.sum(x) if depth == 0 else recursive(2 * x, depth - 1)
+
+
+class Scale(eqx.Module):
+    factor: jax.Array
+
+    def __call__(self, x):
+        return jnp.sum(self.factor * x)
+
+
+class Holder:
+    def __init__(self, batch):
+        self.batch = batch
+
+
+@pytest.fixture
+def run():
+    """Runs a function as a pytree, compiled; `run.traces` counts."""
+
+    @eqx.filter_jit
+    def compiled(function, x):
+        run.traces += 1
+        return function(x)
+
+    def run(function, x):
+        return compiled(as_pytree(function), x)
+
+    run.traces = 0
+    return run
+
+
+def nested(batch):
+    inner = lambda x: product(x, batch["x"])
+    return lambda x: inner(x)
+
+
+MAKE = {
+    "closure": lambda batch: lambda x: product(x, batch),
+    "dictionary": lambda batch: nested({"x": batch, "name": "batch"}),
+    "default": lambda batch: lambda x, batch=batch: product(x, batch),
+    "keyword": lambda batch: lambda x, *, batch=batch: product(x, batch),
+    "partial": lambda batch: functools.partial(product, batch=batch),
+    "partial inside": lambda batch: (lambda f: lambda x: f(x))(
+        functools.partial(product, batch=batch)
+    ),
+    "model": lambda batch: (lambda m: lambda x: m(x))(Scale(jnp.asarray(batch))),
+    "module": lambda batch: Scale(jnp.asarray(batch)),
+    "library": lambda batch: lambda x: jnp.sum(jax.nn.relu(x * batch)),
+    "jitted": lambda batch: lambda x: jax.jit(product)(x, batch),
+    "no array": lambda batch: lambda x: product(x, 1.0) * 0 + jnp.sum(x),
+}
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_compiled_once(name, run):
+    x = jnp.ones(2)
+    for factor in (1.0, 2.0, 3.0):
+        function = MAKE[name](np.full(2, factor, np.float32))
+        np.testing.assert_allclose(run(function, x), function(x))
+    assert run.traces == 1
+
+
+def test_globals(run, monkeypatch):
+    """A function that reads a global is the same with another array there."""
+    x = jnp.ones(2)
+    for factor in (1.0, 2.0):
+        monkeypatch.setitem(globals(), "BATCH", np.full(2, factor, np.float32))
+        assert run(product_with_global, x) == 2 * factor
+        assert run(lambda x: 2 * product_with_global(x), x) == 4 * factor
+    assert run.traces == 2
+
+
+def test_other_numbers_and_other_code_are_other_functions(run):
+    x = jnp.ones(2)
+    scaled = lambda scale: lambda x: scale * jnp.sum(x)
+    assert [run(scaled(s), x) for s in (1, 2, 1.0, -0.0)] == [2, 4, 2, 0]
+    assert run(scaled(1), x).dtype == jnp.float32
+    assert run.traces == 4
+    assert run(lambda x: jnp.sum(x) + 1, x) == 3
+    assert run.traces == 5
+
+
+def test_what_may_change_unseen_is_not_cached(run):
+    x, holder = jnp.ones(2), Holder(1.0)
+    assert run((lambda: lambda x: jnp.sum(x) * holder.batch)(), x) == 2
+    holder.batch = 3.0
+    assert run((lambda: lambda x: jnp.sum(x) * holder.batch)(), x) == 6
+    settings = {"scale": 1.0}
+    assert run(lambda x: jnp.sum(x) * settings["scale"], x) == 2
+    settings["scale"] = 3.0
+    assert run(lambda x: jnp.sum(x) * settings["scale"], x) == 6
+
+
+def test_recursion(run):
+    assert run(recursive, jnp.ones(2)) == 8
+
+
+def test_counting(run):
+    """What a function assigns outside of itself is assigned."""
+    calls = 0
+
+    def counted(x, batch):
+        nonlocal calls
+        calls += 1
+        return product(x, batch)
+
+    for factor in (1.0, 2.0):
+        batch = np.full(2, factor, np.float32)
+        assert run(lambda x: counted(x, batch), jnp.ones(2)) == 2 * factor
+    assert calls == 1
+
+
+def test_arrays_are_not_kept_alive():
+    """By what is static, and so stays in the cache of compiled programs."""
+    batch = jnp.ones(2)
+    captured = as_pytree(lambda x: product(x, batch))
+    static = jax.tree.leaves(eqx.filter(captured, eqx.is_array, inverse=True))
+    assert not any(batch is getattr(x, "value", None) for x in static)
+    assert any(x is batch for x in jax.tree.leaves(captured))
+
+
+def test_unused_functions_are_dropped():
+    """An optimizer that does not call `value_fn` is not compiled for it."""
+    compilations = []
+
+    class Recorded(eqxopt.AbstractOptimizer):
+        def init(self, params):
+            return self
+
+        def update(self, grads, params, *, value=None, value_fn=None):
+            compilations.append(value_fn is not None)
+            return jax.tree.map(jnp.negative, grads), self
+
+        def eval_params(self, params):
+            return params
+
+    x = jnp.ones(2)
+    opt = eqxopt.EMA(Recorded(), 0.9).init(x)
+    for step in range(3):
+        holder = Holder(step)
+        opt.apply(x, x, value_fn=lambda x: jnp.sum(x) * holder.batch)
+    assert compilations == [True]
+
+
+def test_an_undeclared_use_is_named():
+    class Undeclared(eqxopt.AbstractOptimizer):
+        def init(self, params):
+            return self
+
+        def update(self, grads, params, *, value=None, value_fn=None):
+            value_fn(params)
+            return grads, self
+
+        def eval_params(self, params):
+            return params
+
+    with pytest.raises(TypeError, match="`uses_value_fn = True`"):
+        Undeclared().apply(jnp.ones(2), jnp.ones(2), value_fn=jnp.sum)
