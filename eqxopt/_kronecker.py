@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, Inexact, Int
 
-from ._linalg import eigh, inverse_power, orthonormal_columns
+from ._linalg import eigh, orthonormal_columns
 from ._math import adjoint, ema, product
-from ._matrix import in_batches, MatrixView
+from ._matrix import MatrixView
+from ._together import together
 
 
 class Sides(NamedTuple):
@@ -87,67 +88,44 @@ def multiplied(
 
 
 def with_bases(
+    rules: Sequence[Any],
     states: list[Any],
-    iterate: Callable[[list[Any]], list[Any]],
+    turn: Callable[[Any, Any], dict[str, Any]],
     count: Int[Array, ""],
     frequency: int,
 ) -> list[Any]:
     """`states` with the bases that they have after this update: eigenvectors of their
-    factors after the first, those of `iterate(states)` made orthonormal after every
-    `frequency`-th of the others, and what they had otherwise.
+    factors after the first, what `turn(rule, state)` changes after every `frequency`-th
+    of the others, and what they had otherwise."""
 
-    Bases have no derivative: where eigenvalues meet, they do not move smoothly.
-    """
+    def changed(function: Callable[[Any, Any], dict[str, Any]]) -> Callable[..., Any]:
+        def branch(states: list[Any]) -> list[Any]:
+            changes = together(function, rules, states, count)
+            return [x._replace(**new) for x, new in zip(states, changes)]
 
-    def started(states: list[Any]) -> list[Any]:
-        bases = _in_batches(_eigenvectors, [x.factors for x in states], count)
-        return [x._replace(bases=new) for x, new in zip(states, bases)]
-
-    def turned(states: list[Any]) -> list[Any]:
-        states = iterate(states)
-        bases = _in_batches(_orthonormal_columns, [x.bases for x in states], count)
-        return [x._replace(bases=new) for x, new in zip(states, bases)]
+        return branch
 
     # A branch for all of them, which in most steps costs nothing.
     due = (count - 1) % frequency == 0
     branch = jnp.where(count == 1, 2, jnp.where(due, 1, 0))
-    return jax.lax.switch(branch, (lambda x: x, turned, started), states)
+    branches = (lambda states: states, changed(turn), changed(_start))
+    return jax.lax.switch(branch, branches, states)
 
 
-def inverse_powers(
-    factors: Sequence[Sides],
-    eps: Sequence[Float[Array, ""]],
-    exponents: Sequence[Float[Array, ""]],
-    count: Int[Array, ""],
-) -> list[Sides]:
-    r"""$(X + \varepsilon I)^{-p}$ of each factor."""
-    return _in_batches(inverse_power, factors, count, eps, exponents)
+def _start(rule: Any, state: Any) -> dict[str, Any]:
+    del rule
+    return {"bases": jtu.tree_map(_eigenvectors, state.factors)}
 
 
 def _eigenvectors(x: Inexact[Array, "batch n n"]) -> Inexact[Array, "batch n n"]:
-    _, vectors = eigh(jax.lax.stop_gradient(x))
-    return jnp.flip(vectors, axis=-1)
+    """Those of the largest eigenvalues first, and without a derivative: where
+    eigenvalues meet, eigenvectors do not move smoothly."""
+    return jnp.flip(eigh(jax.lax.stop_gradient(x))[1], axis=-1)
 
 
-def _orthonormal_columns(
-    x: Inexact[Array, "batch n n"],
-) -> Inexact[Array, "batch n n"]:
-    return orthonormal_columns(jax.lax.stop_gradient(x))
-
-
-def _in_batches(
-    function: Callable[..., Inexact[Array, "_ n n"]],
-    sides: Sequence[Sides],
-    count: Int[Array, ""],
-    *scalars: Sequence[Float[Array, ""]],
-) -> list[Sides]:
-    """`function` of all sides of one size at once, whatever they belong to."""
-    arrays, treedef = jtu.tree_flatten(list(sides))
-    each = [
-        [x for x, one in zip(column, sides) for _ in jtu.tree_leaves(one)]
-        for column in scalars
-    ]
-    return treedef.unflatten(in_batches(function, arrays, count, *each))
+def orthonormal(sides: Sides) -> Sides:
+    """Of the columns of each side, orthonormal ones, without a derivative."""
+    return jtu.tree_map(lambda x: orthonormal_columns(jax.lax.stop_gradient(x)), sides)
 
 
 def _adjoint_or_none(x: Array | None) -> Array | None:

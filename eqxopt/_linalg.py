@@ -34,8 +34,8 @@ def _batched(function: Callable[[Any], Any], x: Inexact[Array, "batch n n"]) -> 
 @jax.custom_jvp
 def inverse_power(
     x: Inexact[Array, "batch n n"],
-    eps: Float[Array, "#batch 1 1"],
-    exponent: Float[Array, "#batch 1 1"],
+    eps: Float[Array, ""],
+    exponent: Float[Array, ""],
 ) -> Inexact[Array, "batch n n"]:
     r"""$(X + \varepsilon I)^{-p}$, in which eigenvalues of $X$ that only rounding makes
     negative count as 0.
@@ -43,7 +43,7 @@ def inverse_power(
     It moves smoothly with $X$, also where eigenvalues meet and eigenvectors do not.
     """
     values, vectors = _decomposed(x, eps)
-    return _composed(values ** -exponent[:, 0], vectors)
+    return _composed(values**-exponent, vectors)
 
 
 @inverse_power.defjvp
@@ -52,7 +52,7 @@ def _inverse_power_jvp(primals, tangents):
     # multiplied by a slope between two eigenvalues.
     (x, eps, exponent), (x_dot, eps_dot, exponent_dot) = primals, tangents
     values, vectors = _decomposed(x, eps)
-    powers = values ** -exponent[:, 0]
+    powers = values**-exponent
     inner = product(adjoint(vectors), product(x_dot, vectors))
     identity = jnp.eye(x.shape[-1], dtype=values.dtype)[None]
     inner = inner + (eps_dot * identity).astype(x.dtype)
@@ -64,10 +64,10 @@ def _inverse_power_jvp(primals, tangents):
 
 
 def _decomposed(
-    x: Inexact[Array, "batch n n"], eps: Float[Array, "#batch 1 1"]
+    x: Inexact[Array, "batch n n"], eps: Float[Array, ""]
 ) -> tuple[Float[Array, "batch n"], Inexact[Array, "batch n n"]]:
     values, vectors = eigh(x)
-    return jnp.maximum(values, 0) + eps[:, 0], vectors
+    return jnp.maximum(values, 0) + eps, vectors
 
 
 def _composed(
@@ -77,7 +77,7 @@ def _composed(
 
 
 def _slopes(
-    values: Float[Array, "batch n"], exponent: Float[Array, "#batch 1 1"]
+    values: Float[Array, "batch n"], exponent: Float[Array, ""]
 ) -> Float[Array, "batch n n"]:
     r"""$(\lambda_i^{-p} - \lambda_j^{-p}) / (\lambda_i - \lambda_j)$, which where both
     are equal is the derivative."""

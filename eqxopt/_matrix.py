@@ -117,53 +117,27 @@ def in_batches(
         wide = [i for i in members if matrices[i].shape[1] <= matrices[i].shape[2]]
         tall = [i for i in members if matrices[i].shape[1] > matrices[i].shape[2]]
         # Those that have to be transposed are so together: one operation to compile.
-        batches = [_join([matrices[i] for i in part]) for part in (wide, tall) if part]
+        batches = [joined([matrices[i] for i in part]) for part in (wide, tall) if part]
         if tall:
             batches[-1] = jnp.swapaxes(batches[-1], 1, 2)
         columns = [
             _column([(column[i], len(matrices[i])) for i in (*wide, *tall)])
             for column in scalars
         ]
-        result = function(_join(batches), *columns)
+        result = function(joined(batches), *columns)
         split = sum(len(matrices[i]) for i in wide)
         if wide:
-            parts = _split(result[:split], [len(matrices[i]) for i in wide], count)
+            parts = parted(result[:split], [len(matrices[i]) for i in wide], count)
             results = _exchanged(results, wide, parts)
         if tall:
             batch = jnp.swapaxes(result[split:], 1, 2)
-            parts = _split(batch, [len(matrices[i]) for i in tall], count)
+            parts = parted(batch, [len(matrices[i]) for i in tall], count)
             results = _exchanged(results, tall, parts)
     return results
 
 
-def together(
-    function: Callable[[Any, Any], Any],
-    rules: Sequence[Any],
-    trees: Sequence[Any],
-    count: Int[Array, ""],
-) -> list[Any]:
-    """`function(rule, tree)` for all pairs, those of one rule and equal sizes at once.
-
-    The arrays in `trees`, and those that `function` gives, have a first axis that
-    counts matrices. `count` is that of the updates.
-    """
-    groups: dict[Any, list[int]] = {}
-    for i, (rule, tree) in enumerate(zip(rules, trees)):
-        leaves, treedef = jtu.tree_flatten(tree)
-        sizes = tuple((x.shape[1:], str(x.dtype)) for x in leaves)
-        groups.setdefault((id(rule), treedef, sizes), []).append(i)
-    results: list[Any] = list(trees)
-    for members in groups.values():
-        joined = jtu.tree_map(lambda *xs: _join(xs), *[trees[i] for i in members])
-        leaves, treedef = jtu.tree_flatten(function(rules[members[0]], joined))
-        lengths = [len(jtu.tree_leaves(trees[i])[0]) for i in members]
-        parts = zip(*[_split(x, lengths, count) for x in leaves])
-        made = [treedef.unflatten(part) for part in parts]
-        results = _exchanged(results, members, made)
-    return results
-
-
-def _join(batches: Sequence[Inexact[Array, "_ _ _"]]) -> Inexact[Array, "_ _ _"]:
+def joined(batches: Sequence[Inexact[Array, "_ ..."]]) -> Inexact[Array, "_ ..."]:
+    """One batch of all."""
     return batches[0] if len(batches) == 1 else jnp.concatenate(batches)
 
 
@@ -176,9 +150,10 @@ def _column(
     return jnp.concatenate([jnp.full((n, 1, 1), x) for x, n in scalars])
 
 
-def _split(
-    batch: Inexact[Array, "_ r c"], lengths: Sequence[int], count: Int[Array, ""]
-) -> list[Inexact[Array, "_ r c"]]:
+def parted(
+    batch: Inexact[Array, "_ ..."], lengths: Sequence[int], count: Int[Array, ""]
+) -> list[Inexact[Array, "_ ..."]]:
+    """What `joined` made one, `count` being that of the updates."""
     if len(lengths) == 1:
         return [batch]
     starts = tuple(sum(lengths[:i]) for i in range(len(lengths)))

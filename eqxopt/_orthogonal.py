@@ -64,10 +64,10 @@ def _orthogonal(
 
 
 def spectral_scale(
-    view: MatrixView, consistent_rms: Float[Array, ""] | None
+    rows: int, columns: int, consistent_rms: Float[Array, ""] | None
 ) -> float | Float[Array, ""]:
     """By what an orthogonal matrix is multiplied, so that a step changes outputs
     alike for every shape, or so that its root mean square is the same."""
     if consistent_rms is None:
-        return max(1.0, view.rows / max(view.columns, 1)) ** 0.5
-    return consistent_rms * max(view.rows, view.columns) ** 0.5
+        return max(1.0, rows / max(columns, 1)) ** 0.5
+    return consistent_rms * max(rows, columns) ** 0.5

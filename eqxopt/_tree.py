@@ -56,6 +56,12 @@ class Parameters:
             leaves[i] = value
         return self.treedef.unflatten(leaves)
 
+    def exchanged(self, at: Sequence[int], arrays: Sequence[Any]) -> PyTree:
+        """The model with other arrays for the parameters `at` some places."""
+        changes = dict(zip(at, arrays))
+        every = [changes.get(i, x) for i, x in enumerate(self.arrays)]
+        return self.tree(every, rest=True)
+
     def align(self, tree: PyTree, what: str) -> list[Any]:
         """What `tree`, a tree of the model's shape, has at each parameter.
 

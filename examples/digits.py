@@ -91,9 +91,13 @@ RATES = {
     "StableAdamW": 3e-3,
     "Yogi": 0.01,
 }
-# Options that this network needs beside the rate: with the default, an entry whose
-# gradient was 0 so far takes a step that ruins it.
-OPTIONS = {"AcProp": {"eps": 0.01}}
+# Options that this network needs beside the rate. With the default of AcProp, an entry
+# whose gradient was 0 so far takes a step that ruins it; with that of LBFGS, a step
+# fits its own batch and ruins the others.
+OPTIONS = {
+    "AcProp": {"eps": 0.01},
+    "LBFGS": {"linesearch": eqxopt.BacktrackingLineSearch(slope_rtol=0.5)},
+}
 OPTIMIZERS = {name: getattr(eqxopt, name) for name in RATES}
 
 

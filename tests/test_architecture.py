@@ -28,6 +28,7 @@ FLOORS = [
     ["_optimizer", "_line_search"],
     ["_rules"],
     ["_wrapping", "_leafwise", "_rate", "_rescaling"],
+    ["_together"],
     [
         "_coupled",
         "_kronecker",

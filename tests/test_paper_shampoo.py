@@ -118,7 +118,7 @@ def test_powers_are_only_made_when_they_are_due():
 
 
 def test_matrices_of_one_size_are_made_together():
-    """Of three sizes there are three decompositions, however many matrices."""
+    """Three sizes are decomposed three times, however many matrices there are."""
     params = {str(i): jnp.ones((3, 4)) for i in range(4)} | {"last": jnp.ones((4, 5))}
     opt = eqxopt.Shampoo(0.1).init(params)
     text = jax.jit(lambda o, p: o.apply(p, p)).lower(opt, params).as_text()
@@ -182,10 +182,7 @@ class TestInversePower:
         direction = jnp.asarray(shift + shift.swapaxes(1, 2))
 
         def power(s):
-            scalar = lambda v: jnp.full((1, 1, 1), v)
-            return inverse_power(
-                x + s * direction, scalar(0.1) + s, scalar(exponent) + 0.5 * s
-            )
+            return inverse_power(x + s * direction, 0.1 + s, exponent + 0.5 * s)
 
         zero, h = jnp.zeros(()), 1e-5
         _, slope = jax.jvp(power, (zero,), (jnp.ones(()),))
@@ -199,7 +196,7 @@ class TestInversePower:
         rng = np.random.default_rng(0)
         g = rng.normal(size=(2, 3, 5)) + 1j * rng.normal(size=(2, 3, 5))
         x = jnp.asarray(g @ g.conj().swapaxes(1, 2))
-        eps, exponent = jnp.full((1, 1, 1), 1e-9), jnp.full((1, 1, 1), 0.5)
+        eps, exponent = jnp.asarray(1e-9), jnp.asarray(0.5)
         root = inverse_power(x, eps, exponent)
         np.testing.assert_allclose(
             root @ x @ root, np.broadcast_to(np.eye(3), (2, 3, 3)), atol=1e-8
@@ -208,8 +205,8 @@ class TestInversePower:
         assert np.all(np.isfinite(slope))
 
     def test_of_zero_in_float32(self):
-        x, eps = jnp.zeros((1, 3, 3)), jnp.full((1, 1, 1), 1e-12)
-        root = inverse_power(x, eps, jnp.full((1, 1, 1), 0.25))
+        x, eps = jnp.zeros((1, 3, 3)), jnp.asarray(1e-12)
+        root = inverse_power(x, eps, jnp.asarray(0.25))
         np.testing.assert_allclose(root[0], 1e3 * np.eye(3), rtol=1e-5)
 
 

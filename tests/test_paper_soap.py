@@ -129,7 +129,7 @@ def test_bases_are_only_made_when_they_are_due():
 
 
 def test_matrices_of_one_size_are_made_together():
-    """Of three sizes there are three decompositions each, however many matrices."""
+    """Three sizes are decomposed three times, however many matrices there are."""
     params = {str(i): jnp.ones((3, 4)) for i in range(4)} | {"last": jnp.ones((4, 5))}
     opt = eqxopt.SOAP(0.1).init(params)
     text = jax.jit(lambda o, p: o.apply(p, p)).lower(opt, params).as_text()

@@ -1,5 +1,6 @@
 """KL-Shampoo: the Kronecker factors that describe gradients best as a covariance."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from .._kronecker import (
     identities,
     means,
     ones,
+    orthonormal,
     outer_products,
     rotated,
     rotated_back,
@@ -29,12 +31,14 @@ from .._matrix import (
     decayed_step,
     default_matrices,
     gathered,
+    laid_like,
     Matrices,
     MatrixView,
 )
 from .._matrixwise import AbstractMatrixOptimizer
 from .._number import check_counts, check_ranges
 from .._optimizer import AbstractOptimizer, count_of
+from .._together import together
 from .._wrapping import as_optimizer, no_update, per_leaf
 
 
@@ -176,60 +180,64 @@ class KLShampoo(AbstractMatrixOptimizer):
         views: Sequence[MatrixView],
     ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
         count = count_of(self)
-        updates, new_states = [], []
-        for rule, grad, param, state, view in zip(rules, grads, params, states, views):
-            update, new = _step(rule, count, grad, param, state, view)
-            updates.append(update)
-            new_states.append(new)
-
-        def iterate(states: list[WhitenedMomentum]) -> list[WhitenedMomentum]:
-            return [_power_iteration(x) for x in states]
-
-        return updates, with_bases(
-            new_states, iterate, count, self.precondition_frequency
+        pairs = [_whole(*each) for each in zip(grads, states, views)]
+        made = together(functools.partial(_step, count), rules, pairs, count)
+        new_states = with_bases(
+            rules,
+            [old._replace(**new) for (_, old), (_, new) in zip(pairs, made)],
+            _power_iteration,
+            count,
+            self.precondition_frequency,
         )
+        parts = [
+            _parts(rule, count, step, new, param, view)
+            for rule, (step, _), new, param, view in zip(
+                rules, made, new_states, params, views
+            )
+        ]
+        return [update for update, _ in parts], [new for _, new in parts]
 
 
 @per_leaf
-def _step(
-    rule: KLShampoo,
-    count: Int[Array, ""],
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
-    state: WhitenedMomentum,
-    view: MatrixView,
-) -> tuple[Inexact[Array, "*shape"], WhitenedMomentum]:
+def _whole(
+    grad: Inexact[Array, "*shape"], state: WhitenedMomentum, view: MatrixView
+) -> tuple[Inexact[Array, "batch rows columns"], WhitenedMomentum]:
+    """The gradient and the state as matrices, whole on every device."""
     grad = grad.astype(state.mu.dtype)
-    mu = ema(state.mu, grad, rule.b1)
-    by_row = _inverse_root(state.values.left, axis=2)
-    by_column = _inverse_root(state.values.right, axis=1)
-    scale = by_row * by_column / (1 + rule.eps * by_row * by_column)
-    mean = rotated(view.matrices(gathered(mu)), state.bases)
-    update = decayed_step(rule, rotated_back(scale * mean, state.bases), param, view)
+    grad, mu = (view.matrices(gathered(x)) for x in (grad, state.mu))
+    return grad, state._replace(mu=mu)
 
-    whole = view.matrices(gathered(grad))
-    rows = rotated(whole, state.bases._replace(left=None))
-    columns = rotated(whole, state.bases._replace(right=None))
-    both = rotated(rows, state.bases._replace(right=None))
+
+def _step(
+    count: Int[Array, ""],
+    rule: KLShampoo,
+    pair: tuple[Inexact[Array, "batch rows columns"], WhitenedMomentum],
+) -> tuple[Inexact[Array, "batch rows columns"], dict[str, Any]]:
+    """The step of matrices of one size, and what changes in their state."""
+    grad, old = pair
+    mu = ema(old.mu, grad, rule.b1)
+    by_row = _inverse_root(old.values.left, axis=2)
+    by_column = _inverse_root(old.values.right, axis=1)
+    scale = by_row * by_column / (1 + rule.eps * by_row * by_column)
+    step = rotated_back(scale * rotated(mu, old.bases), old.bases)
+
+    rows = rotated(grad, old.bases._replace(left=None))
+    columns = rotated(grad, old.bases._replace(right=None))
+    both = rotated(rows, old.bases._replace(right=None))
     # What each side sees once the other is whitened, as a mean over the other.
-    by_row = by_row / max(view.rows, 1) ** 0.5
-    by_column = by_column / max(view.columns, 1) ** 0.5
-    outer = outer_products(by_column * rows, by_row * columns, state.factors)
+    by_row = by_row / max(grad.shape[1], 1) ** 0.5
+    by_column = by_column / max(grad.shape[2], 1) ** 0.5
+    outer = outer_products(by_column * rows, by_row * columns, old.factors)
+    left, right = abs_sq(by_column * both), abs_sq(by_row * both)
     first = count == 1
-    values = Sides(
-        _eigenvalues(
-            rule, first, state.values.left, jnp.sum(abs_sq(by_column * both), axis=2)
+    return step, {
+        "mu": jnp.where(first, old.mu, mu),
+        "factors": means(old.factors, outer, rule.b2),
+        "values": Sides(
+            _eigenvalues(rule, first, old.values.left, jnp.sum(left, axis=2)),
+            _eigenvalues(rule, first, old.values.right, jnp.sum(right, axis=1)),
         ),
-        _eigenvalues(
-            rule, first, state.values.right, jnp.sum(abs_sq(by_row * both), axis=1)
-        ),
-    )
-    return jnp.where(first, no_update(update), update), WhitenedMomentum(
-        mu=jnp.where(first, state.mu, mu),
-        factors=means(state.factors, outer, rule.b2),
-        bases=state.bases,
-        values=values,
-    )
+    }
 
 
 def _inverse_root(
@@ -253,6 +261,21 @@ def _eigenvalues(
     return jnp.where(first, rule.init_factor, mean)
 
 
+def _power_iteration(rule: KLShampoo, state: WhitenedMomentum) -> dict[str, Any]:
+    del rule
+    return {"bases": orthonormal(jtu.tree_map(product, state.factors, state.bases))}
+
+
 @per_leaf
-def _power_iteration(state: WhitenedMomentum) -> WhitenedMomentum:
-    return state._replace(bases=jtu.tree_map(product, state.factors, state.bases))
+def _parts(
+    rule: KLShampoo,
+    count: Int[Array, ""],
+    step: Inexact[Array, "batch rows columns"],
+    state: WhitenedMomentum,
+    param: Inexact[Array, "*shape"],
+    view: MatrixView,
+) -> tuple[Inexact[Array, "*shape"], WhitenedMomentum]:
+    """The update and the state of a parameter, which lie as it does."""
+    update = decayed_step(rule, step, param, view)
+    update = jnp.where(count == 1, no_update(update), update)
+    return update, state._replace(mu=laid_like(view.array(state.mu), param))

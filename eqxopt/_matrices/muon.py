@@ -203,5 +203,5 @@ def _update(
     param: Inexact[Array, "*shape"],
     view: MatrixView,
 ) -> Inexact[Array, "*shape"]:
-    scale = spectral_scale(view, rule.consistent_rms)
+    scale = spectral_scale(view.rows, view.columns, rule.consistent_rms)
     return decayed_step(rule, scale * orthogonal, param, view)

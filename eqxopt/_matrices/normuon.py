@@ -30,6 +30,7 @@ from .._orthogonal import (
     orthogonalized,
     spectral_scale,
 )
+from .._together import together
 from .._wrapping import as_optimizer, per_leaf
 
 
@@ -179,30 +180,31 @@ class NorMuon(AbstractMatrixOptimizer):
             means.append(mean)
         eps = [rule.eps for rule in rules]
         orthogonal = orthogonalized(self, directions, eps, count)
-        updates, new_states = [], []
-        for rule, x, mean, state, param, view in zip(
-            rules, orthogonal, means, states, params, views
-        ):
-            update, nu = _update(rule, x, state.nu, param, view)
-            updates.append(update)
-            new_states.append(MomentumAndRows(mean.mu, nu))
+        pairs = [(x, state.nu) for x, state in zip(orthogonal, states)]
+        made = together(_evened, rules, pairs, count)
+        updates = [
+            per_leaf(decayed_step)(rule, step, param, view)
+            for rule, (step, _), param, view in zip(rules, made, params, views)
+        ]
+        new_states = [
+            MomentumAndRows(mean.mu, nu) for mean, (_, nu) in zip(means, made)
+        ]
         return updates, new_states
 
 
-@per_leaf
-def _update(
+def _evened(
     rule: NorMuon,
-    orthogonal: Inexact[Array, "batch rows columns"],
-    nu: Float[Array, "batch rows"],
-    param: Inexact[Array, "*shape"],
-    view: MatrixView,
-) -> tuple[Inexact[Array, "*shape"], Float[Array, "batch rows"]]:
-    squares = jnp.sum(abs_sq(orthogonal), axis=-1) / max(view.columns, 1)
+    pair: tuple[Inexact[Array, "batch rows columns"], Float[Array, "batch rows"]],
+) -> tuple[Inexact[Array, "batch rows columns"], Float[Array, "batch rows"]]:
+    """Orthogonal matrices with their rows brought to one size, and what is known of
+    these."""
+    x, nu = pair
+    _, rows, columns = x.shape
+    squares = jnp.sum(abs_sq(x), axis=-1) / max(columns, 1)
     nu = ema(nu, squares, rule.beta2)
-    rows = divide(orthogonal, sqrt(nu)[..., None] + rule.eps)
+    evened = divide(x, sqrt(nu)[..., None] + rule.eps)
     if rule.consistent_rms is None:
-        size = spectral_scale(view, None) * stable_norm(orthogonal, axes=(-2, -1))
+        size = spectral_scale(rows, columns, None) * stable_norm(x, axes=(-2, -1))
     else:
-        size = rule.consistent_rms * (view.rows * view.columns) ** 0.5
-    step = divide(size, stable_norm(rows, axes=(-2, -1))) * rows
-    return decayed_step(rule, step, param, view), nu
+        size = rule.consistent_rms * (rows * columns) ** 0.5
+    return divide(size, stable_norm(evened, axes=(-2, -1))) * evened, nu

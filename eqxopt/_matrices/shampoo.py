@@ -1,5 +1,6 @@
 """Shampoo: gradients divided by roots of their second moments as matrices."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,18 +10,18 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, Inexact, Int
 
-from .._dtype import compute_dtype, real_dtype, real_zeros_like, zeros_like
+from .._dtype import compute_dtype, real_zeros_like, zeros_like
 from .._fallback import default_fallback
 from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
 from .._kronecker import (
     identities,
-    inverse_powers,
     means,
     multiplied,
     outer_products,
     Sides,
     squares,
 )
+from .._linalg import inverse_power
 from .._mask import as_mask, Mask, mask_of
 from .._math import abs_sq, debias, divide, ema, sqrt, stable_norm
 from .._matrix import (
@@ -28,12 +29,14 @@ from .._matrix import (
     decayed_step,
     default_matrices,
     gathered,
+    laid_like,
     Matrices,
     MatrixView,
 )
 from .._matrixwise import AbstractMatrixOptimizer
 from .._number import check_counts, check_ranges
 from .._optimizer import AbstractOptimizer, count_of
+from .._together import together
 from .._wrapping import as_optimizer, per_leaf
 
 
@@ -177,71 +180,84 @@ class Shampoo(AbstractMatrixOptimizer):
         views: Sequence[MatrixView],
     ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
         count = count_of(self)
-        new_states = [
-            _moments(rule, grad, state, view)
-            for rule, grad, state, view in zip(rules, grads, states, views)
-        ]
+        pairs = [_whole(*each) for each in zip(grads, states, views)]
+        new_states = together(_moments, rules, pairs, count)
 
         def powers(states: list[PreconditionedMoments]) -> list[Sides]:
-            factors = [
-                _debiased(state.factors, rule.b2, count)
-                for rule, state in zip(rules, states)
-            ]
-            eps = [rule.eps for rule in rules]
-            exponents = [rule.exponent for rule in rules]
-            return inverse_powers(factors, eps, exponents, count)
+            return together(functools.partial(_powers, count), rules, states, count)
 
-        # All powers of one size are made together, and in most steps none is.
+        # A branch for all of them, which in most steps costs nothing.
         due = count % self.precondition_frequency == 0
         keep = lambda states: [state.roots for state in states]
         roots = jax.lax.cond(due, powers, keep, new_states)
-        new_states = [x._replace(roots=root) for x, root in zip(new_states, roots)]
-        updates = [
-            _update(rule, count, param, state, view)
-            for rule, param, state, view in zip(rules, params, new_states, views)
-        ]
-        return updates, new_states
+        new_states = [x._replace(roots=new) for x, new in zip(new_states, roots)]
+        steps = together(functools.partial(_step, count), rules, new_states, count)
+        parts = [_parts(*each) for each in zip(rules, steps, new_states, params, views)]
+        return [update for update, _ in parts], [new for _, new in parts]
 
 
 @per_leaf
+def _whole(
+    grad: Inexact[Array, "*shape"], state: PreconditionedMoments, view: MatrixView
+) -> tuple[Inexact[Array, "batch rows columns"], PreconditionedMoments]:
+    """The gradient and the state as matrices, whole on every device."""
+    as_matrices = lambda x: view.matrices(gathered(x))
+    moments = state._replace(
+        mu=as_matrices(state.mu),
+        nu=None if state.nu is None else as_matrices(state.nu),
+    )
+    return as_matrices(grad.astype(state.mu.dtype)), moments
+
+
 def _moments(
     rule: Shampoo,
-    grad: Inexact[Array, "*shape"],
-    state: PreconditionedMoments,
-    view: MatrixView,
+    pair: tuple[Inexact[Array, "batch rows columns"], PreconditionedMoments],
 ) -> PreconditionedMoments:
-    grad = grad.astype(state.mu.dtype)
-    whole = view.matrices(gathered(grad))
-    outer = outer_products(whole, whole, state.factors)
+    grad, old = pair
+    outer = outer_products(grad, grad, old.factors)
     return PreconditionedMoments(
-        mu=ema(state.mu, grad, rule.b1),
-        nu=None if state.nu is None else ema(state.nu, abs_sq(grad), rule.b2),
-        factors=means(state.factors, outer, rule.b2),
-        roots=state.roots,
+        mu=ema(old.mu, grad, rule.b1),
+        nu=None if old.nu is None else ema(old.nu, abs_sq(grad), rule.b2),
+        factors=means(old.factors, outer, rule.b2),
+        roots=old.roots,
     )
 
 
-@per_leaf
-def _debiased(factors: Sides, decay: Float[Array, ""], count: Int[Array, ""]) -> Sides:
-    t = count.astype(decay.dtype)
-    return jtu.tree_map(lambda x: debias(x, decay, t), factors)
+def _powers(
+    count: Int[Array, ""], rule: Shampoo, state: PreconditionedMoments
+) -> Sides:
+    def power(factor: Inexact[Array, "batch n n"]) -> Inexact[Array, "batch n n"]:
+        whole = debias(factor, rule.b2, count.astype(rule.b2.dtype))
+        return inverse_power(whole, rule.eps, rule.exponent)
+
+    return jtu.tree_map(power, state.factors)
 
 
-@per_leaf
-def _update(
-    rule: Shampoo,
-    count: Int[Array, ""],
-    param: Inexact[Array, "*shape"],
-    state: PreconditionedMoments,
-    view: MatrixView,
-) -> Inexact[Array, "*shape"]:
-    t = count.astype(real_dtype(state.mu.dtype))
+def _step(
+    count: Int[Array, ""], rule: Shampoo, state: PreconditionedMoments
+) -> Inexact[Array, "batch rows columns"]:
+    t = count.astype(rule.b1.dtype)
     mean = debias(state.mu, rule.b1, t)
-    direction = multiplied(view.matrices(gathered(mean)), state.roots)
-    if state.nu is not None:
-        adam = divide(mean, sqrt(debias(state.nu, rule.b2, t)) + rule.graft_eps)
-        adam = view.matrices(gathered(adam))
-        sizes = (stable_norm(x, axes=(-2, -1)) for x in (adam, direction))
-        grafted = direction * divide(*sizes)
-        direction = jnp.where(count < rule.precondition_frequency, adam, grafted)
-    return decayed_step(rule, direction, param, view)
+    step = multiplied(mean, state.roots)
+    if state.nu is None:
+        return step
+    adam = divide(mean, sqrt(debias(state.nu, rule.b2, t)) + rule.graft_eps)
+    lengths = (stable_norm(x, axes=(-2, -1)) for x in (adam, step))
+    grafted = step * divide(*lengths)
+    return jnp.where(count < rule.precondition_frequency, adam, grafted)
+
+
+@per_leaf
+def _parts(
+    rule: Shampoo,
+    step: Inexact[Array, "batch rows columns"],
+    state: PreconditionedMoments,
+    param: Inexact[Array, "*shape"],
+    view: MatrixView,
+) -> tuple[Inexact[Array, "*shape"], PreconditionedMoments]:
+    """The update and the state of a parameter, which lie as it does."""
+    as_param = lambda x: laid_like(view.array(x), param)
+    moments = state._replace(
+        mu=as_param(state.mu), nu=None if state.nu is None else as_param(state.nu)
+    )
+    return decayed_step(rule, step, param, view), moments

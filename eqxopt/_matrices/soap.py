@@ -15,6 +15,7 @@ from .._hyperparameter import fraction, Hyperparameter, nonnegative
 from .._kronecker import (
     identities,
     means,
+    orthonormal,
     outer_products,
     rotated,
     rotated_back,
@@ -32,11 +33,11 @@ from .._matrix import (
     laid_like,
     Matrices,
     MatrixView,
-    together,
 )
 from .._matrixwise import AbstractMatrixOptimizer
 from .._number import check_counts, check_ranges
 from .._optimizer import AbstractOptimizer, count_of
+from .._together import together
 from .._wrapping import as_optimizer, no_update, per_leaf
 
 
@@ -167,18 +168,18 @@ class SOAP(AbstractMatrixOptimizer):
     ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
         count = count_of(self)
         pairs = [_whole(*each) for each in zip(grads, states, views)]
-        steps = together(functools.partial(_step, count), rules, pairs, count)
-
-        def iterate(states: list[RotatedMoments]) -> list[RotatedMoments]:
-            return together(_power_iteration, rules, states, count)
-
+        made = together(functools.partial(_step, count), rules, pairs, count)
         new_states = with_bases(
-            [new for _, new in steps], iterate, count, self.precondition_frequency
+            rules,
+            [old._replace(**new) for (_, old), (_, new) in zip(pairs, made)],
+            _power_iteration,
+            count,
+            self.precondition_frequency,
         )
         parts = [
             _parts(rule, count, step, new, param, view)
             for rule, (step, _), new, param, view in zip(
-                rules, steps, new_states, params, views
+                rules, made, new_states, params, views
             )
         ]
         return [update for update, _ in parts], [new for _, new in parts]
@@ -188,10 +189,52 @@ class SOAP(AbstractMatrixOptimizer):
 def _whole(
     grad: Inexact[Array, "*shape"], state: RotatedMoments, view: MatrixView
 ) -> tuple[Inexact[Array, "batch rows columns"], RotatedMoments]:
-    """The gradient and the state as matrices, which lie together."""
+    """The gradient and the state as matrices, whole on every device."""
     grad = grad.astype(state.mu.dtype)
-    mu, nu, grad = (view.matrices(gathered(x)) for x in (state.mu, state.nu, grad))
+    grad, mu, nu = (view.matrices(gathered(x)) for x in (grad, state.mu, state.nu))
     return grad, state._replace(mu=mu, nu=nu)
+
+
+def _step(
+    count: Int[Array, ""],
+    rule: SOAP,
+    pair: tuple[Inexact[Array, "batch rows columns"], RotatedMoments],
+) -> tuple[Inexact[Array, "batch rows columns"], dict[str, Any]]:
+    """The step of matrices of one size, and what changes in their state."""
+    grad, old = pair
+    mu = ema(old.mu, grad, rule.b1)
+    nu = ema(old.nu, abs_sq(rotated(grad, old.bases)), rule.b2)
+    scaled = divide(rotated(mu, old.bases), sqrt(nu) + rule.eps)
+    first = count == 1  # which does not count
+    t = jnp.maximum(count - 1, 1).astype(nu.dtype)
+    unbiased = sqrt(one_minus_power(rule.b2, t)) / one_minus_power(rule.b1, t)
+    beta = rule.b2 if rule.shampoo_beta is None else rule.shampoo_beta
+    outer = outer_products(grad, grad, old.factors)
+    return unbiased * rotated_back(scaled, old.bases), {
+        "mu": jnp.where(first, old.mu, mu),
+        "nu": jnp.where(first, old.nu, nu),
+        "factors": means(old.factors, outer, beta),
+    }
+
+
+def _power_iteration(rule: SOAP, state: RotatedMoments) -> dict[str, Any]:
+    """Bases in the order of their eigenvalues, and one iteration further."""
+    del rule
+    products = jtu.tree_map(product, state.factors, state.bases)
+    order = jtu.tree_map(
+        lambda q, p: jnp.argsort(-jnp.sum(q.conj() * p, axis=-2).real, axis=-1),
+        state.bases,
+        products,
+    )
+    nu = state.nu
+    if order.left is not None:
+        nu = jnp.take_along_axis(nu, order.left[:, :, None], axis=1)
+    if order.right is not None:
+        nu = jnp.take_along_axis(nu, order.right[:, None, :], axis=2)
+    in_order = jtu.tree_map(
+        lambda p, i: jnp.take_along_axis(p, i[:, None, :], axis=2), products, order
+    )
+    return {"nu": nu, "bases": orthonormal(in_order)}
 
 
 @per_leaf
@@ -206,51 +249,5 @@ def _parts(
     """The update and the state of a parameter, which lie as it does."""
     update = decayed_step(rule, step, param, view)
     mu, nu = (laid_like(view.array(x), param) for x in (state.mu, state.nu))
-    # The first step is none.
     update = jnp.where(count == 1, no_update(update), update)
     return update, state._replace(mu=mu, nu=nu)
-
-
-def _step(
-    count: Int[Array, ""],
-    rule: SOAP,
-    pair: tuple[Inexact[Array, "batch rows columns"], RotatedMoments],
-) -> tuple[Inexact[Array, "batch rows columns"], RotatedMoments]:
-    """The steps of some matrices, and their next moments."""
-    grad, old = pair
-    mu = ema(old.mu, grad, rule.b1)
-    nu = ema(old.nu, abs_sq(rotated(grad, old.bases)), rule.b2)
-    scaled = divide(rotated(mu, old.bases), sqrt(nu) + rule.eps)
-    # The first step does not count.
-    t = jnp.maximum(count - 1, 1).astype(nu.dtype)
-    unbiased = sqrt(one_minus_power(rule.b2, t)) / one_minus_power(rule.b1, t)
-    step = unbiased * rotated_back(scaled, old.bases)
-    beta = rule.b2 if rule.shampoo_beta is None else rule.shampoo_beta
-    outer = outer_products(grad, grad, old.factors)
-    first = count == 1
-    return step, RotatedMoments(
-        mu=jnp.where(first, old.mu, mu),
-        nu=jnp.where(first, old.nu, nu),
-        factors=means(old.factors, outer, beta),
-        bases=old.bases,
-    )
-
-
-def _power_iteration(rule: SOAP, state: RotatedMoments) -> RotatedMoments:
-    """`state` in the order of its eigenvalues, with bases yet to be orthonormalized."""
-    del rule
-    products = jtu.tree_map(product, state.factors, state.bases)
-    order = jtu.tree_map(
-        lambda q, p: jnp.argsort(-jnp.sum(q.conj() * p, axis=-2).real, axis=-1),
-        state.bases,
-        products,
-    )
-    nu = state.nu
-    if order.left is not None:
-        nu = jnp.take_along_axis(nu, order.left[:, :, None], axis=1)
-    if order.right is not None:
-        nu = jnp.take_along_axis(nu, order.right[:, None, :], axis=2)
-    bases = jtu.tree_map(
-        lambda p, i: jnp.take_along_axis(p, i[:, None, :], axis=2), products, order
-    )
-    return state._replace(nu=nu, bases=bases)

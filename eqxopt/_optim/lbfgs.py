@@ -231,7 +231,8 @@ class LBFGS(AbstractOptimizer):
                 changed, moves, histories = self.at_rate(active)
             else:
                 loss = needed_value(self, value)
-                loss_at = _loss(needed_value_fn(self, value_fn), parameters, at)
+                loss_fn = needed_value_fn(self, value_fn)
+                loss_at = lambda own: loss_fn(parameters.exchanged(at, own))
                 search = self.linesearch.at_step(count_of(self), self.value.dtype)
                 changed, moves, histories = self.searched(search, active, loss, loss_at)
             new = replace_fields(new, **changed)
@@ -336,21 +337,6 @@ class _Active(NamedTuple):
         return [times(x, -rate) for x, rate in zip(vectors, self.rates)]
 
 
-def _loss(
-    value_fn: Callable[..., Any], parameters: Parameters, at: list[int]
-) -> Callable[[Arrays], Float[Array, ""]]:
-    """The loss as a function of the parameters `at` these places, the others as they
-    are."""
-
-    def loss(own: Arrays) -> Float[Array, ""]:
-        arrays = list(parameters.arrays)
-        for i, array in zip(at, own):
-            arrays[i] = array
-        return value_fn(parameters.tree(arrays, rest=True))
-
-    return loss
-
-
 def _rates(
     optimizer: LBFGS, parameters: Parameters, at: list[int]
 ) -> list[Float[Array, ""]]:
@@ -394,7 +380,7 @@ def _value_and_grad(
 
     def evaluated() -> tuple[Float[Array, ""], list[Any]]:
         loss_fn = needed_value_fn(optimizer, value_fn)
-        loss = _loss(loss_fn, parameters, list(range(len(parameters))))
+        loss = lambda arrays: loss_fn(parameters.tree(arrays, rest=True))
         value, grads = jax.value_and_grad(loss)(parameters.arrays)
         return value.astype(dtype), [_uphill(grad) for grad in grads]
 

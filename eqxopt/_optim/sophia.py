@@ -221,9 +221,7 @@ def _hessian_diagonals(
     some places."""
 
     def loss_of(arrays: list[Inexact[Array, "..."]]) -> Float[Array, ""]:
-        moved = dict(zip(at, arrays))
-        every = [moved.get(i, x) for i, x in enumerate(parameters.arrays)]
-        return loss(parameters.tree(every, rest=True))
+        return loss(parameters.exchanged(at, arrays))
 
     arrays = [parameters.arrays[i] for i in at]
     signs = _signs(key, arrays)
