@@ -33,20 +33,19 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, "imports", []])
-    parser.add_argument("--save", type=pathlib.Path, help="a folder for JSON and plot")
+    parser.add_argument("--save", type=pathlib.Path, help="a folder for tables, JSON and pictures")
     args = parser.parse_args()
     wanted = args.parts or [*PARTS, "imports"]
     print(machine(), "\n")
-    figures = []
+    parts = {}
     for part in wanted:
         if part != "imports":
-            new = PARTS[part]()
-            print(table(new), "\n", flush=True)
-            figures += new
+            parts[part] = PARTS[part]()
+            print(table(parts[part]), "\n", flush=True)
     if "imports" in wanted:
         print(f"import: {import_time():.3f} s more than equinox alone (bar 0.15)")
     if args.save:
-        save(figures, args.save)
+        save(parts, args.save)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Figures as a table for people, JSON for programs, and a picture."""
+"""Figures as tables for people, JSON for programs, and pictures."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ def machine() -> str:
 
 def table(figures: list[Figure]) -> str:
     lines = [
-        "| what | eqxopt, ms | optax, ms | ratio | bar |",
+        "| what | eqxopt, ms | peer, ms | ratio | bar |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for f in figures:
@@ -37,27 +37,42 @@ def table(figures: list[Figure]) -> str:
     return "\n".join(lines)
 
 
-def save(figures: list[Figure], folder: pathlib.Path) -> None:
+def save(parts: dict[str, list[Figure]], folder: pathlib.Path) -> None:
+    """The tables that the documentation shows, all figures as JSON, and pictures. Parts
+    that were saved there before and are not among `parts` stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [dataclasses.asdict(f) | {"ratio": f.ratio} for f in figures]
-    text = json.dumps({"machine": machine(), "figures": rows}, indent=1)
-    (folder / "benchmarks.json").write_text(text + "\n")
-    draw(figures, folder / "benchmarks.png")
+    output = folder / "benchmarks.json"
+    kept = json.loads(output.read_text()) if output.exists() else {}
+    for part, figures in parts.items():
+        rows = [dataclasses.asdict(f) | {"ratio": f.ratio} for f in figures]
+        kept[part] = {"machine": machine(), "figures": rows}
+        (folder / f"benchmarks-{part}.md").write_text(table(figures) + "\n")
+        draw(figures, folder / f"benchmarks-{part}.svg")
+    output.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def draw(figures: list[Figure], output: pathlib.Path) -> None:
-    """Every ratio as a bar, with the bound that it must keep."""
+    """Every ratio as a line from 1, which is as fast as the peer, with the bound that
+    it must keep."""
     shown = [f for f in figures if f.bar is not None][::-1]
-    height = 0.22 * len(shown) + 1
-    figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
-    colors = ["C0" if f.holds else "C3" for f in shown]
-    axes.barh([f.what for f in shown], [f.ratio for f in shown], color=colors)
-    places = range(len(shown))
-    axes.scatter([f.bar for f in shown], places, marker="|", color="black", s=60)
-    axes.axvline(1, color="grey", linewidth=0.8)
-    axes.set(
-        xlabel="time, as a multiple of optax's (mark: bound)", ylim=(-1, len(shown))
+    figure, axes = plt.subplots(
+        figsize=(8, 0.19 * len(shown) + 0.9), layout="constrained"
     )
-    axes.tick_params(axis="y", labelsize=7)
-    figure.savefig(output, dpi=110)
+    places = range(len(shown))
+    colors = ["C0" if f.holds else "C3" for f in shown]
+    ratios = [f.ratio for f in shown]
+    axes.hlines(places, [1] * len(shown), ratios, colors=colors, linewidth=2)
+    axes.scatter(ratios, places, color=colors, s=16, zorder=2)
+    axes.scatter(
+        [f.bar for f in shown], places, marker="|", color="black", s=40, linewidth=0.8
+    )
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.set_yticks(places, [f.what for f in shown], fontsize=7)
+    axes.set(
+        xlabel="time, as a multiple of the peer's (mark: bound)",
+        xlim=(0, None),
+        ylim=(-0.8, len(shown) - 0.2),
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(output)
     plt.close(figure)

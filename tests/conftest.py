@@ -1,3 +1,4 @@
+import itertools
 import os
 import subprocess
 import sys
@@ -37,3 +38,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+runs = itertools.count(1)
+
+
+def pytest_runtest_teardown() -> None:
+    """Compiled programs are kept for as long as they might be called again: gigabytes
+    for a whole suite."""
+    if next(runs) % 100 == 0:
+        jax.clear_caches()

@@ -193,3 +193,16 @@ def test_options():
     for field in ("precondition_frequency", "max_precond_dim"):
         with pytest.raises(ValueError, match=f"`SOAP.*`{field}` must be an integer"):
             eqxopt.SOAP(0.1, **{field: 0})
+
+
+def test_matrices_of_one_size_do_not_mix(x64):
+    """In one batch, with a stack among them, each has the numbers that it has alone."""
+    rng = np.random.default_rng(0)
+    shapes = {"a": (4, 3), "b": (4, 3), "stack": (2, 4, 3), "c": (3, 4)}
+    params = {k: jnp.asarray(rng.normal(size=s)) for k, s in shapes.items()}
+    kinds = lambda path, x: "stack" if x.ndim == 3 else True
+    made = lambda: eqxopt.SOAP(0.1, precondition_frequency=2, matrices=kinds)
+    got, _ = run(made(), params, 5)
+    for name, x in params.items():
+        expected, _ = run(made(), x, 5)
+        np.testing.assert_allclose(got[name], expected, rtol=1e-9, atol=1e-11)
