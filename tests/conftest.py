@@ -46,5 +46,5 @@ runs = itertools.count(1)
 def pytest_runtest_teardown() -> None:
     """Compiled programs are kept for as long as they might be called again: gigabytes
     for a whole suite."""
-    if next(runs) % 100 == 0:
+    if next(runs) % 300 == 0:
         jax.clear_caches()

@@ -32,20 +32,16 @@ def assert_same_next_step(one, other):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_equinox(name, tmp_path):
-    saved = trained(name)
-    eqx.tree_serialise_leaves(tmp_path / "checkpoint.eqx", saved)
-    fresh = Model(jax.random.key(1))
-    like = (fresh, CASES[name].make().init(fresh))
-    assert_same_next_step(
-        saved, eqx.tree_deserialise_leaves(tmp_path / "checkpoint.eqx", like)
-    )
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_orbax(name, tmp_path):
+def test_saved_and_loaded(name, tmp_path):
+    """By equinox, model and optimizer; and by orbax, the optimizer."""
     model, opt = trained(name)
-    fresh = CASES[name].make().init(Model(jax.random.key(1)))
+    other = Model(jax.random.key(1))
+    fresh = CASES[name].make().init(other)
+
+    eqx.tree_serialise_leaves(tmp_path / "checkpoint.eqx", (model, opt))
+    loaded = eqx.tree_deserialise_leaves(tmp_path / "checkpoint.eqx", (other, fresh))
+    assert_same_next_step((model, opt), loaded)
+
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "checkpoint", opt)
         checkpointer.wait_until_finished()

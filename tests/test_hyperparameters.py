@@ -1,5 +1,7 @@
 """Hyperparameters are live: every real one of every optimizer."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -44,7 +46,11 @@ def numbers(opt):
 
 def train(opt, steps=4, params=None):
     params = params_and_still() if params is None else params
+    return _train(opt, params, steps)
 
+
+@functools.partial(jax.jit, static_argnums=2)
+def _train(opt, params, steps):
     def body(carry, step):
         params, opt = carry
         value, grads = jax.value_and_grad(loss)(params, step)
@@ -63,33 +69,38 @@ def final_loss(name, hyperparameters):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradient(name, x64):
+def test_gradient_and_vmap(name, x64):
+    """Through training, with respect to every hyperparameter, and over them."""
+    final = lambda hyperparameters: final_loss(name, hyperparameters)
+    run = jax.jit(jax.value_and_grad(final))
+    check_gradient(name, run)
+    check_vmap(name, run, jax.jit(jax.vmap(final)))
+
+
+def check_gradient(name, run):
     """Finite everywhere, and the slope of the loss where there is one."""
     at = numbers(CASES[name].make())
-    run = jax.jit(lambda h: final_loss(name, h))
-    slope = jax.jit(jax.grad(lambda h: final_loss(name, h)))
-    assert all(np.isfinite(x) for x in slope(at).values())
+    _, slopes = run(at)
+    assert all(np.isfinite(x) for x in slopes.values())
     if not CASES[name].smooth:
         return
     # Off the ends of the ranges, and large enough for differences to be seen.
     inside = {k: jnp.where(x < 1e-3, 0.01, x) for k, x in at.items()}
-    slopes = slope(inside)
+    _, slopes = run(inside)
     for field, x in inside.items():
         h = 1e-5 * x
-        up, down = run(inside | {field: x + h}), run(inside | {field: x - h})
+        (up, _), (down, _) = run(inside | {field: x + h}), run(inside | {field: x - h})
         assert np.isfinite(slopes[field])
         np.testing.assert_allclose(
             slopes[field], (up - down) / (2 * h), rtol=1e-4, atol=1e-6, err_msg=field
         )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_vmap_equals_loop(name, x64):
-    """A population over every hyperparameter at once, and over each on its own."""
+def check_vmap(name, run, batch):
+    """A population over every hyperparameter at once, and over each on its own, is
+    what its members are alone."""
     at = numbers(CASES[name].make())
     scales = jnp.asarray([0.9, 0.95, 1.0])
-    run = jax.jit(lambda h: final_loss(name, h))
-    batch = jax.jit(jax.vmap(lambda h: final_loss(name, h)))
 
     def spread(field):
         return {
@@ -101,8 +112,8 @@ def test_vmap_equals_loop(name, x64):
 
     for field in (None, *at):
         values = spread(field)
-        one_by_one = [run({k: v[i] for k, v in values.items()}) for i in range(3)]
-        np.testing.assert_allclose(batch(values), one_by_one, rtol=1e-9)
+        alone = [run({k: v[i] for k, v in values.items()})[0] for i in range(3)]
+        np.testing.assert_allclose(batch(values), alone, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,10 +19,15 @@ ONLY_HERE = {
     "APOLLO",
     "CAME",
     "GaLore",
+    "KLShampoo",
     "LaProp",
     "LBFGS",
     "MARS",
+    "NorMuon",
     "PSGDKron",
+    "Scion",
+    "Shampoo",
+    "SOAP",
     "StableAdamW",
 }
 VARIANTS = [(name, i) for name, pairs in PARITY.items() for i in range(len(pairs))]

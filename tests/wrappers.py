@@ -48,7 +48,6 @@ WRAPPERS: dict[str, Callable[[eqxopt.AbstractOptimizer], eqxopt.AbstractOptimize
 }
 
 INNER: dict[str, Callable[[], eqxopt.AbstractOptimizer]] = {
-    "SGD": lambda: eqxopt.SGD(0.1, momentum=0.9),
     "AdamW": lambda: eqxopt.AdamW(0.1, weight_decay=0.1),
     "LAMB": lambda: eqxopt.LAMB(0.1, weight_decay=0.1),
 }

@@ -27,8 +27,8 @@ PARITY: dict[str, list[Pair]] = {
     ],
     "SimplifiedAdEMAMix": [
         (
-            lambda: eqxopt.SimplifiedAdEMAMix(0.1),
-            lambda: contrib.simplified_ademamix(0.1),
+            lambda: eqxopt.SimplifiedAdEMAMix(1e-3),
+            lambda: contrib.simplified_ademamix(1e-3),
         ),
         (
             lambda: eqxopt.SimplifiedAdEMAMix(
