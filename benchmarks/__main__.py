@@ -33,7 +33,9 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, "imports", []])
-    parser.add_argument("--save", type=pathlib.Path, help="a folder for tables, JSON and pictures")
+    parser.add_argument(
+        "--save", type=pathlib.Path, help="a folder for tables, JSON and pictures"
+    )
     args = parser.parse_args()
     wanted = args.parts or [*PARTS, "imports"]
     print(machine(), "\n")

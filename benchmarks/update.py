@@ -11,7 +11,7 @@ from .timing import Figure, interleaved
 
 
 def many_leaves(
-    leaves: int, *, bars: tuple[float, float, float] | None
+    leaves: int, *, bars: tuple[float, float, float] | None = None
 ) -> list[Figure]:
     """Trace and lower, compile, run."""
     model = ResidualMLP(leaves, key=jax.random.key(0))
