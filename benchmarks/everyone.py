@@ -65,7 +65,9 @@ def every_optimizer(params, what: str, *, bar: float) -> list[Figure]:
             return optax.apply_updates(params, updates), state
 
         theirs = carried(their_step, params, tx.init(params), grads)
-        figures.append(interleaved(f"{name}, {what}", ours, theirs, bar=bar))
+        figures.append(
+            interleaved(f"{name}, {what}", ours, theirs, bar=bar, repeats=60)
+        )
     return figures
 
 

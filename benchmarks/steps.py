@@ -10,7 +10,9 @@ from .models import loss, ResidualMLP
 from .timing import Figure, interleaved
 
 
-STEPS = 50
+STEPS = 200
+# In one program of `fit`.
+PER_CALL = 50
 
 
 def training_steps(leaves: int, *, bars: tuple[float, float]) -> list[Figure]:
@@ -41,7 +43,7 @@ def training_steps(leaves: int, *, bars: tuple[float, float]) -> list[Figure]:
 
     def fitted():
         *fitted.carry, history = eqxopt.fit(
-            loss, *fitted.carry, [x] * STEPS, steps_per_call=STEPS, progress=False
+            loss, *fitted.carry, [x] * STEPS, steps_per_call=PER_CALL, progress=False
         )
         return history.loss
 
