@@ -25,8 +25,8 @@ def large_array(side: int, *, bar: float) -> list[Figure]:
     size = 4 * side * side
     what = f"{side * side / 1e6:.1f}M entries"
     grads = jax.random.normal(jax.random.key(0), (side, side))
-    # Into the memory that another array gives up, as the steps do.
-    copy = carried(lambda params, state, grads: (-grads, state), grads, (), grads)
+    # In the memory of the array itself, as the steps do it.
+    copy = carried(lambda params, state, grads: (-params, state), grads, (), grads)
     figures = [interleaved(f"copy, {what}", copy, copy, bytes_moved=2 * size)]
     for name, (opt, tx, passes) in pairs.items():
         params = jax.random.normal(jax.random.key(1), (side, side))
