@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import curved, Model, nested_loss
+from test_contract import assert_close, assert_equal, avals, small_params, step
 from wrappers import INNER, WRAPPERS
 
 import eqxopt
@@ -16,7 +17,6 @@ from eqxopt._wrapping import as_optimizer
 
 
 PAIRS = [(wrapper, inner) for wrapper in WRAPPERS for inner in INNER]
-SHAPES = {"scalar": (), "vector": (3,), "matrix": (4, 3), "empty": (0, 2)}
 
 SKIPPING = ("SkipNonFinite", "SkipOnSpike")
 
@@ -26,36 +26,6 @@ every_wrapper = pytest.mark.parametrize("wrapper", WRAPPERS)
 
 def make(wrapper, inner="AdamW"):
     return WRAPPERS[wrapper](INNER[inner]())
-
-
-def small_params(dtype=jnp.float32, seed=0):
-    keys = jax.random.split(jax.random.key(seed), len(SHAPES))
-    return {
-        name: jax.random.normal(key, shape, dtype)
-        for key, (name, shape) in zip(keys, SHAPES.items())
-    }
-
-
-@jax.jit
-def step(opt, params, grads):
-    return opt.apply(grads, params, value=jnp.asarray(1.0), value_fn=curved)
-
-
-def avals(tree):
-    leaves, treedef = jax.tree.flatten(jax.eval_shape(lambda: tree))
-    return treedef, [(x.shape, x.dtype, x.weak_type) for x in leaves]
-
-
-def assert_equal(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
-        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
-
-
-def assert_close(a, b, rtol=1e-5):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
-        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol)
 
 
 def test_every_wrapper_is_in_the_table():
