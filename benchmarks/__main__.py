@@ -7,7 +7,7 @@ import argparse
 import pathlib
 
 from .everyone import small_and_large
-from .imports import import_time
+from .imports import import_times
 from .large import large_array
 from .matrices import muon
 from .report import machine, save, table
@@ -27,25 +27,22 @@ PARTS = {
     "large": lambda: [*large_array(4096, bar=1.05), *large_array(8192, bar=1.05)],
     "matrices": lambda: muon(12, bars=(0.6, 0.5)),
     "everyone": lambda: small_and_large(bar=1.1),
+    "imports": import_times,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, "imports", []])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
     parser.add_argument(
         "--save", type=pathlib.Path, help="a folder for tables, JSON and pictures"
     )
     args = parser.parse_args()
-    wanted = args.parts or [*PARTS, "imports"]
     print(machine(), "\n")
     parts = {}
-    for part in wanted:
-        if part != "imports":
-            parts[part] = PARTS[part]()
-            print(table(parts[part]), "\n", flush=True)
-    if "imports" in wanted:
-        print(f"import: {import_time():.3f} s more than equinox alone (bar 0.15)")
+    for part in args.parts or PARTS:
+        parts[part] = PARTS[part]()
+        print(table(parts[part]), "\n", flush=True)
     if args.save:
         save(parts, args.save)
 

@@ -1,23 +1,37 @@
-"""The time that the import takes beyond that of Equinox."""
+"""The time that imports take beyond that of Equinox."""
 
 import statistics
 import subprocess
 import sys
 
+from .timing import Figure
 
-def import_time(*, repeats: int = 10) -> float:
-    """Seconds: the difference of the medians, from processes in turns."""
-    times = {"import equinox": [], "import equinox, eqxopt": []}
+
+OURS = {
+    "import eqxopt": "import eqxopt",
+    "import eqxopt, one optimizer used": "import eqxopt; eqxopt.AdamW",
+    "import eqxopt, every name used": "from eqxopt import *",
+}
+PEER = "import optax"
+ALONE = "pass"
+
+
+def import_times(*, repeats: int = 20) -> list[Figure]:
+    """Medians over fresh processes, which are taken in turns."""
+    times = {code: [] for code in (ALONE, PEER, *OURS.values())}
     for _ in range(repeats):
         for code, seen in times.items():
-            timed = f"import time; s = time.perf_counter(); {code}; "
-            timed += "print(time.perf_counter() - s)"
+            timed = "import time; start = time.perf_counter(); import equinox\n"
+            timed += f"{code}\nprint(time.perf_counter() - start)"
             out = subprocess.run(
-                [sys.executable, "-c", timed],
+                [sys.executable, "-W", "ignore", "-c", timed],
                 capture_output=True,
                 text=True,
                 check=True,
             )
-            seen.append(float(out.stdout))
-    alone, both = (statistics.median(seen) for seen in times.values())
-    return both - alone
+            seen.append(1000 * float(out.stdout))
+    medians = {code: statistics.median(seen) for code, seen in times.items()}
+    return [
+        Figure(what, medians[code] - medians[ALONE], medians[PEER] - medians[ALONE])
+        for what, code in OURS.items()
+    ]

@@ -47,7 +47,8 @@ def save(parts: dict[str, list[Figure]], folder: pathlib.Path) -> None:
         rows = [dataclasses.asdict(f) | {"ratio": f.ratio} for f in figures]
         kept[part] = {"machine": machine(), "figures": rows}
         (folder / f"benchmarks-{part}.md").write_text(table(figures) + "\n")
-        draw(figures, folder / f"benchmarks-{part}.svg")
+        if any(f.bar is not None for f in figures):
+            draw(figures, folder / f"benchmarks-{part}.svg")
     output.write_text(json.dumps(kept, indent=1) + "\n")
 
 

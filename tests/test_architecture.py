@@ -6,6 +6,9 @@ import inspect
 import pathlib
 import pkgutil
 import re
+import subprocess
+import sys
+import textwrap
 
 import equinox as eqx
 import pytest
@@ -19,9 +22,10 @@ ROOT = pathlib.Path(eqxopt.__file__).parent
 MODULES = [name for _, name, _ in pkgutil.walk_packages([str(ROOT)], prefix="eqxopt.")]
 
 # From the ground up. A module imports only from floors below its own; within a
-# package, files import no file but `abstract`.
+# package, files import no file but `abstract`. What is loaded at first use, the stubs
+# say.
 FLOORS = [
-    ["_types", "_dtype", "_extras", "_closure", "_option"],
+    ["_types", "_dtype", "_extras", "_closure", "_lazy", "_option"],
     ["_math", "_key", "_number", "_tree", "_units"],
     ["_moments", "_noise", "_mask", "_schedule", "_newton_schulz", "_linalg"],
     ["_factored", "_hyperparameter", "_matrix"],
@@ -64,7 +68,10 @@ def imports(path):
                 yield from ((*base, alias.name) for alias in node.names)
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: p.name)
+SOURCES = sorted({*ROOT.rglob("*.py"), *ROOT.rglob("*.pyi")})
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_imports_point_down(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
     for target in imports(path):
@@ -99,7 +106,7 @@ def test_abstract_or_final(cls):
 
 
 def public():
-    return {name: x for name, x in vars(eqxopt).items() if not name.startswith("_")}
+    return {name: getattr(eqxopt, name) for name in eqxopt.__all__}
 
 
 def concrete_optimizers():
@@ -112,11 +119,33 @@ def concrete_optimizers():
     }
 
 
-def test_public_names():
-    """`__init__` re-exports and does nothing else."""
-    for node in ast.parse((ROOT / "__init__.py").read_text()).body:
+@pytest.mark.parametrize("stub", sorted(ROOT.rglob("*.pyi")), ids=str)
+def test_stubs_only_name(stub):
+    for node in ast.parse(stub.read_text()).body:
         if isinstance(node, ast.ImportFrom):
             assert all(alias.asname == alias.name for alias in node.names)
+
+
+def test_names_are_loaded_when_used():
+    code = """
+        import sys, equinox, eqxopt
+        assert not any("_optim" in name for name in sys.modules if "eqxopt" in name)
+        assert eqxopt.SGD is eqxopt.SGD and "eqxopt._optim.sgd" in sys.modules
+        assert "eqxopt._optim.adam" not in sys.modules
+        assert {"Adam", "schedules", "fit"} <= {*dir(eqxopt)} - {*vars(eqxopt)}
+        from eqxopt import *
+        assert Adam is eqxopt.Adam and schedules.Linear is eqxopt.schedules.Linear
+        """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+@pytest.mark.parametrize("module", [eqxopt, eqxopt.schedules, eqxopt.interop])
+def test_a_name_that_is_not_there(module):
+    with pytest.raises(AttributeError, match=f"'{module.__name__}' has no .*'Adamm'"):
+        module.Adamm
+
+
+def test_every_optimizer_is_public():
     defined = {
         cls.__name__
         for cls in classes()
@@ -152,12 +181,8 @@ def test_every_public_name_is_in_the_docs():
     names = {
         n for n, x in public().items() if inspect.isclass(x) or inspect.isfunction(x)
     }
-    names |= {f"schedules.{n}" for n in vars(eqxopt.schedules) if n[0].isupper()}
-    names |= {
-        f"interop.{n}"
-        for n, x in vars(eqxopt.interop).items()
-        if inspect.isclass(x) or inspect.isfunction(x)
-    }
+    names |= {f"schedules.{n}" for n in eqxopt.schedules.__all__}
+    names |= {f"interop.{n}" for n in eqxopt.interop.__all__}
     assert names <= documented
 
 

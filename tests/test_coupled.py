@@ -11,7 +11,9 @@ from eqxopt._coupled import AbstractCoupledOptimizer
 
 
 COUPLED = [
-    name for name in CASES if issubclass(vars(eqxopt)[name], AbstractCoupledOptimizer)
+    name
+    for name in CASES
+    if issubclass(getattr(eqxopt, name), AbstractCoupledOptimizer)
 ]
 
 

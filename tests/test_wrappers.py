@@ -31,8 +31,8 @@ def make(wrapper, inner="AdamW"):
 def test_every_wrapper_is_in_the_table():
     wrappers = {
         name
-        for name, x in vars(eqxopt).items()
-        if isinstance(x, type)
+        for name in eqxopt.__all__
+        if isinstance(x := getattr(eqxopt, name), type)
         and issubclass(x, eqxopt.AbstractOptimizer)
         and "optimizer" in x.__annotations__
     }

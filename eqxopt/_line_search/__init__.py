@@ -1,7 +1,1 @@
-from .abstract import (
-    AbstractLineSearch as AbstractLineSearch,
-    Line as Line,
-    Point as Point,
-)
-from .backtracking import BacktrackingLineSearch as BacktrackingLineSearch
-from .zoom import ZoomLineSearch as ZoomLineSearch
+"""How far to go in a given direction."""

@@ -1,9 +1,1 @@
-from .apollo import APOLLO as APOLLO
-from .galore import GaLore as GaLore
-from .kl_shampoo import KLShampoo as KLShampoo
-from .muon import Muon as Muon
-from .normuon import NorMuon as NorMuon
-from .psgd_kron import PSGDKron as PSGDKron
-from .scion import Scion as Scion
-from .shampoo import Shampoo as Shampoo
-from .soap import SOAP as SOAP
+"""Optimizers that see a parameter as a matrix, one file each."""

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
 from .._closure import as_pytree
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
 from .._hyperparameter import Hyperparameter, nonnegative
-from .._line_search import AbstractLineSearch, Point, ZoomLineSearch
+from .._line_search.abstract import AbstractLineSearch, Point
+from .._line_search.zoom import ZoomLineSearch
 from .._number import check_counts, check_ranges
 from .._optimizer import (
     AbstractOptimizer,

@@ -1,2 +1,1 @@
-from .fit import fit as fit, History as History
-from .step import make_step as make_step
+"""Loops around an optimizer."""
