@@ -111,8 +111,8 @@ class Rprop(AbstractLeafwiseOptimizer):
         param: Inexact[Array, "*shape"],
         state: StepSizes,
     ) -> tuple[Inexact[Array, "*shape"], StepSizes]:
-        # Of signs, because a product of gradients could underflow to 0.
-        agreement = jnp.sign(grad) * -jnp.sign(state.step)
+        # With a sign, because a product of gradients could underflow to 0.
+        agreement = -jnp.sign(grad) * state.step
         factor = jnp.where(agreement > 0, self.eta_plus, self.eta_minus)
         changed = jnp.clip(
             factor * state.step_size, self.min_step_size, self.max_step_size
