@@ -178,11 +178,14 @@ def stable_norm(
     r"""The Euclidean norm of all entries, or over `axes`, which are kept with length 1.
     Unlike in `norm`, no square overflows or underflows on the way."""
     keep = axes is not None
-    magnitude = jnp.abs(x)
-    # The norm is the same for every scale, and so the scale has no derivative.
-    largest = jnp.max(
-        jax.lax.stop_gradient(magnitude), axis=axes, keepdims=keep, initial=0
+    magnitude = jnp.abs(x) if jnp.iscomplexobj(x) else x
+    # The norm is the same for every scale, and so the scale has no derivative. Two
+    # extremes cost less than the largest magnitude, for which all would be written.
+    low, high = (
+        extreme(jax.lax.stop_gradient(magnitude), axis=axes, keepdims=keep, initial=0)
+        for extreme in (jnp.min, jnp.max)
     )
+    largest = jnp.maximum(-low, high)
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     squares = jnp.square(magnitude / scale)
     return scale * sqrt(jnp.sum(squares, axis=axes, keepdims=keep))

@@ -103,36 +103,18 @@ def in_batches(
     count: Int[Array, ""],
     *scalars: Sequence[Float[Array, ""]],
 ) -> list[Inexact[Array, "_ _ _"]]:
-    """`function` of each batch of matrices and its `scalars`, all of one size and dtype
-    at once.
-
-    They come with at most as many rows as columns: `function` must not mind being
-    given the transpose. `count` is that of the updates.
-    """
+    """`function` of each batch of matrices and its `scalars`, all of one shape and
+    dtype at once. `count` is that of the updates."""
     groups: dict[Any, list[int]] = {}
     for i, x in enumerate(matrices):
-        groups.setdefault((*sorted(x.shape[1:]), str(x.dtype)), []).append(i)
+        groups.setdefault((x.shape[1:], str(x.dtype)), []).append(i)
     results = list(matrices)
     for members in groups.values():
-        wide = [i for i in members if matrices[i].shape[1] <= matrices[i].shape[2]]
-        tall = [i for i in members if matrices[i].shape[1] > matrices[i].shape[2]]
-        # Those that have to be transposed are so together: one operation to compile.
-        batches = [joined([matrices[i] for i in part]) for part in (wide, tall) if part]
-        if tall:
-            batches[-1] = jnp.swapaxes(batches[-1], 1, 2)
-        columns = [
-            _column([(column[i], len(matrices[i])) for i in (*wide, *tall)])
-            for column in scalars
-        ]
-        result = function(joined(batches), *columns)
-        split = sum(len(matrices[i]) for i in wide)
-        if wide:
-            parts = parted(result[:split], [len(matrices[i]) for i in wide], count)
-            results = _exchanged(results, wide, parts)
-        if tall:
-            batch = jnp.swapaxes(result[split:], 1, 2)
-            parts = parted(batch, [len(matrices[i]) for i in tall], count)
-            results = _exchanged(results, tall, parts)
+        lengths = [len(matrices[i]) for i in members]
+        columns = [_column([column[i] for i in members], lengths) for column in scalars]
+        result = function(joined([matrices[i] for i in members]), *columns)
+        for i, part in zip(members, parted(result, lengths, count)):
+            results[i] = part
     return results
 
 
@@ -142,12 +124,12 @@ def joined(batches: Sequence[Inexact[Array, "_ ..."]]) -> Inexact[Array, "_ ..."
 
 
 def _column(
-    scalars: Sequence[tuple[Float[Array, ""], int]],
+    scalars: Sequence[Float[Array, ""]], lengths: Sequence[int]
 ) -> Float[Array, "#batch 1 1"]:
-    """Each scalar as often as it is said, beside a batch."""
-    if len({id(x) for x, _ in scalars}) == 1:  # usually all share one
-        return scalars[0][0][None, None, None]
-    return jnp.concatenate([jnp.full((n, 1, 1), x) for x, n in scalars])
+    """Each scalar as often as its length says, beside a batch."""
+    if len({id(x) for x in scalars}) == 1:  # usually all share one
+        return scalars[0][None, None, None]
+    return jnp.concatenate([jnp.full((n, 1, 1), x) for x, n in zip(scalars, lengths)])
 
 
 def parted(
@@ -169,11 +151,6 @@ def parted(
         jax.lax.dynamic_slice_in_dim(batch, place, length)
         for place, length in zip(places, lengths)
     ]
-
-
-def _exchanged(old: list[Any], at: Sequence[int], new: Sequence[Any]) -> list[Any]:
-    changes = dict(zip(at, new))
-    return [changes.get(i, x) for i, x in enumerate(old)]
 
 
 def gathered(x: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:

@@ -74,6 +74,8 @@ def newton_schulz(
     After the last of `coefficients`, that is repeated. With `gram` the steps are made
     on the small matrix of products of rows, where it is small enough to pay.
     """
+    if x.shape[-2] > x.shape[-1]:  # the products of columns are the smaller matrix
+        return adjoint(newton_schulz(adjoint(x), coefficients, steps, gram=gram))
     triples = [coefficients[min(k, len(coefficients) - 1)] for k in range(steps)]
     if gram and 2 * x.shape[-1] >= 3 * x.shape[-2]:
         # The error of the products grows with every step, so they are taken anew.
@@ -83,10 +85,17 @@ def newton_schulz(
             x = _gram_steps(x, triples[:first])
             triples = triples[first:]
     else:
-        for a, b, c in triples:
-            gram_matrix = x @ adjoint(x)
-            x = a * x + (b * gram_matrix + c * (gram_matrix @ gram_matrix)) @ x
+        for triple in triples:
+            x = _polynomial(x @ adjoint(x), triple) @ x
     return x
+
+
+def _polynomial(
+    r: Inexact[Array, "batch rows rows"], triple: Triple
+) -> Inexact[Array, "batch rows rows"]:
+    # With the identity, which saves an addition after every product by it.
+    a, b, c = triple
+    return a * jnp.eye(r.shape[-1], dtype=r.dtype)[None] + b * r + c * (r @ r)
 
 
 def _gram_steps(
@@ -96,13 +105,9 @@ def _gram_steps(
     # of one matrix commute. So q, their product, and r are all that has to be known.
     r = x @ adjoint(x)
     q = None
-    for k, (a, b, c) in enumerate(triples):
-        z = b * r + c * (r @ r)
+    for k, triple in enumerate(triples):
+        p = _polynomial(r, triple)
+        q = p if q is None else p @ q
         if k + 1 < len(triples):
-            rz = r @ z + a * r
-            r = z @ rz + a * rz
-        if q is None:
-            q = z + a * jnp.eye(z.shape[-1], dtype=z.dtype)[None]
-        else:
-            q = q @ z + a * q
+            r = p @ (p @ r)
     return x if q is None else q @ x
