@@ -1,5 +1,6 @@
 """Both sides of a matrix: statistics of its rows and its columns, and their bases."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +11,10 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from ._linalg import eigh, orthonormal_columns
 from ._math import adjoint, ema, product
-from ._matrix import MatrixView
-from ._together import together
+from ._matrix import gathered, laid_like, MatrixView
+from ._optimizer import count_of
+from ._together import decayed_step, together
+from ._wrapping import no_update, per_leaf
 
 
 class Sides(NamedTuple):
@@ -87,16 +90,51 @@ def multiplied(
     return x if sides.right is None else product(x, sides.right)
 
 
-def with_bases(
-    rules: Sequence[Any],
-    states: list[Any],
+@per_leaf
+def whole(
+    grad: Inexact[Array, "*shape"], state: Any, view: MatrixView
+) -> tuple[Inexact[Array, "batch rows columns"], Any]:
+    """The gradient and the moments in a state, `mu` and perhaps `nu`, as matrices,
+    whole on every device."""
+    as_matrices = lambda x: view.matrices(gathered(x))
+    state = _with_moments(as_matrices, state)
+    return as_matrices(grad).astype(state.mu.dtype), state
+
+
+@per_leaf
+def laid_out(state: Any, param: Inexact[Array, "*shape"], view: MatrixView) -> Any:
+    """The state of a parameter with moments that lie as it does."""
+    return _with_moments(lambda x: laid_like(view.array(x), param), state)
+
+
+def _with_moments(function: Callable[[Array], Array], state: Any) -> Any:
+    moments = {name: getattr(state, name, None) for name in ("mu", "nu")}
+    return state._replace(
+        **{name: function(x) for name, x in moments.items() if x is not None}
+    )
+
+
+def rotated_updates(
+    optimizer: Any,
+    step: Callable[..., tuple[Inexact[Array, "_ _ _"], dict[str, Any]]],
     turn: Callable[[Any, Any], dict[str, Any]],
-    count: Int[Array, ""],
-    frequency: int,
-) -> list[Any]:
-    """`states` with the bases that they have after this update: eigenvectors of their
-    factors after the first, what `turn(rule, state)` changes after every `frequency`-th
-    of the others, and what they had otherwise."""
+    rules: Sequence[Any],
+    grads: Sequence[Inexact[Array, "..."]],
+    params: Sequence[Inexact[Array, "..."]],
+    states: Sequence[Any],
+    views: Sequence[MatrixView],
+) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+    """The updates and next states of an optimizer that goes by eigenbases of the sides.
+
+    `step(count, rule, (grad, state))` gives the step of matrices and what it changes in
+    their state. The bases are eigenvectors of the factors after the first update, which
+    moves no parameter; they are what `turn(rule, state)` gives after every
+    `precondition_frequency`-th of the others; and otherwise they stay.
+    """
+    count = count_of(optimizer)
+    pairs = [whole(*each) for each in zip(grads, states, views)]
+    made = together(functools.partial(step, count), rules, pairs, count)
+    new_states = [old._replace(**new) for (_, old), (_, new) in zip(pairs, made)]
 
     def changed(function: Callable[[Any, Any], dict[str, Any]]) -> Callable[..., Any]:
         def branch(states: list[Any]) -> list[Any]:
@@ -106,10 +144,27 @@ def with_bases(
         return branch
 
     # A branch for all of them, which in most steps costs nothing.
-    due = (count - 1) % frequency == 0
+    due = (count - 1) % optimizer.precondition_frequency == 0
     branch = jnp.where(count == 1, 2, jnp.where(due, 1, 0))
     branches = (lambda states: states, changed(turn), changed(_start))
-    return jax.lax.switch(branch, branches, states)
+    new_states = jax.lax.switch(branch, branches, new_states)
+    updates = [
+        _after_the_first(count, rule, matrices, param, view)
+        for rule, (matrices, _), param, view in zip(rules, made, params, views)
+    ]
+    return updates, [laid_out(*each) for each in zip(new_states, params, views)]
+
+
+@per_leaf
+def _after_the_first(
+    count: Int[Array, ""],
+    rule: Any,
+    matrices: Inexact[Array, "batch rows columns"],
+    param: Inexact[Array, "*shape"],
+    view: MatrixView,
+) -> Inexact[Array, "*shape"]:
+    update = decayed_step(rule, matrices, param, view)
+    return jnp.where(count == 1, no_update(update), update)
 
 
 def _start(rule: Any, state: Any) -> dict[str, Any]:

@@ -171,15 +171,3 @@ def laid_like(
     if all(axis is None for axis in sharding.spec):
         return x
     return jax.sharding.reshard(x, sharding)
-
-
-def decayed_step(
-    rule: Any,
-    matrices: Inexact[Array, "batch rows columns"],
-    param: Inexact[Array, "*shape"],
-    view: MatrixView,
-) -> Inexact[Array, "*shape"]:
-    """The update that goes along `matrices` and decays `param`."""
-    step = laid_like(view.array(matrices), param)
-    decay = rule.weight_decay * param.astype(step.dtype)
-    return -rule.learning_rate * (step + decay)

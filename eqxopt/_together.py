@@ -1,12 +1,13 @@
-"""Matrices that share a rule and their sizes, treated as one batch."""
+"""Matrices that share a rule and their sizes, treated as one batch; and what becomes
+of each alone."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.tree_util as jtu
-from jaxtyping import Array, Int
+from jaxtyping import Array, Inexact, Int
 
-from ._matrix import joined, parted
+from ._matrix import joined, laid_like, MatrixView, parted
 from ._wrapping import per_leaf
 
 
@@ -36,3 +37,16 @@ def together(
         for k, i in enumerate(members):
             results[i] = treedef.unflatten([column[k] for column in columns])
     return [results[i] for i in range(len(trees))]
+
+
+@per_leaf
+def decayed_step(
+    rule: Any,
+    matrices: Inexact[Array, "batch rows columns"],
+    param: Inexact[Array, "*shape"],
+    view: MatrixView,
+) -> Inexact[Array, "*shape"]:
+    """The update that goes along `matrices` and decays `param`."""
+    step = laid_like(view.array(matrices), param)
+    decay = rule.weight_decay * param.astype(step.dtype)
+    return -rule.learning_rate * (step + decay)

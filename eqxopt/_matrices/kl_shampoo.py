@@ -1,6 +1,5 @@
 """KL-Shampoo: the Kronecker factors that describe gradients best as a covariance."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,26 +19,17 @@ from .._kronecker import (
     outer_products,
     rotated,
     rotated_back,
+    rotated_updates,
     Sides,
     squares,
-    with_bases,
 )
 from .._mask import as_mask, Mask, mask_of
 from .._math import abs_sq, ema, product
-from .._matrix import (
-    as_matrices,
-    decayed_step,
-    default_matrices,
-    gathered,
-    laid_like,
-    Matrices,
-    MatrixView,
-)
+from .._matrix import as_matrices, default_matrices, Matrices, MatrixView
 from .._matrixwise import AbstractMatrixOptimizer
 from .._number import check_counts, check_ranges
-from .._optimizer import AbstractOptimizer, count_of
-from .._together import together
-from .._wrapping import as_optimizer, no_update, per_leaf
+from .._optimizer import AbstractOptimizer
+from .._wrapping import as_optimizer
 
 
 class WhitenedMomentum(NamedTuple):
@@ -179,33 +169,9 @@ class KLShampoo(AbstractMatrixOptimizer):
         states: Sequence[Any],
         views: Sequence[MatrixView],
     ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
-        count = count_of(self)
-        pairs = [_whole(*each) for each in zip(grads, states, views)]
-        made = together(functools.partial(_step, count), rules, pairs, count)
-        new_states = with_bases(
-            rules,
-            [old._replace(**new) for (_, old), (_, new) in zip(pairs, made)],
-            _power_iteration,
-            count,
-            self.precondition_frequency,
+        return rotated_updates(
+            self, _step, _power_iteration, rules, grads, params, states, views
         )
-        parts = [
-            _parts(rule, count, step, new, param, view)
-            for rule, (step, _), new, param, view in zip(
-                rules, made, new_states, params, views
-            )
-        ]
-        return [update for update, _ in parts], [new for _, new in parts]
-
-
-@per_leaf
-def _whole(
-    grad: Inexact[Array, "*shape"], state: WhitenedMomentum, view: MatrixView
-) -> tuple[Inexact[Array, "batch rows columns"], WhitenedMomentum]:
-    """The gradient and the state as matrices, whole on every device."""
-    grad = grad.astype(state.mu.dtype)
-    grad, mu = (view.matrices(gathered(x)) for x in (grad, state.mu))
-    return grad, state._replace(mu=mu)
 
 
 def _step(
@@ -264,18 +230,3 @@ def _eigenvalues(
 def _power_iteration(rule: KLShampoo, state: WhitenedMomentum) -> dict[str, Any]:
     del rule
     return {"bases": orthonormal(jtu.tree_map(product, state.factors, state.bases))}
-
-
-@per_leaf
-def _parts(
-    rule: KLShampoo,
-    count: Int[Array, ""],
-    step: Inexact[Array, "batch rows columns"],
-    state: WhitenedMomentum,
-    param: Inexact[Array, "*shape"],
-    view: MatrixView,
-) -> tuple[Inexact[Array, "*shape"], WhitenedMomentum]:
-    """The update and the state of a parameter, which lie as it does."""
-    update = decayed_step(rule, step, param, view)
-    update = jnp.where(count == 1, no_update(update), update)
-    return update, state._replace(mu=laid_like(view.array(state.mu), param))

@@ -13,7 +13,6 @@ from .._hyperparameter import fraction, Hyperparameter, nonnegative
 from .._mask import as_mask, Mask, mask_of
 from .._matrix import (
     as_matrices,
-    decayed_step,
     default_matrices,
     Matrices,
     MatrixView,
@@ -29,6 +28,7 @@ from .._orthogonal import (
     orthogonalized,
     spectral_scale,
 )
+from .._together import decayed_step
 from .._wrapping import as_optimizer, per_leaf
 
 

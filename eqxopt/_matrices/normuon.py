@@ -14,7 +14,6 @@ from .._mask import as_mask, Mask, mask_of
 from .._math import abs_sq, divide, ema, sqrt, stable_norm
 from .._matrix import (
     as_matrices,
-    decayed_step,
     default_matrices,
     Matrices,
     MatrixView,
@@ -30,8 +29,8 @@ from .._orthogonal import (
     orthogonalized,
     spectral_scale,
 )
-from .._together import together
-from .._wrapping import as_optimizer, per_leaf
+from .._together import decayed_step, together
+from .._wrapping import as_optimizer
 
 
 class MomentumAndRows(NamedTuple):
@@ -183,7 +182,7 @@ class NorMuon(AbstractMatrixOptimizer):
         pairs = [(x, state.nu) for x, state in zip(orthogonal, states)]
         made = together(_evened, rules, pairs, count)
         updates = [
-            per_leaf(decayed_step)(rule, step, param, view)
+            decayed_step(rule, step, param, view)
             for rule, (step, _), param, view in zip(rules, made, params, views)
         ]
         new_states = [

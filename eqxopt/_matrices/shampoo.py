@@ -15,29 +15,28 @@ from .._fallback import default_fallback
 from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
 from .._kronecker import (
     identities,
+    laid_out,
     means,
     multiplied,
     outer_products,
     Sides,
     squares,
+    whole,
 )
 from .._linalg import inverse_power
 from .._mask import as_mask, Mask, mask_of
 from .._math import abs_sq, debias, divide, ema, sqrt, stable_norm
 from .._matrix import (
     as_matrices,
-    decayed_step,
     default_matrices,
-    gathered,
-    laid_like,
     Matrices,
     MatrixView,
 )
 from .._matrixwise import AbstractMatrixOptimizer
 from .._number import check_counts, check_ranges
 from .._optimizer import AbstractOptimizer, count_of
-from .._together import together
-from .._wrapping import as_optimizer, per_leaf
+from .._together import decayed_step, together
+from .._wrapping import as_optimizer
 
 
 class PreconditionedMoments(NamedTuple):
@@ -180,7 +179,7 @@ class Shampoo(AbstractMatrixOptimizer):
         views: Sequence[MatrixView],
     ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
         count = count_of(self)
-        pairs = [_whole(*each) for each in zip(grads, states, views)]
+        pairs = [whole(*each) for each in zip(grads, states, views)]
         new_states = together(_moments, rules, pairs, count)
 
         def powers(states: list[PreconditionedMoments]) -> list[Sides]:
@@ -192,21 +191,8 @@ class Shampoo(AbstractMatrixOptimizer):
         roots = jax.lax.cond(due, powers, keep, new_states)
         new_states = [x._replace(roots=new) for x, new in zip(new_states, roots)]
         steps = together(functools.partial(_step, count), rules, new_states, count)
-        parts = [_parts(*each) for each in zip(rules, steps, new_states, params, views)]
-        return [update for update, _ in parts], [new for _, new in parts]
-
-
-@per_leaf
-def _whole(
-    grad: Inexact[Array, "*shape"], state: PreconditionedMoments, view: MatrixView
-) -> tuple[Inexact[Array, "batch rows columns"], PreconditionedMoments]:
-    """The gradient and the state as matrices, whole on every device."""
-    as_matrices = lambda x: view.matrices(gathered(x))
-    moments = state._replace(
-        mu=as_matrices(state.mu),
-        nu=None if state.nu is None else as_matrices(state.nu),
-    )
-    return as_matrices(grad.astype(state.mu.dtype)), moments
+        updates = [decayed_step(*each) for each in zip(rules, steps, params, views)]
+        return updates, [laid_out(*each) for each in zip(new_states, params, views)]
 
 
 def _moments(
@@ -245,19 +231,3 @@ def _step(
     lengths = (stable_norm(x, axes=(-2, -1)) for x in (adam, step))
     grafted = step * divide(*lengths)
     return jnp.where(count < rule.precondition_frequency, adam, grafted)
-
-
-@per_leaf
-def _parts(
-    rule: Shampoo,
-    step: Inexact[Array, "batch rows columns"],
-    state: PreconditionedMoments,
-    param: Inexact[Array, "*shape"],
-    view: MatrixView,
-) -> tuple[Inexact[Array, "*shape"], PreconditionedMoments]:
-    """The update and the state of a parameter, which lie as it does."""
-    as_param = lambda x: laid_like(view.array(x), param)
-    moments = state._replace(
-        mu=as_param(state.mu), nu=None if state.nu is None else as_param(state.nu)
-    )
-    return decayed_step(rule, step, param, view), moments

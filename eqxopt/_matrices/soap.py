@@ -1,6 +1,5 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,26 +18,17 @@ from .._kronecker import (
     outer_products,
     rotated,
     rotated_back,
+    rotated_updates,
     Sides,
     squares,
-    with_bases,
 )
 from .._mask import as_mask, Mask, mask_of
 from .._math import abs_sq, divide, ema, one_minus_power, product, sqrt
-from .._matrix import (
-    as_matrices,
-    decayed_step,
-    default_matrices,
-    gathered,
-    laid_like,
-    Matrices,
-    MatrixView,
-)
+from .._matrix import as_matrices, default_matrices, Matrices, MatrixView
 from .._matrixwise import AbstractMatrixOptimizer
 from .._number import check_counts, check_ranges
-from .._optimizer import AbstractOptimizer, count_of
-from .._together import together
-from .._wrapping import as_optimizer, no_update, per_leaf
+from .._optimizer import AbstractOptimizer
+from .._wrapping import as_optimizer
 
 
 class RotatedMoments(NamedTuple):
@@ -166,33 +156,9 @@ class SOAP(AbstractMatrixOptimizer):
         states: Sequence[Any],
         views: Sequence[MatrixView],
     ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
-        count = count_of(self)
-        pairs = [_whole(*each) for each in zip(grads, states, views)]
-        made = together(functools.partial(_step, count), rules, pairs, count)
-        new_states = with_bases(
-            rules,
-            [old._replace(**new) for (_, old), (_, new) in zip(pairs, made)],
-            _power_iteration,
-            count,
-            self.precondition_frequency,
+        return rotated_updates(
+            self, _step, _power_iteration, rules, grads, params, states, views
         )
-        parts = [
-            _parts(rule, count, step, new, param, view)
-            for rule, (step, _), new, param, view in zip(
-                rules, made, new_states, params, views
-            )
-        ]
-        return [update for update, _ in parts], [new for _, new in parts]
-
-
-@per_leaf
-def _whole(
-    grad: Inexact[Array, "*shape"], state: RotatedMoments, view: MatrixView
-) -> tuple[Inexact[Array, "batch rows columns"], RotatedMoments]:
-    """The gradient and the state as matrices, whole on every device."""
-    grad = grad.astype(state.mu.dtype)
-    grad, mu, nu = (view.matrices(gathered(x)) for x in (grad, state.mu, state.nu))
-    return grad, state._replace(mu=mu, nu=nu)
 
 
 def _step(
@@ -235,19 +201,3 @@ def _power_iteration(rule: SOAP, state: RotatedMoments) -> dict[str, Any]:
         lambda p, i: jnp.take_along_axis(p, i[:, None, :], axis=2), products, order
     )
     return {"nu": nu, "bases": orthonormal(in_order)}
-
-
-@per_leaf
-def _parts(
-    rule: SOAP,
-    count: Int[Array, ""],
-    step: Inexact[Array, "batch rows columns"],
-    state: RotatedMoments,
-    param: Inexact[Array, "*shape"],
-    view: MatrixView,
-) -> tuple[Inexact[Array, "*shape"], RotatedMoments]:
-    """The update and the state of a parameter, which lie as it does."""
-    update = decayed_step(rule, step, param, view)
-    mu, nu = (laid_like(view.array(x), param) for x in (state.mu, state.nu))
-    update = jnp.where(count == 1, no_update(update), update)
-    return update, state._replace(mu=mu, nu=nu)
