@@ -294,8 +294,9 @@ def needed_value(optimizer: AbstractOptimizer, value: Any) -> Scalar:
     """The loss as an array, for the optimizers that cannot do without."""
     name = type(optimizer).__name__
     if value is None:
+        also = ", value_fn=lambda model: ..." if optimizer.uses_value_fn else ""
         raise ValueError(
-            f"`{name}` needs the loss: call `opt.apply(grads, model, value=loss)`"
+            f"`{name}` needs the loss: call `opt.apply(grads, model, value=loss{also})`"
         )
     value = jnp.asarray(value)
     if value.shape != ():
