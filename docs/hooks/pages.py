@@ -13,6 +13,11 @@ def on_page_content(content: str, **_: Any) -> str:
     content = content.replace(
         "<p>Initialize self.  See help(type(self)) for accurate signature.</p>", ""
     )
+    # A default that is made anew for each optimizer; the text says which.
+    content = content.replace(
+        '=&lt;</span><span class="n">factory</span><span class="o">&gt;</span>',
+        '=</span><span class="o">...</span>',
+    )
     content = re.sub(
         r'<div class="arithmatex">\\\[(.*?)\\\]</div>',
         lambda match: f"<p>{_mathml(match[1], display='block')}</p>",
