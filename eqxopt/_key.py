@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
+from ._places import hidden
+
 
 KeyData = UInt32[Array, "..."]
 
@@ -41,4 +43,12 @@ def own_keys(
         for field in dataclasses.fields(module)
         if field.metadata.get("converter") is as_key_data
     }
-    return [{name: keys[i] for name, keys in columns.items()} for i in range(length)]
+    if not columns:
+        return [{}] * length
+    return [
+        {
+            name: jax.lax.dynamic_index_in_dim(keys, place, keepdims=False)
+            for name, keys in columns.items()
+        }
+        for place in hidden(range(length), count)
+    ]

@@ -11,6 +11,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, Inexact, Int
 
 from ._mask import AbstractSelector
+from ._places import hidden
 from ._tree import Parameters
 
 
@@ -138,18 +139,10 @@ def parted(
     """What `joined` made one, `count` being that of the updates."""
     if len(lengths) == 1:
         return [batch]
-    starts = tuple(sum(lengths[:i]) for i in range(len(lengths)))
-    # Slices at places that the compiler knows are a kernel each, which took most of
-    # the time to compile. It cannot tell that there is no negative count, and so all
-    # slices of one size share a kernel.
-    places = jax.lax.cond(
-        count < 0,
-        lambda: tuple(jnp.zeros((), jnp.int32) for _ in starts),
-        lambda: tuple(jnp.asarray(start, jnp.int32) for start in starts),
-    )
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
     return [
         jax.lax.dynamic_slice_in_dim(batch, place, length)
-        for place, length in zip(places, lengths)
+        for place, length in zip(hidden(starts, count), lengths)
     ]
 
 

@@ -25,7 +25,7 @@ MODULES = [name for _, name, _ in pkgutil.walk_packages([str(ROOT)], prefix="eqx
 # package, files import no file but `abstract`. What is loaded at first use, the stubs
 # say.
 FLOORS = [
-    ["_types", "_dtype", "_extras", "_closure", "_lazy", "_option"],
+    ["_types", "_dtype", "_extras", "_closure", "_lazy", "_option", "_places"],
     ["_math", "_key", "_number", "_tree", "_units"],
     ["_moments", "_noise", "_mask", "_schedule", "_newton_schulz", "_linalg"],
     ["_factored", "_hyperparameter", "_matrix"],
