@@ -49,6 +49,7 @@ def large_array(side: int, *, bar: float) -> list[Figure]:
                 theirs,
                 bar=bar,
                 bytes_moved=passes and passes * size,
+                repeats=40,
             )
         )
         del ours, theirs, params

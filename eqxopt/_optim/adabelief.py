@@ -100,7 +100,10 @@ class AdaBelief(AbstractLeafwiseOptimizer):
         state: MeanAndVariance,
     ) -> tuple[Inexact[Array, "*shape"], MeanAndVariance]:
         mu = ema(state.mu, grad, self.b1)
-        s = ema(state.s, abs_sq(grad - mu), self.b2) + self.eps_root
+        # The same as adding it once, at the end: but a compiler that takes the end for
+        # cheap would compute it twice, and copy the old variance for that.
+        eps = self.eps_root
+        s = ema(state.s + eps, abs_sq(grad - mu) + eps, self.b2)
         mu_hat = debiased_mean(mu, grad, self.b1, t, nesterov=self.nesterov)
         s_hat = debias(s, self.b2, t)
         direction = mu_hat / (sqrt(s_hat) + self.eps)

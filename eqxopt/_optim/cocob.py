@@ -112,7 +112,8 @@ class COCOB(AbstractLeafwiseOptimizer):
             outcomes=state.outcomes - grad,
             scale=jnp.maximum(state.scale, magnitude),
             magnitudes=state.magnitudes + magnitude,
-            reward=jnp.maximum(state.reward + gain, 0),
+            # max(reward + gain, 0), which a compiler would not compute twice.
+            reward=jnp.maximum(state.reward, -gain) + gain,
         )
         # One division by the scale at a time, because its square may underflow.
         stake = new.magnitudes + new.scale

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from .._dtype import as_dtype, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
+from .._hyperparameter import fraction, Hyperparameter, nonnegative, open_fraction
 from .._leafwise import AbstractLeafwiseOptimizer
 from .._mask import as_mask, Mask, mask_of
 from .._math import ema
@@ -34,7 +34,7 @@ class Lion(AbstractLeafwiseOptimizer):
 
     - `learning_rate`: $\alpha \ge 0$.
     - `b1`: $\beta_1 \in [0, 1)$, the weight of the momentum in the step. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the momentum. Default 0.99.
+    - `b2`: $\beta_2 \in (0, 1)$, the decay of the momentum. Default 0.99.
     - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
         and at least float32.
     - `weight_decay`: $\lambda \ge 0$. Default 1e-3.
@@ -62,7 +62,7 @@ class Lion(AbstractLeafwiseOptimizer):
 
     learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
     b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.99)
+    b2: Hyperparameter = eqx.field(converter=open_fraction, default=0.99)
     mu_dtype: jnp.dtype | None = eqx.field(
         converter=as_dtype, default=None, static=True
     )
@@ -84,6 +84,9 @@ class Lion(AbstractLeafwiseOptimizer):
         param: Inexact[Array, "*shape"],
         state: Momentum,
     ) -> tuple[Inexact[Array, "*shape"], Momentum]:
-        direction = jnp.sign(ema(state.mu, grad, self.b1))
+        mu = ema(state.mu, grad, self.b2)
+        # By the new momentum, this is b2 times what the equation says. The old one is
+        # then overwritten in place, where else it would be copied first.
+        direction = jnp.sign(self.b1 * mu + (self.b2 - self.b1) * grad)
         update = -self.learning_rate * (direction + self.weight_decay * param)
-        return update, Momentum(ema(state.mu, grad, self.b2))
+        return update, Momentum(mu)
