@@ -128,7 +128,8 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
         state: Adapted,
         shared: Distance,
     ) -> tuple[Terms, Adapted]:
-        step = rate(self, t, shared.estimate) * grad
+        size = rate(self, t, shared.estimate)
+        step = size * grad
         new = Adapted(
             mu=ema(state.mu, step, self.b1),
             nu=ema(state.nu, abs_sq(grad), self.b2),
@@ -136,7 +137,7 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
         )
         way = state.step_mean / (sqrt(state.nu) + self.eps)
         terms = Terms(
-            numerator=inner_product(step, way),
+            numerator=size * inner_product(grad, way),
             denominator=jnp.sum(jnp.abs(new.step_mean)),
         )
         return terms, new
