@@ -52,6 +52,7 @@ def interleaved(
     many steps, the times are divided by how many, `per`.
     """
     times: dict[Callable[[], Any], list[float]] = {ours: [], peer: []}
+    gc.freeze()  # what was there before is not looked through again and again
     for i in range(warm_up + repeats):
         for run in (ours, peer) if i % 2 else (peer, ours):
             before()
@@ -61,5 +62,6 @@ def interleaved(
             elapsed = time.perf_counter() - start
             if i >= warm_up:
                 times[run].append(1000 * elapsed)
+    gc.unfreeze()
     medians = [statistics.median(times[run]) / per for run in (ours, peer)]
     return Figure(what, *medians, bar, bytes_moved)

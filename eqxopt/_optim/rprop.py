@@ -111,8 +111,8 @@ class Rprop(AbstractLeafwiseOptimizer):
         param: Inexact[Array, "*shape"],
         state: StepSizes,
     ) -> tuple[Inexact[Array, "*shape"], StepSizes]:
-        # With a sign, because a product of gradients could underflow to 0.
-        agreement = -jnp.sign(grad) * state.step
+        # Scaled, because a product of small numbers could underflow to 0.
+        agreement = -(2.0**64 * state.step) * grad
         factor = jnp.where(agreement > 0, self.eta_plus, self.eta_minus)
         changed = jnp.clip(
             factor * state.step_size, self.min_step_size, self.max_step_size
