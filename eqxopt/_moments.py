@@ -50,6 +50,6 @@ def debiased_mean(
     r"""$\hat m_t$ from the running mean $m_t$: without the bias of its start at zero,
     and with `nesterov` looking one step ahead."""
     if nesterov:
-        ahead = b1 * debias(mu, b1, t + 1)
-        return ahead + (1 - b1) * debias(grad, b1, t)
+        # Of the weights, which are two numbers, and not of the arrays.
+        return debias(b1, b1, t + 1) * mu + debias(1 - b1, b1, t) * grad
     return debias(mu, b1, t)
