@@ -49,31 +49,38 @@ PAIRS = {
 }
 
 
-def every_optimizer(params, what: str, *, bar: float, places: int = 3) -> list[Figure]:
+def beside_optax(name: str, params, grads, what: str, *, bar: float) -> Figure:
+    opt, tx = PAIRS[name]
+    tx = optax.with_extra_args_support(tx)
+
+    def our_step(params, opt, grads):
+        return opt.apply(grads, params, value=1.0)
+
+    def their_step(params, state, grads):
+        updates, state = tx.update(grads, state, params, value=1.0)
+        return optax.apply_updates(params, updates), state
+
+    return interleaved(
+        f"{name}, {what}",
+        carried(our_step, params, opt.init(params), grads),
+        carried(their_step, params, tx.init(params), grads),
+        bar=bar,
+        repeats=40,
+    )
+
+
+def every_optimizer(params, what: str, *, bar: float, rounds: int = 3) -> list[Figure]:
+    """Of as many figures of each as there are rounds, the one with the median ratio:
+    where arrays come to lie in memory, and what else the machine does, matters."""
     grads = random_like(params, jax.random.key(1))
-    figures = []
-    for name, (opt, tx) in PAIRS.items():
-
-        def our_step(params, opt, grads):
-            return opt.apply(grads, params, value=1.0)
-
-        def their_step(params, state, grads, tx=optax.with_extra_args_support(tx)):
-            updates, state = tx.update(grads, state, params, value=1.0)
-            return optax.apply_updates(params, updates), state
-
-        # Where arrays come to lie in memory matters by a tenth: the median of places.
-        measured = [
-            interleaved(
-                f"{name}, {what}",
-                carried(our_step, params, opt.init(params), grads),
-                carried(their_step, params, tx.init(params), grads),
-                bar=bar,
-                repeats=40,
-            )
-            for _ in range(places)
-        ]
-        figures.append(sorted(measured, key=lambda figure: figure.ratio)[places // 2])
-    return figures
+    measured = [
+        [beside_optax(name, params, grads, what, bar=bar) for name in PAIRS]
+        for _ in range(rounds)
+    ]
+    return [
+        sorted(figures, key=lambda figure: figure.ratio)[rounds // 2]
+        for figures in zip(*measured)
+    ]
 
 
 def small_and_large(*, bar: float) -> list[Figure]:
