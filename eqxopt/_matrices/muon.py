@@ -54,7 +54,7 @@ class Muon(AbstractMatrixOptimizer):
     + c A^2) X$.
 
     A weight of `equinox.nn.Linear` is the matrix (out, in); a convolution kernel
-    (out, in, ...) is flattened to (out, in · ...). Matrices of one size are treated
+    (out, in, ...) is flattened to (out, in · ...). Matrices of one shape are treated
     in one batch. This is optax's rule with its axis 1 as the input: by its default,
     axis 0, the scale of an Equinox layer is that of its transpose. PyTorch does not
     divide by $1 - \beta^t$, which changes the direction of the first Nesterov steps
