@@ -1,10 +1,14 @@
 from . import interop as interop, schedules as schedules
-from ._describe import describe as describe
-from ._hyperparameter import PerParameter as PerParameter
-from ._leafwise import (
+from ._abstract.leafwise import (
     AbstractLeafwiseOptimizer as AbstractLeafwiseOptimizer,
     AbstractLeafwiseTransform as AbstractLeafwiseTransform,
 )
+from ._abstract.optimizer import (
+    AbstractOptimizer as AbstractOptimizer,
+    AbstractTransform as AbstractTransform,
+)
+from ._describe import describe as describe
+from ._fields.hyperparameter import PerParameter as PerParameter
 from ._line_search.backtracking import BacktrackingLineSearch as BacktrackingLineSearch
 from ._line_search.zoom import ZoomLineSearch as ZoomLineSearch
 from ._matrices.apollo import APOLLO as APOLLO
@@ -62,10 +66,6 @@ from ._optim.sm3 import SM3 as SM3
 from ._optim.sophia import Sophia as Sophia
 from ._optim.stable_adamw import StableAdamW as StableAdamW
 from ._optim.yogi import Yogi as Yogi
-from ._optimizer import (
-    AbstractOptimizer as AbstractOptimizer,
-    AbstractTransform as AbstractTransform,
-)
 from ._training.fit import fit as fit, History as History
 from ._training.step import make_step as make_step
 from ._transform.adaptive_clip import (

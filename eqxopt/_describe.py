@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
-from ._optimizer import AbstractTransform, inner_transforms
-from ._rules import rules
+from ._abstract.optimizer import AbstractTransform, inner_transforms
+from ._abstract.rules import rules
 from ._tree import Parameters
 
 

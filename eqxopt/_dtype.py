@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, Inexact, Shaped
+from jaxtyping import Array, DTypeLike, Shaped
+
+from ._types import AnyLeaf, Leaf, RealLeaf
 
 
 def as_dtype(dtype: DTypeLike | None) -> jnp.dtype | None:
@@ -29,7 +31,7 @@ def real_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.finfo(dtype).dtype
 
 
-def widest_real_dtype(arrays: Iterable[Inexact[Array, "..."]]) -> jnp.dtype:
+def widest_real_dtype(arrays: Iterable[AnyLeaf]) -> jnp.dtype:
     """The dtype for a number about all of `arrays`: the widest among their real
     compute dtypes and float32."""
     dtypes = [real_dtype(compute_dtype(x.dtype)) for x in arrays]
@@ -62,13 +64,11 @@ def kept_dtype(own: jnp.dtype, dtype: jnp.dtype | None) -> jnp.dtype:
     return dtype
 
 
-def zeros_like(
-    param: Inexact[Array, "*shape"], dtype: jnp.dtype | None = None
-) -> Inexact[Array, "*shape"]:
+def zeros_like(param: Leaf, dtype: jnp.dtype | None = None) -> Leaf:
     """Zeros to accumulate gradients of `param` in, of its `kept_dtype`."""
     return jnp.zeros_like(param, dtype=kept_dtype(param.dtype, dtype))
 
 
-def real_zeros_like(param: Inexact[Array, "*shape"]) -> Float[Array, "*shape"]:
+def real_zeros_like(param: Leaf) -> RealLeaf:
     """Zeros to accumulate magnitudes of gradients of `param` in."""
     return jnp.zeros_like(param, dtype=real_dtype(compute_dtype(param.dtype)))

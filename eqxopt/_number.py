@@ -12,9 +12,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from ._types import Scalar
+
 
 T = TypeVar("T")
-Number = Float[Array, ""]
+Number = Scalar
 NumberLike = float | int | np.number[Any] | np.ndarray | Array
 Numbers = Float[Array, "_"]
 NumbersLike = Sequence[NumberLike] | np.ndarray | Array

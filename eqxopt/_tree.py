@@ -7,9 +7,7 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
-from jax.core import Tracer
 from jaxtyping import Array, Inexact, PyTree
 
 
@@ -179,19 +177,6 @@ def replace_fields(module: M, **changes: Any) -> M:
     for name, value in (vars(module) | changes).items():
         object.__setattr__(new, name, value)
     return new
-
-
-def beside(param: Inexact[Array, "..."], state: T) -> T:
-    """`state`, whose arrays of the parameter's shape lie where the parameter lies."""
-    if not isinstance(param, Tracer):
-        return state
-    # Inside jit the compiler gives an array the sharding of what it is computed from,
-    # and zeros are computed from nothing. This select, gone after compilation, ties
-    # them to their parameter.
-    missing = jnp.isnan(param)
-    return jtu.tree_map(
-        lambda x: jnp.where(missing, x, x) if x.shape == param.shape else x, state
-    )
 
 
 def is_nothing(state: PyTree) -> bool:

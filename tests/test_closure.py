@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import eqxopt
-from eqxopt._closure import as_pytree
+from eqxopt._compile.closures import as_pytree
 
 
 BATCH = np.ones(2)

@@ -7,7 +7,7 @@ import pytest
 from cases import CASES
 
 import eqxopt
-from eqxopt._coupled import AbstractCoupledOptimizer
+from eqxopt._abstract.coupled import AbstractCoupledOptimizer
 
 
 COUPLED = [

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import pytest
 from jaxtyping import TypeCheckError
 
-from eqxopt._math import ema
-from eqxopt._moments import zero_moments
+from eqxopt._math.moments import zero_moments
+from eqxopt._math.small import ema
 
 
 def test_shapes_are_checked():

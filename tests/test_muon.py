@@ -9,8 +9,13 @@ import pytest
 from problems import Model
 
 import eqxopt
-from eqxopt._matrix import as_matrices, default_matrices, in_batches
-from eqxopt._newton_schulz import newton_schulz, normalized, POLAR_EXPRESS, STANDARD
+from eqxopt._fields.matrices import as_matrices, default_matrices, in_batches
+from eqxopt._matrices._newton_schulz import (
+    newton_schulz,
+    normalized,
+    POLAR_EXPRESS,
+    STANDARD,
+)
 from eqxopt._tree import Parameters
 
 

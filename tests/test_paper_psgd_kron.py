@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import eqxopt
-from eqxopt._key import own_keys
+from eqxopt._fields.keys import own_keys
 
 
 def norm_lower_bound(a):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import eqxopt
-from eqxopt._linalg import inverse_power
+from eqxopt._math.linalg import inverse_power
 
 
 def gradient(x, step):

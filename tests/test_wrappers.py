@@ -12,8 +12,8 @@ from test_contract import assert_close, assert_equal, avals, small_params, step
 from wrappers import INNER, WRAPPERS
 
 import eqxopt
+from eqxopt._abstract.optimizer import as_optimizer
 from eqxopt._tree import replace_fields
-from eqxopt._wrapping import as_optimizer
 
 
 PAIRS = [(wrapper, inner) for wrapper in WRAPPERS for inner in INNER]

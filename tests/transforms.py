@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import eqxopt
-from eqxopt._optimizer import add_updates
+from eqxopt._abstract.optimizer import add_updates
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,21 @@ from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from .._hyperparameter import at_step, HyperparameterIn, PerParameter
+from .._fields.hyperparameter import at_step, HyperparameterIn, PerParameter
 from .._number import check_ranges
 from .._tree import replace_fields
-from .._types import Self
+from .._types import Scalar, Self
 
 
 class Point(NamedTuple):
     """A point on the line $f(\\theta + \\eta d)$: $\\eta$, and the loss and its slope
     there."""
 
-    step_size: Float[Array, ""]
-    value: Float[Array, ""]
-    slope: Float[Array, ""]
+    step_size: Scalar
+    value: Scalar
+    slope: Scalar
 
     def is_finite(self) -> Bool[Array, ""]:
         return jnp.isfinite(self.value) & jnp.isfinite(self.slope)
@@ -29,8 +29,8 @@ class Point(NamedTuple):
 
 # The loss at a step size, and a function that gives the slope and the gradients there.
 Line: TypeAlias = Callable[
-    [Float[Array, ""]],
-    tuple[Float[Array, ""], Callable[[], tuple[Float[Array, ""], PyTree]]],
+    [Scalar],
+    tuple[Scalar, Callable[[], tuple[Scalar, PyTree]]],
 ]
 
 
@@ -42,7 +42,7 @@ class AbstractLineSearch(eqx.Module):
 
     @abc.abstractmethod
     def search(
-        self, line: Line, start: Point, grads: PyTree, previous: Float[Array, ""]
+        self, line: Line, start: Point, grads: PyTree, previous: Scalar
     ) -> tuple[Point, PyTree, Int[Array, ""]]:
         """The point chosen, the gradients there, and how often the loss was evaluated.
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from .._hyperparameter import (
+from .._fields.hyperparameter import (
     at_least_one,
     at_least_one_bound,
     Hyperparameter,
@@ -15,11 +15,12 @@ from .._hyperparameter import (
     open_fraction,
     positive,
 )
+from .._types import Scalar
 from .abstract import AbstractLineSearch, Line, Point
 
 
 class _State(NamedTuple):
-    step_size: Float[Array, ""]
+    step_size: Scalar
     best: Point
     best_grads: PyTree
     evaluations: Int[Array, ""]
@@ -92,7 +93,7 @@ class BacktrackingLineSearch(AbstractLineSearch):
     rtol: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
 
     def search(
-        self, line: Line, start: Point, grads: PyTree, previous: Float[Array, ""]
+        self, line: Line, start: Point, grads: PyTree, previous: Scalar
     ) -> tuple[Point, PyTree, Int[Array, ""]]:
         def shorten(state: _State) -> _State:
             value, gradient = line(state.step_size)

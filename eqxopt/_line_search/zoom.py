@@ -5,16 +5,17 @@ from typing import Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from .._hyperparameter import (
+from .._fields.hyperparameter import (
     at_least_one,
     Hyperparameter,
     nonnegative,
     nonnegative_bound,
     positive,
 )
-from .._option import one_of
+from .._fields.options import one_of
+from .._types import Scalar
 from .abstract import AbstractLineSearch, Line, Point
 
 
@@ -120,7 +121,7 @@ class ZoomLineSearch(AbstractLineSearch):
     )
 
     def search(
-        self, line: Line, start: Point, grads: PyTree, previous: Float[Array, ""]
+        self, line: Line, start: Point, grads: PyTree, previous: Scalar
     ) -> tuple[Point, PyTree, Int[Array, ""]]:
         keep = self.initial_guess_strategy == "keep"
         guess = previous if keep else jnp.ones_like(previous)
@@ -216,7 +217,7 @@ class ZoomLineSearch(AbstractLineSearch):
         lower = trial.is_finite() & (trial.value < state.best.value)
         return better | (lower & ~sufficient & ~state.sufficient)
 
-    def decrease_error(self, start: Point, trial: Point) -> Float[Array, ""]:
+    def decrease_error(self, start: Point, trial: Point) -> Scalar:
         """By how much the first condition is missed."""
         rise = trial.value - start.value
         error = rise - self.slope_rtol * trial.step_size * start.slope
@@ -226,14 +227,14 @@ class ZoomLineSearch(AbstractLineSearch):
             error = jnp.minimum(error, jnp.maximum(steeper, much))
         return _error(trial, error)
 
-    def curvature_error(self, start: Point, trial: Point) -> Float[Array, ""]:
+    def curvature_error(self, start: Point, trial: Point) -> Scalar:
         """By how much the second condition is missed."""
         return _error(
             trial, jnp.abs(trial.slope) - self.curv_rtol * jnp.abs(start.slope)
         )
 
 
-def _error(trial: Point, error: Float[Array, ""]) -> Float[Array, ""]:
+def _error(trial: Point, error: Scalar) -> Scalar:
     error = jnp.where(jnp.isnan(error), jnp.inf, jnp.maximum(error, 0))
     return jnp.where(trial.is_finite(), error, jnp.inf)
 
@@ -242,14 +243,14 @@ def _where(condition: Bool[Array, ""], x: Point, y: Point) -> Point:
     return Point(*(jnp.where(condition, a, b) for a, b in zip(x, y)))
 
 
-def _minimum(low: Point, high: Point, third: Point) -> Float[Array, ""]:
+def _minimum(low: Point, high: Point, third: Point) -> Scalar:
     """Where in the interval the loss is likely to be lowest: well inside of it, so that
     it shrinks."""
     left = jnp.minimum(low.step_size, high.step_size)
     right = jnp.maximum(low.step_size, high.step_size)
     width = right - left
 
-    def inside(x: Float[Array, ""], margin: float) -> Bool[Array, ""]:
+    def inside(x: Scalar, margin: float) -> Bool[Array, ""]:
         return (x > left + margin * width) & (x < right - margin * width)
 
     cubic = low.step_size + _cubic_minimum(low, high, third)
@@ -259,7 +260,7 @@ def _minimum(low: Point, high: Point, third: Point) -> Float[Array, ""]:
     return jnp.where(inside(cubic, 0.2), cubic, x)
 
 
-def _cubic_minimum(low: Point, high: Point, third: Point) -> Float[Array, ""]:
+def _cubic_minimum(low: Point, high: Point, third: Point) -> Scalar:
     """From `low`, the minimum of the cubic through three points with the slope of the
     first, or NaN if there is none."""
     b, rise_b = _beyond_slope(low, high)
@@ -271,16 +272,14 @@ def _cubic_minimum(low: Point, high: Point, third: Point) -> Float[Array, ""]:
     return (root - squared) / (3 * cubed)
 
 
-def _quadratic_minimum(low: Point, high: Point) -> Float[Array, ""]:
+def _quadratic_minimum(low: Point, high: Point) -> Scalar:
     """From `low`, the minimum of the parabola through two points with the slope of the
     first."""
     b, rise = _beyond_slope(low, high)
     return -low.slope * jnp.square(b) / (2 * rise)
 
 
-def _beyond_slope(
-    low: Point, point: Point
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _beyond_slope(low: Point, point: Point) -> tuple[Scalar, Scalar]:
     """How far a point is from `low`, and how much higher than the straight line of the
     slope at `low`."""
     distance = point.step_size - low.step_size

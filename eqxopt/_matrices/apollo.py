@@ -8,26 +8,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
+from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._compile.once import per_leaf
 from .._dtype import compute_dtype, real_dtype
-from .._fallback import default_fallback
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._key import as_key_data, KeyData
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, clip_factor, ema, one_minus_power, sqrt, stable_norm
-from .._matrix import (
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._fields.keys import as_key_data, KeyData
+from .._fields.matrices import (
     as_matrices,
     default_matrices,
-    gathered,
-    laid_like,
     Matrices,
     MatrixView,
     transposed_if,
 )
-from .._matrixwise import AbstractMatrixOptimizer
+from .._fields.options import one_of
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import abs_sq, clip_factor, ema, one_minus_power, sqrt, stable_norm
 from .._number import check_counts, check_ranges
-from .._optimizer import AbstractOptimizer, count_of
-from .._option import one_of
-from .._wrapping import as_optimizer, per_leaf
+from .._sharding import gathered, laid_like
+from .._types import AnyLeaf, Leaf
+from ._fallback import default_fallback
 
 
 # What the authors' code adds to norms that it divides by.
@@ -161,7 +161,7 @@ class APOLLO(AbstractMatrixOptimizer):
         check_ranges(self)
         check_counts(self, "rank", "update_proj_gap")
 
-    def init_matrix(self, param: Inexact[Array, "..."], view: MatrixView) -> Sketch:
+    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> Sketch:
         dtype = compute_dtype(param.dtype)
         short, long = sorted((view.rows, view.columns))
         shape = view.batch, min(self.rank, short), long
@@ -176,11 +176,11 @@ class APOLLO(AbstractMatrixOptimizer):
     def update_matrices(
         self,
         rules: Sequence[Any],
-        grads: Sequence[Inexact[Array, "..."]],
-        params: Sequence[Inexact[Array, "..."]],
+        grads: Sequence[AnyLeaf],
+        params: Sequence[AnyLeaf],
         states: Sequence[Any],
         views: Sequence[MatrixView],
-    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+    ) -> tuple[list[AnyLeaf], list[Any]]:
         count = count_of(self)
         results = [
             _update(rule, count, grad, param, state, view)
@@ -195,11 +195,11 @@ class APOLLO(AbstractMatrixOptimizer):
 def _update(
     rule: APOLLO,
     count: Int[Array, ""],
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    grad: Leaf,
+    param: Leaf,
     state: Sketch,
     view: MatrixView,
-) -> tuple[Inexact[Array, "*shape"], Sketch]:
+) -> tuple[Leaf, Sketch]:
     dtype = compute_dtype(param.dtype)
     t, tall = count.astype(real_dtype(dtype)), view.rows >= view.columns
     full = transposed_if(tall, view.matrices(gathered(grad.astype(dtype))))

@@ -8,24 +8,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
+from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._compile.once import per_leaf
 from .._dtype import compute_dtype, real_dtype
-from .._fallback import default_fallback
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, debias, ema, sqrt
-from .._matrix import (
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.matrices import (
     as_matrices,
     default_matrices,
-    gathered,
-    laid_like,
     Matrices,
     MatrixView,
     transposed_if,
 )
-from .._matrixwise import AbstractMatrixOptimizer
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import abs_sq, debias, ema, sqrt
 from .._number import check_counts, check_ranges
-from .._optimizer import AbstractOptimizer, count_of
-from .._wrapping import as_optimizer, per_leaf
+from .._sharding import gathered, laid_like
+from .._types import AnyLeaf, Leaf, Matrix
+from ._fallback import default_fallback
 
 
 class Subspace(NamedTuple):
@@ -136,7 +136,7 @@ class GaLore(AbstractMatrixOptimizer):
         check_ranges(self)
         check_counts(self, "rank", "update_proj_gap")
 
-    def init_matrix(self, param: Inexact[Array, "..."], view: MatrixView) -> Subspace:
+    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> Subspace:
         dtype = compute_dtype(param.dtype)
         short, long = sorted((view.rows, view.columns))
         rank = min(self.rank, short)
@@ -150,11 +150,11 @@ class GaLore(AbstractMatrixOptimizer):
     def update_matrices(
         self,
         rules: Sequence[Any],
-        grads: Sequence[Inexact[Array, "..."]],
-        params: Sequence[Inexact[Array, "..."]],
+        grads: Sequence[AnyLeaf],
+        params: Sequence[AnyLeaf],
         states: Sequence[Any],
         views: Sequence[MatrixView],
-    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+    ) -> tuple[list[AnyLeaf], list[Any]]:
         count = count_of(self)
         results = [
             _update(rule, count, grad, param, state, view)
@@ -169,11 +169,11 @@ class GaLore(AbstractMatrixOptimizer):
 def _update(
     rule: GaLore,
     count: Int[Array, ""],
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    grad: Leaf,
+    param: Leaf,
     state: Subspace,
     view: MatrixView,
-) -> tuple[Inexact[Array, "*shape"], Subspace]:
+) -> tuple[Leaf, Subspace]:
     dtype = compute_dtype(param.dtype)
     t, wide = count.astype(real_dtype(dtype)), view.rows < view.columns
     matrices = view.matrices(gathered(grad.astype(dtype)))
@@ -192,9 +192,7 @@ def _update(
     return update, Subspace(state.age + 1, basis, mu, nu)
 
 
-def leading_vectors(
-    x: Inexact[Array, "batch rows columns"], rank: int
-) -> Inexact[Array, "batch long rank"]:
+def leading_vectors(x: Matrix, rank: int) -> Inexact[Array, "batch long rank"]:
     """The singular vectors of the largest singular values, along the longer side."""
     wide = x.shape[-2] < x.shape[-1]
     if x.size == 0:

@@ -6,12 +6,19 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Bool, Float, Inexact, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer
 from .._dtype import compute_dtype, real_dtype, zeros_like
-from .._fallback import default_fallback
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._kronecker import (
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import abs_sq, ema, product
+from .._number import check_counts, check_ranges
+from .._types import AnyLeaf, Leaf, Matrix
+from ._fallback import default_fallback
+from ._sides import (
     identities,
     means,
     ones,
@@ -23,13 +30,6 @@ from .._kronecker import (
     Sides,
     squares,
 )
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, ema, product
-from .._matrix import as_matrices, default_matrices, Matrices, MatrixView
-from .._matrixwise import AbstractMatrixOptimizer
-from .._number import check_counts, check_ranges
-from .._optimizer import AbstractOptimizer
-from .._wrapping import as_optimizer
 
 
 class WhitenedMomentum(NamedTuple):
@@ -37,7 +37,7 @@ class WhitenedMomentum(NamedTuple):
     in which these are nearly diagonal; and running means of what is there on the
     diagonals."""
 
-    mu: Inexact[Array, "*shape"]
+    mu: Leaf
     factors: Sides
     bases: Sides
     values: Sides
@@ -150,9 +150,7 @@ class KLShampoo(AbstractMatrixOptimizer):
         check_ranges(self)
         check_counts(self, "precondition_frequency", "max_precond_dim")
 
-    def init_matrix(
-        self, param: Inexact[Array, "..."], view: MatrixView
-    ) -> WhitenedMomentum:
+    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> WhitenedMomentum:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
         return WhitenedMomentum(
             mu=zeros_like(param),
@@ -164,11 +162,11 @@ class KLShampoo(AbstractMatrixOptimizer):
     def update_matrices(
         self,
         rules: Sequence[Any],
-        grads: Sequence[Inexact[Array, "..."]],
-        params: Sequence[Inexact[Array, "..."]],
+        grads: Sequence[AnyLeaf],
+        params: Sequence[AnyLeaf],
         states: Sequence[Any],
         views: Sequence[MatrixView],
-    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+    ) -> tuple[list[AnyLeaf], list[Any]]:
         return rotated_updates(
             self, _step, _power_iteration, rules, grads, params, states, views
         )
@@ -177,8 +175,8 @@ class KLShampoo(AbstractMatrixOptimizer):
 def _step(
     count: Int[Array, ""],
     rule: KLShampoo,
-    pair: tuple[Inexact[Array, "batch rows columns"], WhitenedMomentum],
-) -> tuple[Inexact[Array, "batch rows columns"], dict[str, Any]]:
+    pair: tuple[Matrix, WhitenedMomentum],
+) -> tuple[Matrix, dict[str, Any]]:
     """The step of matrices of one size, and what changes in their state."""
     grad, old = pair
     mu = ema(old.mu, grad, rule.b1)

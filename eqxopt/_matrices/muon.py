@@ -5,31 +5,22 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact
 
+from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.together import decayed_step
+from .._compile.once import per_leaf
 from .._dtype import as_dtype, zeros_like
-from .._fallback import default_fallback
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._mask import as_mask, Mask, mask_of
-from .._matrix import (
-    as_matrices,
-    default_matrices,
-    Matrices,
-    MatrixView,
-)
-from .._matrixwise import AbstractMatrixOptimizer
-from .._moments import Momentum
-from .._newton_schulz import as_coefficients, Triple
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
+from .._fields.options import one_of
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.moments import Momentum
 from .._number import check_counts, check_ranges
-from .._optimizer import AbstractOptimizer, count_of
-from .._option import one_of
-from .._orthogonal import (
-    momentum_matrices,
-    orthogonalized,
-    spectral_scale,
-)
-from .._together import decayed_step
-from .._wrapping import as_optimizer, per_leaf
+from .._types import AnyLeaf, Leaf, Matrix
+from ._fallback import default_fallback
+from ._newton_schulz import as_coefficients, Triple
+from ._orthogonal import momentum_matrices, orthogonalized, spectral_scale
 
 
 class Muon(AbstractMatrixOptimizer):
@@ -169,18 +160,18 @@ class Muon(AbstractMatrixOptimizer):
         check_ranges(self)
         check_counts(self, "ns_steps")
 
-    def init_matrix(self, param: Inexact[Array, "..."], view: MatrixView) -> Momentum:
+    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> Momentum:
         del view
         return Momentum(zeros_like(param, self.mu_dtype))
 
     def update_matrices(
         self,
         rules: Sequence[Any],
-        grads: Sequence[Inexact[Array, "..."]],
-        params: Sequence[Inexact[Array, "..."]],
+        grads: Sequence[AnyLeaf],
+        params: Sequence[AnyLeaf],
         states: Sequence[Any],
         views: Sequence[MatrixView],
-    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+    ) -> tuple[list[AnyLeaf], list[Any]]:
         count = count_of(self)
         directions, means = [], []
         for rule, grad, param, state, view in zip(rules, grads, params, states, views):
@@ -199,9 +190,9 @@ class Muon(AbstractMatrixOptimizer):
 @per_leaf
 def _update(
     rule: Muon,
-    orthogonal: Inexact[Array, "batch rows columns"],
-    param: Inexact[Array, "*shape"],
+    orthogonal: Matrix,
+    param: Leaf,
     view: MatrixView,
-) -> Inexact[Array, "*shape"]:
+) -> Leaf:
     scale = spectral_scale(view.rows, view.columns, rule.consistent_rms)
     return decayed_step(rule, scale * orthogonal, param, view)

@@ -5,39 +5,30 @@ from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float
 
+from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.together import decayed_step, together
 from .._dtype import as_dtype, compute_dtype, real_dtype, zeros_like
-from .._fallback import default_fallback
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, divide, ema, sqrt, stable_norm
-from .._matrix import (
-    as_matrices,
-    default_matrices,
-    Matrices,
-    MatrixView,
-)
-from .._matrixwise import AbstractMatrixOptimizer
-from .._moments import Momentum
-from .._newton_schulz import as_coefficients, Triple
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
+from .._fields.options import one_of
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.moments import Momentum
+from .._math.small import abs_sq, divide, ema, sqrt, stable_norm
 from .._number import check_counts, check_ranges
-from .._optimizer import AbstractOptimizer, count_of
-from .._option import one_of
-from .._orthogonal import (
-    momentum_matrices,
-    orthogonalized,
-    spectral_scale,
-)
-from .._together import decayed_step, together
-from .._wrapping import as_optimizer
+from .._types import AnyLeaf, Leaf, Matrix
+from ._fallback import default_fallback
+from ._newton_schulz import as_coefficients, Triple
+from ._orthogonal import momentum_matrices, orthogonalized, spectral_scale
 
 
 class MomentumAndRows(NamedTuple):
     """Running means of a matrix's gradient, and of the squares in each row of what
     was made orthogonal."""
 
-    mu: Inexact[Array, "*shape"]
+    mu: Leaf
     nu: Float[Array, "batch rows"]
 
 
@@ -155,9 +146,7 @@ class NorMuon(AbstractMatrixOptimizer):
         check_ranges(self)
         check_counts(self, "ns_steps")
 
-    def init_matrix(
-        self, param: Inexact[Array, "..."], view: MatrixView
-    ) -> MomentumAndRows:
+    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> MomentumAndRows:
         real = real_dtype(compute_dtype(param.dtype))
         nu = jnp.zeros((view.batch, view.rows), real)
         return MomentumAndRows(zeros_like(param, self.mu_dtype), nu)
@@ -165,11 +154,11 @@ class NorMuon(AbstractMatrixOptimizer):
     def update_matrices(
         self,
         rules: Sequence[Any],
-        grads: Sequence[Inexact[Array, "..."]],
-        params: Sequence[Inexact[Array, "..."]],
+        grads: Sequence[AnyLeaf],
+        params: Sequence[AnyLeaf],
         states: Sequence[Any],
         views: Sequence[MatrixView],
-    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+    ) -> tuple[list[AnyLeaf], list[Any]]:
         count = count_of(self)
         directions, means = [], []
         for rule, grad, param, state, view in zip(rules, grads, params, states, views):
@@ -193,8 +182,8 @@ class NorMuon(AbstractMatrixOptimizer):
 
 def _evened(
     rule: NorMuon,
-    pair: tuple[Inexact[Array, "batch rows columns"], Float[Array, "batch rows"]],
-) -> tuple[Inexact[Array, "batch rows columns"], Float[Array, "batch rows"]]:
+    pair: tuple[Matrix, Float[Array, "batch rows"]],
+) -> tuple[Matrix, Float[Array, "batch rows"]]:
     """Orthogonal matrices with their rows brought to one size, and what is known of
     these."""
     x, nu = pair

@@ -6,29 +6,30 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Inexact, Int
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype, compute_dtype, real_dtype, zeros_like
-from .._hyperparameter import (
+from .._fields.hyperparameter import (
     closed_fraction,
     fraction,
     Hyperparameter,
     nonnegative,
     positive,
 )
-from .._key import as_key_data, KeyData
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, debias, divide, ema, norm, sqrt
-from .._matrix import as_matrices, gathered, laid_like, Matrices, MatrixView, view_of
+from .._fields.keys import as_key_data, KeyData
+from .._fields.matrices import as_matrices, Matrices, MatrixView, view_of
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import abs_sq, debias, divide, ema, norm, sqrt
+from .._math.units import is_one_unit
 from .._number import check_counts, check_ranges
 from .._schedule.abstract import Custom, Step
-from .._units import is_one_unit
+from .._sharding import gathered, laid_like
+from .._types import AnyLeaf, Leaf, Matrix, Scalar
 
 
 # A factor is upper triangular, or the diagonal of a matrix.
 Factor = Inexact[Array, "batch ..."]
-Matrix = Inexact[Array, "batch rows columns"]
 
 # How much noise, relative to the gradient, keeps a factor's update from what rounding
 # leaves of a gradient of lower rank; and how long an update may be: as estimated, its
@@ -41,19 +42,19 @@ class Kron(NamedTuple):
     """The running mean of a parameter's gradient; the factors of its rows and, if it
     has more than one, of its columns; and the updates since those were changed."""
 
-    mu: Inexact[Array, "*shape"]
+    mu: Leaf
     left: Factor
     right: Factor | None
     waited: Int[Array, ""]
 
 
-def update_probability(step: Step) -> Float[Array, ""]:
+def update_probability(step: Step) -> Scalar:
     """1 for 500 steps, and then down to 0.03 by step 4000."""
     elapsed = jnp.asarray(step, float) + 1.0 - 500.0
     return jnp.clip(jnp.exp(-0.001 * elapsed), 0.03, 1.0)
 
 
-def all_but_vectors(path: str, array: Inexact[Array, "..."]) -> bool:
+def all_but_vectors(path: str, array: AnyLeaf) -> bool:
     return not is_one_unit(array) and not path.endswith("bias")
 
 
@@ -168,7 +169,7 @@ class PSGDKron(AbstractLeafwiseOptimizer):
         check_ranges(self)
         check_counts(self, "max_size_triangular")
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Kron:
+    def init_leaf(self, param: Leaf) -> Kron:
         view, dtype = seen(param, self.matrices), compute_dtype(param.dtype)
         longest = self.max_size_triangular if self.matrices != "fallback" else 1
         both = view.columns != 1
@@ -189,11 +190,11 @@ class PSGDKron(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Kron,
-    ) -> tuple[Inexact[Array, "*shape"], Kron]:
+    ) -> tuple[Leaf, Kron]:
         if param.size == 0:
             return grad, state
         view = seen(param, self.matrices)
@@ -232,7 +233,7 @@ class PSGDKron(AbstractLeafwiseOptimizer):
         return new_left, stepped(right, a, b, self.preconditioner_lr)
 
 
-def seen(param: Inexact[Array, "*shape"], kind: Any) -> MatrixView:
+def seen(param: Leaf, kind: Any) -> MatrixView:
     """The parameter as what `Matrices.read` says that it is."""
     return view_of(param.shape, kind)
 
@@ -278,7 +279,7 @@ def balanced(left: Factor, right: Factor | None) -> tuple[Factor, Factor | None]
     )
 
 
-def stepped(factor: Factor, a: Matrix, b: Matrix, rate: Float[Array, ""]) -> Factor:
+def stepped(factor: Factor, a: Matrix, b: Matrix, rate: Scalar) -> Factor:
     """One relative step of the factor of the rows of `a` and `b` to where these have
     equal squares."""
     if factor.ndim == 2:
@@ -290,7 +291,7 @@ def stepped(factor: Factor, a: Matrix, b: Matrix, rate: Float[Array, ""]) -> Fac
     return factor - rate * divide(jnp.triu(x - y), bound) @ factor
 
 
-def spectral_bound(x: Inexact[Array, "n n"]) -> Float[Array, ""]:
+def spectral_bound(x: Inexact[Array, "n n"]) -> Scalar:
     """A lower bound of the spectral norm of a Hermitian matrix, from one step of the
     power method from its longest column."""
     largest = jnp.max(jnp.abs(x))

@@ -5,28 +5,22 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact
 
+from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._compile.once import per_leaf
 from .._dtype import as_dtype, compute_dtype, widen, zeros_like
-from .._fallback import default_fallback
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._math import ema
-from .._matrix import (
-    as_matrices,
-    default_matrices,
-    gathered,
-    laid_like,
-    Matrices,
-    MatrixView,
-)
-from .._matrixwise import AbstractMatrixOptimizer
-from .._moments import Momentum
-from .._newton_schulz import as_coefficients, Triple
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
+from .._fields.options import one_of
+from .._math.moments import Momentum
+from .._math.small import ema
 from .._number import check_counts, check_ranges
-from .._optimizer import AbstractOptimizer, count_of
-from .._option import one_of
-from .._orthogonal import orthogonalized
-from .._wrapping import as_optimizer, per_leaf
+from .._sharding import gathered, laid_like
+from .._types import AnyLeaf, Leaf
+from ._fallback import default_fallback
+from ._newton_schulz import as_coefficients, Triple
+from ._orthogonal import orthogonalized
 
 
 class Scion(AbstractMatrixOptimizer):
@@ -148,18 +142,18 @@ class Scion(AbstractMatrixOptimizer):
         check_ranges(self)
         check_counts(self, "ns_steps")
 
-    def init_matrix(self, param: Inexact[Array, "..."], view: MatrixView) -> Momentum:
+    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> Momentum:
         del view
         return Momentum(zeros_like(param, self.mu_dtype))
 
     def update_matrices(
         self,
         rules: Sequence[Any],
-        grads: Sequence[Inexact[Array, "..."]],
-        params: Sequence[Inexact[Array, "..."]],
+        grads: Sequence[AnyLeaf],
+        params: Sequence[AnyLeaf],
         states: Sequence[Any],
         views: Sequence[MatrixView],
-    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+    ) -> tuple[list[AnyLeaf], list[Any]]:
         means, new_states = [], []
         for rule, grad, param, state in zip(rules, grads, params, states):
             mean, new = _mean(rule, grad, param, state)
@@ -182,10 +176,10 @@ class Scion(AbstractMatrixOptimizer):
 @per_leaf
 def _mean(
     rule: Scion,
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    grad: Leaf,
+    param: Leaf,
     state: Momentum,
-) -> tuple[Inexact[Array, "*shape"], Momentum]:
+) -> tuple[Leaf, Momentum]:
     dtype = compute_dtype(param.dtype)
     mu = ema(widen(state.mu, dtype), grad.astype(dtype), rule.beta)
     return mu, Momentum(mu.astype(state.mu.dtype))
@@ -194,10 +188,10 @@ def _mean(
 @per_leaf
 def _update(
     rule: Scion,
-    corner: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    corner: Leaf,
+    param: Leaf,
     view: MatrixView,
-) -> Inexact[Array, "*shape"]:
+) -> Leaf:
     columns = max(view.columns, 1)
     sign = rule.norm == "sign"
     scale = 1 / columns if sign else (view.rows / columns) ** 0.5

@@ -8,12 +8,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Inexact, Int
 
+from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.together import decayed_step, together
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
-from .._fallback import default_fallback
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._kronecker import (
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.linalg import inverse_power
+from .._math.small import abs_sq, debias, divide, ema, sqrt, stable_norm
+from .._number import check_counts, check_ranges
+from .._types import AnyLeaf, Leaf, Matrix, RealLeaf
+from ._fallback import default_fallback
+from ._sides import (
     identities,
     laid_out,
     means,
@@ -23,28 +32,14 @@ from .._kronecker import (
     squares,
     whole,
 )
-from .._linalg import inverse_power
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, debias, divide, ema, sqrt, stable_norm
-from .._matrix import (
-    as_matrices,
-    default_matrices,
-    Matrices,
-    MatrixView,
-)
-from .._matrixwise import AbstractMatrixOptimizer
-from .._number import check_counts, check_ranges
-from .._optimizer import AbstractOptimizer, count_of
-from .._together import decayed_step, together
-from .._wrapping import as_optimizer
 
 
 class PreconditionedMoments(NamedTuple):
     """Running means of a matrix's gradient, of its square if Adam sets the size of
     steps, and of its outer products; and the roots of these."""
 
-    mu: Inexact[Array, "*shape"]
-    nu: Float[Array, "*shape"] | None
+    mu: Leaf
+    nu: RealLeaf | None
     factors: Sides
     roots: Sides
 
@@ -159,9 +154,7 @@ class Shampoo(AbstractMatrixOptimizer):
         check_ranges(self)
         check_counts(self, "precondition_frequency", "max_precond_dim")
 
-    def init_matrix(
-        self, param: Inexact[Array, "..."], view: MatrixView
-    ) -> PreconditionedMoments:
+    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> PreconditionedMoments:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
         return PreconditionedMoments(
             mu=zeros_like(param),
@@ -173,11 +166,11 @@ class Shampoo(AbstractMatrixOptimizer):
     def update_matrices(
         self,
         rules: Sequence[Any],
-        grads: Sequence[Inexact[Array, "..."]],
-        params: Sequence[Inexact[Array, "..."]],
+        grads: Sequence[AnyLeaf],
+        params: Sequence[AnyLeaf],
         states: Sequence[Any],
         views: Sequence[MatrixView],
-    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+    ) -> tuple[list[AnyLeaf], list[Any]]:
         count = count_of(self)
         pairs = [whole(*each) for each in zip(grads, states, views)]
         new_states = together(_moments, rules, pairs, count)
@@ -197,7 +190,7 @@ class Shampoo(AbstractMatrixOptimizer):
 
 def _moments(
     rule: Shampoo,
-    pair: tuple[Inexact[Array, "batch rows columns"], PreconditionedMoments],
+    pair: tuple[Matrix, PreconditionedMoments],
 ) -> PreconditionedMoments:
     grad, old = pair
     outer = outer_products(grad, grad, old.factors)
@@ -219,9 +212,7 @@ def _powers(
     return jtu.tree_map(power, state.factors)
 
 
-def _step(
-    count: Int[Array, ""], rule: Shampoo, state: PreconditionedMoments
-) -> Inexact[Array, "batch rows columns"]:
+def _step(count: Int[Array, ""], rule: Shampoo, state: PreconditionedMoments) -> Matrix:
     t = count.astype(rule.b1.dtype)
     mean = debias(state.mu, rule.b1, t)
     step = multiplied(mean, state.roots)

@@ -6,12 +6,19 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Int
 
+from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
-from .._fallback import default_fallback
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._kronecker import (
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import abs_sq, divide, ema, one_minus_power, product, sqrt
+from .._number import check_counts, check_ranges
+from .._types import AnyLeaf, Leaf, Matrix, RealLeaf
+from ._fallback import default_fallback
+from ._sides import (
     identities,
     means,
     orthonormal,
@@ -22,21 +29,14 @@ from .._kronecker import (
     Sides,
     squares,
 )
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, divide, ema, one_minus_power, product, sqrt
-from .._matrix import as_matrices, default_matrices, Matrices, MatrixView
-from .._matrixwise import AbstractMatrixOptimizer
-from .._number import check_counts, check_ranges
-from .._optimizer import AbstractOptimizer
-from .._wrapping import as_optimizer
 
 
 class RotatedMoments(NamedTuple):
     """Running means of a matrix's gradient; of its square in the eigenbases; of its
     outer products; and these bases."""
 
-    mu: Inexact[Array, "*shape"]
-    nu: Float[Array, "*shape"]
+    mu: Leaf
+    nu: RealLeaf
     factors: Sides
     bases: Sides
 
@@ -137,9 +137,7 @@ class SOAP(AbstractMatrixOptimizer):
         check_ranges(self)
         check_counts(self, "precondition_frequency", "max_precond_dim")
 
-    def init_matrix(
-        self, param: Inexact[Array, "..."], view: MatrixView
-    ) -> RotatedMoments:
+    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> RotatedMoments:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
         return RotatedMoments(
             mu=zeros_like(param),
@@ -151,11 +149,11 @@ class SOAP(AbstractMatrixOptimizer):
     def update_matrices(
         self,
         rules: Sequence[Any],
-        grads: Sequence[Inexact[Array, "..."]],
-        params: Sequence[Inexact[Array, "..."]],
+        grads: Sequence[AnyLeaf],
+        params: Sequence[AnyLeaf],
         states: Sequence[Any],
         views: Sequence[MatrixView],
-    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+    ) -> tuple[list[AnyLeaf], list[Any]]:
         return rotated_updates(
             self, _step, _power_iteration, rules, grads, params, states, views
         )
@@ -164,8 +162,8 @@ class SOAP(AbstractMatrixOptimizer):
 def _step(
     count: Int[Array, ""],
     rule: SOAP,
-    pair: tuple[Inexact[Array, "batch rows columns"], RotatedMoments],
-) -> tuple[Inexact[Array, "batch rows columns"], dict[str, Any]]:
+    pair: tuple[Matrix, RotatedMoments],
+) -> tuple[Matrix, dict[str, Any]]:
     """The step of matrices of one size, and what changes in their state."""
     grad, old = pair
     mu = ema(old.mu, grad, rule.b1)

@@ -4,20 +4,20 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, debias, divide, ema, sqrt
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import abs_sq, debias, divide, ema, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class MeanAndVariance(NamedTuple):
     """The running mean of a parameter's gradient and its variance about that mean."""
 
-    mu: Inexact[Array, "*shape"]
-    s: Float[Array, "*shape"]
+    mu: Leaf
+    s: RealLeaf
 
 
 class AcProp(AbstractLeafwiseOptimizer):
@@ -89,16 +89,16 @@ class AcProp(AbstractLeafwiseOptimizer):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> MeanAndVariance:
+    def init_leaf(self, param: Leaf) -> MeanAndVariance:
         return MeanAndVariance(zeros_like(param), real_zeros_like(param))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: MeanAndVariance,
-    ) -> tuple[Inexact[Array, "*shape"], MeanAndVariance]:
+    ) -> tuple[Leaf, MeanAndVariance]:
         s_hat = debias(state.s, self.b2, jnp.maximum(t - 1, 1))
         s_hat = jnp.where(t == 1, 1, s_hat)
         direction = divide(grad, sqrt(s_hat) + self.eps)

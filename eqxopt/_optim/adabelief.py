@@ -3,21 +3,21 @@
 from typing import NamedTuple
 
 import equinox as eqx
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, debias, ema, sqrt
-from .._moments import debiased_mean
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.moments import debiased_mean
+from .._math.small import abs_sq, debias, ema, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class MeanAndVariance(NamedTuple):
     """The running mean of a parameter's gradient and its variance about that mean."""
 
-    mu: Inexact[Array, "*shape"]
-    s: Float[Array, "*shape"]
+    mu: Leaf
+    s: RealLeaf
 
 
 class AdaBelief(AbstractLeafwiseOptimizer):
@@ -89,16 +89,16 @@ class AdaBelief(AbstractLeafwiseOptimizer):
     )
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> MeanAndVariance:
+    def init_leaf(self, param: Leaf) -> MeanAndVariance:
         return MeanAndVariance(zeros_like(param), real_zeros_like(param))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: MeanAndVariance,
-    ) -> tuple[Inexact[Array, "*shape"], MeanAndVariance]:
+    ) -> tuple[Leaf, MeanAndVariance]:
         mu = ema(state.mu, grad, self.b1)
         # The same as adding it once, at the end: but a compiler that takes the end for
         # cheap would compute it twice, and copy the old variance for that.

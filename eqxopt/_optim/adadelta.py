@@ -3,20 +3,20 @@
 from typing import NamedTuple
 
 import equinox as eqx
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, divide, ema, sqrt
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import abs_sq, divide, ema, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class MeanSquares(NamedTuple):
     """Running means of the squares of a parameter's gradient and of its step."""
 
-    e_g: Float[Array, "*shape"]
-    e_x: Float[Array, "*shape"]
+    e_g: RealLeaf
+    e_x: RealLeaf
 
 
 class Adadelta(AbstractLeafwiseOptimizer):
@@ -79,16 +79,16 @@ class Adadelta(AbstractLeafwiseOptimizer):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> MeanSquares:
+    def init_leaf(self, param: Leaf) -> MeanSquares:
         return MeanSquares(real_zeros_like(param), real_zeros_like(param))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: MeanSquares,
-    ) -> tuple[Inexact[Array, "*shape"], MeanSquares]:
+    ) -> tuple[Leaf, MeanSquares]:
         grad = grad + self.weight_decay * param
         e_g = ema(state.e_g, abs_sq(grad), self.rho)
         # One root, of the quotient: it is what takes most of the time.

@@ -4,14 +4,21 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype, real_zeros_like, zeros_like
-from .._factored import is_factored, mix, mix_factors, over_root, zero_factors
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive, real
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, divide, ema, rms, sqrt
+from .._fields.hyperparameter import (
+    fraction,
+    Hyperparameter,
+    nonnegative,
+    positive,
+    real,
+)
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.factored import is_factored, mix, mix_factors, over_root, zero_factors
+from .._math.small import abs_sq, divide, ema, rms, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 # The paper's second epsilon.
@@ -24,15 +31,15 @@ class Factored(NamedTuple):
 
     row: Float[Array, "*rows"]
     col: Float[Array, "*cols"]
-    mu: Inexact[Array, "*shape"] | None
+    mu: Leaf | None
 
 
 class Unfactored(NamedTuple):
     """The running mean of a parameter's squared gradient, and of its steps if there is
     momentum."""
 
-    nu: Float[Array, "*shape"]
-    mu: Inexact[Array, "*shape"] | None
+    nu: RealLeaf
+    mu: Leaf | None
 
 
 class Adafactor(AbstractLeafwiseOptimizer):
@@ -132,7 +139,7 @@ class Adafactor(AbstractLeafwiseOptimizer):
         metadata=mask_of("weight_decay_rate"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Factored | Unfactored:
+    def init_leaf(self, param: Leaf) -> Factored | Unfactored:
         mu = None if self.momentum is None else zeros_like(param, self.dtype_momentum)
         if self.factored and is_factored(param.shape, self.min_dim_size_to_factor):
             return Factored(*zero_factors(param), mu)
@@ -140,11 +147,11 @@ class Adafactor(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Factored | Unfactored,
-    ) -> tuple[Inexact[Array, "*shape"], Factored | Unfactored]:
+    ) -> tuple[Leaf, Factored | Unfactored]:
         decay = 1 - jnp.maximum(t - self.decay_offset, 1) ** -self.decay_rate
         square = abs_sq(grad) + self.eps
         if isinstance(state, Factored):

@@ -3,18 +3,18 @@
 from typing import NamedTuple
 
 import equinox as eqx
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like
-from .._hyperparameter import Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import abs_sq, divide, sqrt
+from .._fields.hyperparameter import Hyperparameter, nonnegative
+from .._math.small import abs_sq, divide, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class SumOfSquares(NamedTuple):
     """The sum of the squares of all gradients so far."""
 
-    sum_of_squares: Float[Array, "*shape"]
+    sum_of_squares: RealLeaf
 
 
 class Adagrad(AbstractLeafwiseOptimizer):
@@ -66,16 +66,16 @@ class Adagrad(AbstractLeafwiseOptimizer):
     )
     eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-7)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> SumOfSquares:
+    def init_leaf(self, param: Leaf) -> SumOfSquares:
         return SumOfSquares(real_zeros_like(param) + self.initial_accumulator_value)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: SumOfSquares,
-    ) -> tuple[Inexact[Array, "*shape"], SumOfSquares]:
+    ) -> tuple[Leaf, SumOfSquares]:
         total = state.sum_of_squares + abs_sq(grad)
         direction = divide(grad, sqrt(total + self.eps))
         return -self.learning_rate * direction, SumOfSquares(total)

@@ -2,14 +2,14 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, debias, ema, sqrt
-from .._moments import debiased_mean, Moments, zero_moments
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.moments import debiased_mean, Moments, zero_moments
+from .._math.small import abs_sq, debias, ema, sqrt
+from .._types import Leaf, Scalar
 
 
 class Adam(AbstractLeafwiseOptimizer):
@@ -76,16 +76,16 @@ class Adam(AbstractLeafwiseOptimizer):
     )
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+    def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param, self.mu_dtype)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Moments,
-    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+    ) -> tuple[Leaf, Moments]:
         direction, moments = adam_direction(self, t, grad, state)
         return -self.learning_rate * direction, moments
 
@@ -164,16 +164,16 @@ class AdamW(AbstractLeafwiseOptimizer):
     )
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+    def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param, self.mu_dtype)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Moments,
-    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+    ) -> tuple[Leaf, Moments]:
         direction, moments = adam_direction(self, t, grad, state)
         return -self.learning_rate * (direction + self.weight_decay * param), moments
 
@@ -235,16 +235,16 @@ class NAdam(AbstractLeafwiseOptimizer):
     )
     nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+    def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param, self.mu_dtype)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Moments,
-    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+    ) -> tuple[Leaf, Moments]:
         direction, moments = adam_direction(self, t, grad, state)
         return -self.learning_rate * direction, moments
 
@@ -317,26 +317,26 @@ class NAdamW(AbstractLeafwiseOptimizer):
     )
     nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+    def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param, self.mu_dtype)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Moments,
-    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+    ) -> tuple[Leaf, Moments]:
         direction, moments = adam_direction(self, t, grad, state)
         return -self.learning_rate * (direction + self.weight_decay * param), moments
 
 
 def adam_direction(
     self: Adam | AdamW | NAdam | NAdamW,
-    t: Float[Array, ""],
-    grad: Inexact[Array, "*shape"],
+    t: Scalar,
+    grad: Leaf,
     state: Moments,
-) -> tuple[Inexact[Array, "*shape"], Moments]:
+) -> tuple[Leaf, Moments]:
     r"""$\hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon)$."""
     mu = ema(state.mu, grad, self.b1)
     nu = ema(state.nu, abs_sq(grad), self.b2)

@@ -4,14 +4,15 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import AbstractSelector, as_mask, Mask, mask_of
-from .._math import abs_sq, debias, ema, sqrt
-from .._moments import reduced_zeros
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.selectors import AbstractSelector, as_mask, Mask, mask_of
+from .._math.moments import reduced_zeros
+from .._math.small import abs_sq, debias, ema, sqrt
+from .._types import AnyLeaf, Leaf, Scalar
 
 
 class Blocks(AbstractSelector):
@@ -37,7 +38,7 @@ def as_blocks(choice: Any) -> Blocks:
     return choice if isinstance(choice, Blocks) else Blocks(choice)
 
 
-def default_blocks(path: str, array: Inexact[Array, "..."]) -> str:
+def default_blocks(path: str, array: AnyLeaf) -> str:
     """The rows of weights and the entries of biases, each of which feeds one neuron,
     and all of a norm's scale."""
     return "row" if array.ndim > 1 or path.endswith("bias") else "tensor"
@@ -46,7 +47,7 @@ def default_blocks(path: str, array: Inexact[Array, "..."]) -> str:
 class BlockMoments(NamedTuple):
     """Running means of a parameter's gradient, and of its square over each block."""
 
-    mu: Inexact[Array, "*shape"]
+    mu: Leaf
     nu: Float[Array, "*blocks"]
 
 
@@ -135,18 +136,18 @@ class AdamMini(AbstractLeafwiseOptimizer):
         converter=as_dtype, default=None, static=True, kw_only=True
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> BlockMoments:
+    def init_leaf(self, param: Leaf) -> BlockMoments:
         shape, axes = view(param, self.blocks)
         mu = zeros_like(param, self.mu_dtype)
         return BlockMoments(mu, reduced_zeros(param.reshape(shape), axes))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: BlockMoments,
-    ) -> tuple[Inexact[Array, "*shape"], BlockMoments]:
+    ) -> tuple[Leaf, BlockMoments]:
         shape, axes = view(param, self.blocks)
         total = jnp.sum(abs_sq(grad).reshape(shape), axis=axes)
         square = total * (total.size / max(param.size, 1))
@@ -158,9 +159,7 @@ class AdamMini(AbstractLeafwiseOptimizer):
         return -self.learning_rate * step, BlockMoments(mu, nu)
 
 
-def view(
-    param: Inexact[Array, "*shape"], blocks: Any
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def view(param: Leaf, blocks: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """A shape for a parameter, and the axes of it that lie within a block. `blocks`
     are what `Blocks.read` gives."""
     if isinstance(blocks, int):

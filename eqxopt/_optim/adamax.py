@@ -4,20 +4,20 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import debias, ema
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import debias, ema
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class MeanAndPeak(NamedTuple):
     """The running mean of a parameter's gradient, and its decaying largest size."""
 
-    mu: Inexact[Array, "*shape"]
-    nu: Float[Array, "*shape"]
+    mu: Leaf
+    nu: RealLeaf
 
 
 class Adamax(AbstractLeafwiseOptimizer):
@@ -64,16 +64,16 @@ class Adamax(AbstractLeafwiseOptimizer):
     b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
     eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> MeanAndPeak:
+    def init_leaf(self, param: Leaf) -> MeanAndPeak:
         return MeanAndPeak(zeros_like(param), real_zeros_like(param))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: MeanAndPeak,
-    ) -> tuple[Inexact[Array, "*shape"], MeanAndPeak]:
+    ) -> tuple[Leaf, MeanAndPeak]:
         direction, state = adamax_direction(self, t, grad, state)
         return -self.learning_rate * direction, state
 
@@ -134,26 +134,26 @@ class AdamaxW(AbstractLeafwiseOptimizer):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> MeanAndPeak:
+    def init_leaf(self, param: Leaf) -> MeanAndPeak:
         return MeanAndPeak(zeros_like(param), real_zeros_like(param))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: MeanAndPeak,
-    ) -> tuple[Inexact[Array, "*shape"], MeanAndPeak]:
+    ) -> tuple[Leaf, MeanAndPeak]:
         direction, state = adamax_direction(self, t, grad, state)
         return -self.learning_rate * (direction + self.weight_decay * param), state
 
 
 def adamax_direction(
     self: Adamax | AdamaxW,
-    t: Float[Array, ""],
-    grad: Inexact[Array, "*shape"],
+    t: Scalar,
+    grad: Leaf,
     state: MeanAndPeak,
-) -> tuple[Inexact[Array, "*shape"], MeanAndPeak]:
+) -> tuple[Leaf, MeanAndPeak]:
     r"""$\hat m_t / v_t$."""
     mu = ema(state.mu, grad, self.b1)
     nu = jnp.maximum(self.b2 * state.nu, jnp.abs(grad) + self.eps)

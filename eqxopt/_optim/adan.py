@@ -4,23 +4,23 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, debias, ema, sqrt
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import abs_sq, debias, ema, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class NesterovMoments(NamedTuple):
     """The running means of a parameter's gradient, of its changes and of the squared
     gradient ahead, and the gradient at the update before."""
 
-    mu: Inexact[Array, "*shape"]
-    change: Inexact[Array, "*shape"]
-    nu: Float[Array, "*shape"]
-    gradient: Inexact[Array, "*shape"]
+    mu: Leaf
+    change: Leaf
+    nu: RealLeaf
+    gradient: Leaf
 
 
 class Adan(AbstractLeafwiseOptimizer):
@@ -93,7 +93,7 @@ class Adan(AbstractLeafwiseOptimizer):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> NesterovMoments:
+    def init_leaf(self, param: Leaf) -> NesterovMoments:
         return NesterovMoments(
             mu=zeros_like(param),
             change=zeros_like(param),
@@ -103,11 +103,11 @@ class Adan(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: NesterovMoments,
-    ) -> tuple[Inexact[Array, "*shape"], NesterovMoments]:
+    ) -> tuple[Leaf, NesterovMoments]:
         delta = jnp.where(t == 1, 0, grad - state.gradient)
         mu = ema(state.mu, grad, self.b1)
         change = ema(state.change, delta, self.b2)

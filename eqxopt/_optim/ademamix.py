@@ -4,22 +4,22 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype, real_zeros_like, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, debias, ema, sqrt
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import abs_sq, debias, ema, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class MixedMoments(NamedTuple):
     """A fast and a slow running mean of a parameter's gradient, and that of its
     square."""
 
-    fast: Inexact[Array, "*shape"]
-    slow: Inexact[Array, "*shape"]
-    nu: Float[Array, "*shape"]
+    fast: Leaf
+    slow: Leaf
+    nu: RealLeaf
 
 
 class AdEMAMix(AbstractLeafwiseOptimizer):
@@ -107,7 +107,7 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> MixedMoments:
+    def init_leaf(self, param: Leaf) -> MixedMoments:
         return MixedMoments(
             fast=zeros_like(param, self.mu_dtype),
             slow=zeros_like(param, self.mu_dtype),
@@ -116,11 +116,11 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: MixedMoments,
-    ) -> tuple[Inexact[Array, "*shape"], MixedMoments]:
+    ) -> tuple[Leaf, MixedMoments]:
         fast = ema(state.fast, grad, self.b1)
         slow = ema(state.slow, grad, self.b3)
         nu = ema(state.nu, abs_sq(grad), self.b2)
@@ -135,8 +135,8 @@ class TraceAndMoment(NamedTuple):
     """A decaying sum of a parameter's gradients, and the running mean of their
     squares."""
 
-    trace: Inexact[Array, "*shape"]
-    nu: Float[Array, "*shape"]
+    trace: Leaf
+    nu: RealLeaf
 
 
 class SimplifiedAdEMAMix(AbstractLeafwiseOptimizer):
@@ -206,16 +206,16 @@ class SimplifiedAdEMAMix(AbstractLeafwiseOptimizer):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> TraceAndMoment:
+    def init_leaf(self, param: Leaf) -> TraceAndMoment:
         return TraceAndMoment(trace=zeros_like(param), nu=real_zeros_like(param))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: TraceAndMoment,
-    ) -> tuple[Inexact[Array, "*shape"], TraceAndMoment]:
+    ) -> tuple[Leaf, TraceAndMoment]:
         trace = self.b1 * state.trace + grad
         nu = ema(state.nu, abs_sq(grad), self.b2)
         nu_hat = debias(nu, self.b2, t)

@@ -2,14 +2,14 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import abs_sq, clipped, divide, ema, sqrt
-from .._moments import Moments, zero_moments
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._math.moments import Moments, zero_moments
+from .._math.small import abs_sq, clipped, divide, ema, sqrt
 from .._schedule.abstract import Custom, Step
+from .._types import Leaf, Scalar
 
 
 class ADOPT(AbstractLeafwiseOptimizer):
@@ -81,16 +81,16 @@ class ADOPT(AbstractLeafwiseOptimizer):
         kw_only=True,
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+    def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param, self.mu_dtype)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Moments,
-    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+    ) -> tuple[Leaf, Moments]:
         first = t == 1
         scaled = divide(grad, jnp.maximum(sqrt(state.nu), self.eps))
         if self.use_clipping:
@@ -102,5 +102,5 @@ class ADOPT(AbstractLeafwiseOptimizer):
         return -self.learning_rate * direction, Moments(mu, nu)
 
 
-def fourth_root(step: Step) -> Float[Array, ""]:
+def fourth_root(step: Step) -> Scalar:
     return jnp.asarray(step, float) ** 0.25

@@ -4,21 +4,21 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype, real_zeros_like, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import abs_sq, debias, ema, sqrt
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._math.small import abs_sq, debias, ema, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class MomentsAndPeak(NamedTuple):
     """Running means of a parameter's gradient and of its square, and the largest that
     the latter has been."""
 
-    mu: Inexact[Array, "*shape"]
-    nu: Float[Array, "*shape"]
-    nu_max: Float[Array, "*shape"]
+    mu: Leaf
+    nu: RealLeaf
+    nu_max: RealLeaf
 
 
 class AMSGrad(AbstractLeafwiseOptimizer):
@@ -82,7 +82,7 @@ class AMSGrad(AbstractLeafwiseOptimizer):
     bias_correction_mu: bool = eqx.field(default=True, static=True)
     bias_correction_nu: bool = eqx.field(default=True, static=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> MomentsAndPeak:
+    def init_leaf(self, param: Leaf) -> MomentsAndPeak:
         return MomentsAndPeak(
             mu=zeros_like(param, self.mu_dtype),
             nu=real_zeros_like(param),
@@ -91,11 +91,11 @@ class AMSGrad(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: MomentsAndPeak,
-    ) -> tuple[Inexact[Array, "*shape"], MomentsAndPeak]:
+    ) -> tuple[Leaf, MomentsAndPeak]:
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         mu_hat = debias(mu, self.b1, t) if self.bias_correction_mu else mu

@@ -4,15 +4,16 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype, zeros_like
-from .._factored import is_factored, mix, mix_factors, over_root, zero_factors
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, divide, ema, rms, sqrt
-from .._moments import Moments, zero_moments
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.factored import is_factored, mix, mix_factors, over_root, zero_factors
+from .._math.moments import Moments, zero_moments
+from .._math.small import abs_sq, divide, ema, rms, sqrt
+from .._types import Leaf, Scalar
 
 
 class Confidence(NamedTuple):
@@ -20,7 +21,7 @@ class Confidence(NamedTuple):
     the squared distance of the first from its mean: the last two along each of the two
     longest axes."""
 
-    mu: Inexact[Array, "*shape"]
+    mu: Leaf
     row: Float[Array, "*rows"]
     col: Float[Array, "*cols"]
     instability_row: Float[Array, "*rows"]
@@ -110,7 +111,7 @@ class CAME(AbstractLeafwiseOptimizer):
         converter=as_dtype, default=None, static=True
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Confidence | Moments:
+    def init_leaf(self, param: Leaf) -> Confidence | Moments:
         if not is_factored(param.shape, 2):
             return zero_moments(param, self.mu_dtype)
         return Confidence(
@@ -121,11 +122,11 @@ class CAME(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Confidence | Moments,
-    ) -> tuple[Inexact[Array, "*shape"], Confidence | Moments]:
+    ) -> tuple[Leaf, Confidence | Moments]:
         square = abs_sq(grad) + self.eps
         if isinstance(state, Moments):
             nu = mix(state.nu, square, self.b2)
@@ -144,9 +145,7 @@ class CAME(AbstractLeafwiseOptimizer):
             new = Confidence(mu, row, col, *instability)
         return -self.learning_rate * (direction + self.weight_decay * param), new
 
-    def momentum(
-        self, step: Inexact[Array, "*shape"], mu: Inexact[Array, "*shape"]
-    ) -> tuple[Inexact[Array, "*shape"], Inexact[Array, "*shape"]]:
+    def momentum(self, step: Leaf, mu: Leaf) -> tuple[Leaf, Leaf]:
         """The clipped step, and its running mean."""
         step = step / jnp.maximum(rms(step) / self.clipping_threshold, 1)
         return step, ema(mu, step, self.b1)

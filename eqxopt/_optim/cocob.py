@@ -4,14 +4,13 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._hyperparameter import Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import divide
-from .._wrapping import own_copy
+from .._fields.hyperparameter import Hyperparameter, nonnegative
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import divide, own_copy
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class Bets(NamedTuple):
@@ -19,11 +18,11 @@ class Bets(NamedTuple):
     sign turned, the sum, the largest magnitude, the sum of magnitudes, and what was
     won by betting on them."""
 
-    start: Inexact[Array, "*shape"]
-    outcomes: Inexact[Array, "*shape"]
-    scale: Float[Array, "*shape"]
-    magnitudes: Float[Array, "*shape"]
-    reward: Float[Array, "*shape"]
+    start: Leaf
+    outcomes: Leaf
+    scale: RealLeaf
+    magnitudes: RealLeaf
+    reward: RealLeaf
 
 
 class COCOB(AbstractLeafwiseOptimizer):
@@ -88,7 +87,7 @@ class COCOB(AbstractLeafwiseOptimizer):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Bets:
+    def init_leaf(self, param: Leaf) -> Bets:
         return Bets(
             start=own_copy(param),
             outcomes=zeros_like(param),
@@ -99,11 +98,11 @@ class COCOB(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Bets,
-    ) -> tuple[Inexact[Array, "*shape"], Bets]:
+    ) -> tuple[Leaf, Bets]:
         grad = self.learning_rate * (grad + self.weight_decay * param)
         magnitude = jnp.abs(grad)
         gain = -(jnp.conj(grad) * (param - state.start)).real

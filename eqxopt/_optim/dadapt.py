@@ -5,48 +5,55 @@ from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
-from .._coupled import AbstractCoupledOptimizer
+from .._abstract.coupled import AbstractCoupledOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._math import abs_sq, divide, ema, inner_product, one_minus_power, sqrt
-from .._wrapping import own_copy
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._math.small import (
+    abs_sq,
+    divide,
+    ema,
+    inner_product,
+    one_minus_power,
+    own_copy,
+    sqrt,
+)
+from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
 
 
 class Adapted(NamedTuple):
     """Running means of a parameter's steps, of its squared gradient, and of its steps
     for the estimate."""
 
-    mu: Inexact[Array, "*shape"]
-    nu: Float[Array, "*shape"]
-    step_mean: Inexact[Array, "*shape"]
+    mu: Leaf
+    nu: RealLeaf
+    step_mean: Leaf
 
 
 class AdaptedFrom(NamedTuple):
     """Running means of a parameter's gradient and of its square, times the distance;
     the decaying sum of its gradients; and where it was before the first update."""
 
-    mu: Inexact[Array, "*shape"]
-    nu: Float[Array, "*shape"]
-    grad_sum: Inexact[Array, "*shape"]
-    start: Inexact[Array, "*shape"]
+    mu: Leaf
+    nu: RealLeaf
+    grad_sum: Leaf
+    start: Leaf
 
 
 class Terms(NamedTuple):
     """How far downhill a parameter went, weighted, and what bounds it."""
 
-    numerator: Float[Array, ""]
-    denominator: Float[Array, ""]
+    numerator: Scalar
+    denominator: Scalar
 
 
 class Distance(NamedTuple):
     """The estimates of the distance to the solution after and before the last update,
     and the decaying sum of how far downhill all went."""
 
-    estimate: Float[Array, ""]
-    last_estimate: Float[Array, ""]
-    numerator: Float[Array, ""]
+    estimate: Scalar
+    last_estimate: Scalar
+    numerator: Scalar
 
 
 class DAdaptAdamW(AbstractCoupledOptimizer):
@@ -112,19 +119,19 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
     weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
     shared_hyperparameters: ClassVar = ("b2", "estim_lr0")
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Adapted:
+    def init_leaf(self, param: Leaf) -> Adapted:
         return Adapted(
             mu=zeros_like(param), nu=real_zeros_like(param), step_mean=zeros_like(param)
         )
 
-    def init_shared(self, params: Sequence[Inexact[Array, "..."]]) -> Distance:
+    def init_shared(self, params: Sequence[AnyLeaf]) -> Distance:
         return unmoved(self.estim_lr0)
 
     def measure_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Adapted,
         shared: Distance,
     ) -> tuple[Terms, Adapted]:
@@ -143,7 +150,7 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
         return terms, new
 
     def update_shared(
-        self, t: Float[Array, ""], sums: Terms, shared: Distance, value: Any
+        self, t: Scalar, sums: Terms, shared: Distance, value: Any
     ) -> Distance:
         decay = sqrt(self.b2)
         numerator = ema(shared.numerator, sums.numerator, decay)
@@ -156,12 +163,12 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Adapted,
         shared: Distance,
-    ) -> Inexact[Array, "*shape"]:
+    ) -> Leaf:
         decayed = rate(self, t, shared.last_estimate) * self.weight_decay * param
         return -(state.mu / (sqrt(state.nu) + self.eps)) - decayed
 
@@ -240,7 +247,7 @@ class Prodigy(AbstractCoupledOptimizer):
     safeguard_warmup: bool = eqx.field(default=False, static=True)
     shared_hyperparameters: ClassVar = ("b2", "b3", "estim_lr0", "estim_lr_coef")
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> AdaptedFrom:
+    def init_leaf(self, param: Leaf) -> AdaptedFrom:
         return AdaptedFrom(
             mu=zeros_like(param),
             nu=real_zeros_like(param),
@@ -248,14 +255,14 @@ class Prodigy(AbstractCoupledOptimizer):
             start=own_copy(param),
         )
 
-    def init_shared(self, params: Sequence[Inexact[Array, "..."]]) -> Distance:
+    def init_shared(self, params: Sequence[AnyLeaf]) -> Distance:
         return unmoved(self.estim_lr0)
 
     def measure_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: AdaptedFrom,
         shared: Distance,
     ) -> tuple[Terms, AdaptedFrom]:
@@ -277,7 +284,7 @@ class Prodigy(AbstractCoupledOptimizer):
         )
 
     def update_shared(
-        self, t: Float[Array, ""], sums: Terms, shared: Distance, value: Any
+        self, t: Scalar, sums: Terms, shared: Distance, value: Any
     ) -> Distance:
         numerator = self.decay() * shared.numerator + sums.numerator
         estimate = self.estim_lr_coef * divide(numerator, sums.denominator)
@@ -289,27 +296,25 @@ class Prodigy(AbstractCoupledOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: AdaptedFrom,
         shared: Distance,
-    ) -> Inexact[Array, "*shape"]:
+    ) -> Leaf:
         direction = state.mu / (sqrt(state.nu) + shared.estimate * self.eps)
         direction = direction + self.weight_decay * param
         return -rate(self, t, shared.last_estimate) * direction
 
-    def decay(self) -> Float[Array, ""]:
+    def decay(self) -> Scalar:
         return sqrt(self.b2) if self.b3 is None else self.b3
 
 
-def unmoved(first: Float[Array, ""]) -> Distance:
+def unmoved(first: Scalar) -> Distance:
     return Distance(first, last_estimate=first, numerator=jnp.zeros_like(first))
 
 
-def rate(
-    self: DAdaptAdamW | Prodigy, t: Float[Array, ""], distance: Float[Array, ""]
-) -> Float[Array, ""]:
+def rate(self: DAdaptAdamW | Prodigy, t: Scalar, distance: Scalar) -> Scalar:
     r"""$\gamma_t$."""
     correction = sqrt(one_minus_power(self.b2, t)) / one_minus_power(self.b1, t)
     return distance * self.learning_rate * correction

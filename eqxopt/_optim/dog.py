@@ -5,36 +5,35 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
-from .._coupled import AbstractCoupledOptimizer
-from .._hyperparameter import Hyperparameter, nonnegative
-from .._mask import as_mask, Mask, mask_of
-from .._math import divide, sqrt, squared_norm, sum_of_squares
-from .._option import one_of
-from .._wrapping import own_copy
+from .._abstract.coupled import AbstractCoupledOptimizer
+from .._fields.hyperparameter import Hyperparameter, nonnegative
+from .._fields.options import one_of
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import divide, own_copy, sqrt, squared_norm, sum_of_squares
+from .._types import AnyLeaf, Leaf, Scalar
 
 
 class Start(NamedTuple):
     """Where a parameter was before the first update."""
 
-    start: Inexact[Array, "*shape"]
+    start: Leaf
 
 
 class Squares(NamedTuple):
     """The squared norms of the way from the start and of the gradient."""
 
-    way: Float[Array, ""]
-    gradient: Float[Array, ""]
+    way: Scalar
+    gradient: Scalar
 
 
 class Distance(NamedTuple):
     """The largest distance from the start so far, the sum of the squared norms of all
     gradients, and the step size of the last update, without the learning rate."""
 
-    distance: Float[Array, ""]
-    sum_of_squares: Float[Array, ""]
-    step_size: Float[Array, ""]
+    distance: Scalar
+    sum_of_squares: Scalar
+    step_size: Scalar
 
 
 class SquaredDistance(NamedTuple):
@@ -42,9 +41,9 @@ class SquaredDistance(NamedTuple):
     squared norms of all gradients, and the step size of the last update, without the
     learning rate."""
 
-    squared_distance: Float[Array, ""]
-    weighted_sum: Float[Array, ""]
-    step_size: Float[Array, ""]
+    squared_distance: Scalar
+    weighted_sum: Scalar
+    step_size: Scalar
 
 
 class DoG(AbstractCoupledOptimizer):
@@ -121,10 +120,10 @@ class DoG(AbstractCoupledOptimizer):
     )
     shared_hyperparameters: ClassVar = ("init_step", "eps")
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Start:
+    def init_leaf(self, param: Leaf) -> Start:
         return Start(own_copy(param))
 
-    def init_shared(self, params: Sequence[Inexact[Array, "..."]]) -> Distance:
+    def init_shared(self, params: Sequence[AnyLeaf]) -> Distance:
         zero = jnp.zeros_like(self.init_step)
         match self.init_step_type:
             case "heuristic":
@@ -137,9 +136,9 @@ class DoG(AbstractCoupledOptimizer):
 
     def measure_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Start,
         shared: Distance,
     ) -> tuple[Squares, Start]:
@@ -147,7 +146,7 @@ class DoG(AbstractCoupledOptimizer):
         return Squares(squared_norm(param - state.start), squared_norm(grad)), state
 
     def update_shared(
-        self, t: Float[Array, ""], sums: Squares, shared: Distance, value: Any
+        self, t: Scalar, sums: Squares, shared: Distance, value: Any
     ) -> Distance:
         distance = jnp.maximum(shared.distance, sqrt(sums.way))
         total = shared.sum_of_squares + sums.gradient
@@ -158,12 +157,12 @@ class DoG(AbstractCoupledOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Start,
         shared: Distance,
-    ) -> Inexact[Array, "*shape"]:
+    ) -> Leaf:
         grad = grad + self.weight_decay * param
         return -self.learning_rate * shared.step_size * grad
 
@@ -233,19 +232,19 @@ class DoWG(AbstractCoupledOptimizer):
     )
     shared_hyperparameters: ClassVar = ("init_estim_sq_dist", "eps")
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Start:
+    def init_leaf(self, param: Leaf) -> Start:
         return Start(own_copy(param))
 
-    def init_shared(self, params: Sequence[Inexact[Array, "..."]]) -> SquaredDistance:
+    def init_shared(self, params: Sequence[AnyLeaf]) -> SquaredDistance:
         first = self.init_estim_sq_dist
         zero = jnp.zeros_like(self.eps)
         return SquaredDistance(self.eps if first is None else first, zero, zero)
 
     def measure_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Start,
         shared: SquaredDistance,
     ) -> tuple[Squares, Start]:
@@ -253,7 +252,7 @@ class DoWG(AbstractCoupledOptimizer):
         return Squares(squared_norm(param - state.start), squared_norm(grad)), state
 
     def update_shared(
-        self, t: Float[Array, ""], sums: Squares, shared: SquaredDistance, value: Any
+        self, t: Scalar, sums: Squares, shared: SquaredDistance, value: Any
     ) -> SquaredDistance:
         distance = jnp.maximum(shared.squared_distance, sums.way)
         total = shared.weighted_sum + distance * sums.gradient
@@ -263,11 +262,11 @@ class DoWG(AbstractCoupledOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Start,
         shared: SquaredDistance,
-    ) -> Inexact[Array, "*shape"]:
+    ) -> Leaf:
         grad = grad + self.weight_decay * param
         return -self.learning_rate * shared.step_size * grad

@@ -3,11 +3,11 @@
 import equinox as eqx
 import jax.numpy as jnp
 from jax.lax import rsqrt
-from jaxtyping import Array, Float, Inexact
 
-from .._hyperparameter import Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import norm, trust_ratio
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
+from .._fields.hyperparameter import Hyperparameter, nonnegative
+from .._math.small import norm, trust_ratio
+from .._types import Leaf, Scalar
 
 
 class Fromage(AbstractLeafwiseOptimizer):
@@ -56,16 +56,16 @@ class Fromage(AbstractLeafwiseOptimizer):
     learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
     min_norm: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         rate_sq = jnp.square(self.learning_rate)
         shrink = rsqrt(1 + rate_sq)
         # `1 - shrink`, which would lose its digits where the rate is small.

@@ -1,13 +1,13 @@
 """LAMB: Adam with steps in proportion to each parameter's norm."""
 
 import equinox as eqx
-from jaxtyping import Array, Float, Inexact
 
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, debias, ema, norm, sqrt, trust_ratio
-from .._moments import Moments, zero_moments
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.moments import Moments, zero_moments
+from .._math.small import abs_sq, debias, ema, norm, sqrt, trust_ratio
+from .._types import Leaf, Scalar
 
 
 class LAMB(AbstractLeafwiseOptimizer):
@@ -75,16 +75,16 @@ class LAMB(AbstractLeafwiseOptimizer):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+    def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Moments,
-    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+    ) -> tuple[Leaf, Moments]:
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         mu_hat = debias(mu, self.b1, t)

@@ -4,22 +4,22 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype, compute_dtype, real_dtype, real_zeros_like, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, debias, divide, ema, sqrt
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import abs_sq, debias, divide, ema, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class StepsAndMoment(NamedTuple):
     """The running means of a parameter's normalized steps, of the learning rate, and of
     the squared gradient."""
 
-    mu: Inexact[Array, "*shape"]
-    rate: Float[Array, ""]
-    nu: Float[Array, "*shape"]
+    mu: Leaf
+    rate: Scalar
+    nu: RealLeaf
 
 
 class LaProp(AbstractLeafwiseOptimizer):
@@ -93,7 +93,7 @@ class LaProp(AbstractLeafwiseOptimizer):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> StepsAndMoment:
+    def init_leaf(self, param: Leaf) -> StepsAndMoment:
         return StepsAndMoment(
             mu=zeros_like(param, self.mu_dtype),
             rate=jnp.zeros((), real_dtype(compute_dtype(param.dtype))),
@@ -102,11 +102,11 @@ class LaProp(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: StepsAndMoment,
-    ) -> tuple[Inexact[Array, "*shape"], StepsAndMoment]:
+    ) -> tuple[Leaf, StepsAndMoment]:
         nu = ema(state.nu, abs_sq(grad), self.b2)
         normalized = divide(grad, sqrt(debias(nu, self.b2, t)) + self.eps)
         mu = ema(state.mu, self.learning_rate * normalized, self.b1)

@@ -3,19 +3,19 @@
 from typing import NamedTuple
 
 import equinox as eqx
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import norm, trust_ratio
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import norm, trust_ratio
+from .._types import Leaf, Scalar
 
 
 class Velocity(NamedTuple):
     """A decaying sum of a parameter's steps."""
 
-    velocity: Inexact[Array, "*shape"]
+    velocity: Leaf
 
 
 class LARS(AbstractLeafwiseOptimizer):
@@ -89,16 +89,16 @@ class LARS(AbstractLeafwiseOptimizer):
     momentum: Hyperparameter = eqx.field(converter=fraction, default=0.9)
     nesterov: bool = eqx.field(default=False, static=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Velocity:
+    def init_leaf(self, param: Leaf) -> Velocity:
         return Velocity(zeros_like(param))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Velocity,
-    ) -> tuple[Inexact[Array, "*shape"], Velocity]:
+    ) -> tuple[Leaf, Velocity]:
         direction = grad + self.weight_decay * param
         rate = self.learning_rate
         if self.trust_ratio_mask in (True, None):

@@ -6,15 +6,9 @@ from typing import Any, cast, NamedTuple, TypeAlias, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from .._closure import as_pytree
-from .._dtype import compute_dtype, real_dtype, widest_real_dtype
-from .._hyperparameter import Hyperparameter, nonnegative
-from .._line_search.abstract import AbstractLineSearch, Point
-from .._line_search.zoom import ZoomLineSearch
-from .._number import check_counts, check_ranges
-from .._optimizer import (
+from .._abstract.optimizer import (
     AbstractOptimizer,
     added,
     count_of,
@@ -22,7 +16,19 @@ from .._optimizer import (
     needed_value,
     needed_value_fn,
 )
-from .._quasi_newton import (
+from .._abstract.rescaling import wide_gradients
+from .._abstract.rules import rules, started, states_of
+from .._compile.closures import as_pytree
+from .._compile.once import per_leaf
+from .._dtype import compute_dtype, real_dtype, widest_real_dtype
+from .._fields.hyperparameter import Hyperparameter, nonnegative
+from .._line_search.abstract import AbstractLineSearch, Point
+from .._line_search.zoom import ZoomLineSearch
+from .._math.small import no_update, own_copy, plus_one_if, zero_count
+from .._number import check_counts, check_ranges
+from .._tree import Parameters, replace_fields
+from .._types import Amount, AnyLeaf, Count, Leaf, Scalar, Self
+from ._inverse_hessian import (
     Change,
     empty_history,
     History,
@@ -32,24 +38,10 @@ from .._quasi_newton import (
     remembered,
     times,
 )
-from .._rescaling import wide_gradients
-from .._rules import rules, started
-from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import (
-    Amount,
-    Count,
-    no_update,
-    own_copy,
-    per_leaf,
-    plus_one_if,
-    states_of,
-    zero_count,
-)
 
 
 M = TypeVar("M")
-Arrays: TypeAlias = list[Inexact[Array, "..."]]
+Arrays: TypeAlias = list[AnyLeaf]
 # Changed fields, the updates, and the next states.
 Made: TypeAlias = tuple[dict[str, Any], Arrays, list[History]]
 
@@ -189,7 +181,7 @@ class LBFGS(AbstractOptimizer):
 
     def value_and_grad(
         self, value_fn: Callable[..., Any], params: M
-    ) -> tuple[Float[Array, ""], M]:
+    ) -> tuple[Scalar, M]:
         """The loss and its gradients at `params`, as `apply` takes them, from the last
         line search if there was one, and otherwise evaluated.
 
@@ -265,14 +257,14 @@ class LBFGS(AbstractOptimizer):
         self,
         search: AbstractLineSearch,
         now: "_Active",
-        loss: Float[Array, ""],
+        loss: Scalar,
         loss_at: Callable[..., Any],
     ) -> Made:
         """A step that the line search finds, and what it does to the gradients."""
         dtype = self.value.dtype
         directions = now.directions(now.histories, self.pairs, self.scale_init_precond)
 
-        def line(step_size: Float[Array, ""]) -> Any:
+        def line(step_size: Scalar) -> Any:
             updates = _scaled(directions, step_size)
             value, pull_back = jax.vjp(loss_at, _moved(now.arrays, updates))
 
@@ -326,7 +318,7 @@ class _Active(NamedTuple):
     arrays: Arrays
     grads: Arrays
     histories: list[History]
-    rates: list[Float[Array, ""]]
+    rates: list[Scalar]
 
     def directions(
         self, histories: list[History], pairs: Int[Array, ""], scale_identity: bool
@@ -338,9 +330,7 @@ class _Active(NamedTuple):
         return [times(x, -rate) for x, rate in zip(vectors, self.rates)]
 
 
-def _rates(
-    optimizer: LBFGS, parameters: Parameters, at: list[int]
-) -> list[Float[Array, ""]]:
+def _rates(optimizer: LBFGS, parameters: Parameters, at: list[int]) -> list[Scalar]:
     rates = []
     every = rules(optimizer, parameters)
     for i in at:
@@ -350,14 +340,12 @@ def _rates(
     return rates
 
 
-def _scaled(directions: Arrays, step_size: Float[Array, ""]) -> Arrays:
+def _scaled(directions: Arrays, step_size: Scalar) -> Arrays:
     return [_scale(direction, step_size) for direction in directions]
 
 
 @per_leaf
-def _scale(
-    direction: Inexact[Array, "*shape"], step_size: Float[Array, ""]
-) -> Inexact[Array, "*shape"]:
+def _scale(direction: Leaf, step_size: Scalar) -> Leaf:
     # A direction may be infinite where no step is made.
     moved = times(direction, step_size)
     return jnp.where(step_size > 0, moved, no_update(direction))
@@ -367,19 +355,19 @@ def _moved(arrays: Arrays, updates: Arrays) -> Arrays:
     return [added(array, update) for array, update in zip(arrays, updates)]
 
 
-def _uphill(grad: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:
+def _uphill(grad: Leaf) -> Leaf:
     """A gradient of JAX as `apply` takes it: that of complex numbers conjugated."""
     return jnp.conj(grad).astype(compute_dtype(grad.dtype))
 
 
 def _value_and_grad(
     optimizer: LBFGS, value_fn: Callable[..., Any], params: PyTree
-) -> tuple[Float[Array, ""], PyTree]:
+) -> tuple[Scalar, PyTree]:
     parameters = Parameters(params)
     states = states_of(optimizer, parameters, parameters.arrays)
     dtype = widest_real_dtype(parameters.arrays)
 
-    def evaluated() -> tuple[Float[Array, ""], list[Any]]:
+    def evaluated() -> tuple[Scalar, list[Any]]:
         loss_fn = needed_value_fn(optimizer, value_fn)
         loss = lambda arrays: loss_fn(parameters.tree(arrays, rest=True))
         value, grads = jax.value_and_grad(loss)(parameters.arrays)

@@ -2,14 +2,19 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, open_fraction
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import ema
-from .._moments import Momentum
+from .._fields.hyperparameter import (
+    fraction,
+    Hyperparameter,
+    nonnegative,
+    open_fraction,
+)
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.moments import Momentum
+from .._math.small import ema
+from .._types import Leaf, Scalar
 
 
 class Lion(AbstractLeafwiseOptimizer):
@@ -74,16 +79,16 @@ class Lion(AbstractLeafwiseOptimizer):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Momentum:
+    def init_leaf(self, param: Leaf) -> Momentum:
         return Momentum(zeros_like(param, self.mu_dtype))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Momentum,
-    ) -> tuple[Inexact[Array, "*shape"], Momentum]:
+    ) -> tuple[Leaf, Momentum]:
         mu = ema(state.mu, grad, self.b2)
         # By the new momentum, this is b2 times what the equation says. The old one is
         # then overwritten in place, where else it would be copied first.

@@ -4,21 +4,21 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import abs_sq, cbrt, divide
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._math.small import abs_sq, cbrt, divide
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class DualAverage(NamedTuple):
     """Weighted sums of a parameter's gradients and of their squares, and where it
     started."""
 
-    sum: Inexact[Array, "*shape"]
-    sum_of_squares: Float[Array, "*shape"]
-    start: Inexact[Array, "*shape"]
+    sum: Leaf
+    sum_of_squares: RealLeaf
+    start: Leaf
 
 
 class MADGRAD(AbstractLeafwiseOptimizer):
@@ -73,7 +73,7 @@ class MADGRAD(AbstractLeafwiseOptimizer):
     weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
     eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> DualAverage:
+    def init_leaf(self, param: Leaf) -> DualAverage:
         return DualAverage(
             sum=zeros_like(param),
             sum_of_squares=real_zeros_like(param),
@@ -82,11 +82,11 @@ class MADGRAD(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: DualAverage,
-    ) -> tuple[Inexact[Array, "*shape"], DualAverage]:
+    ) -> tuple[Leaf, DualAverage]:
         grad = grad + self.weight_decay * param
         weight = (self.learning_rate + self.eps) * jnp.sqrt(t)
         total = state.sum + weight * grad

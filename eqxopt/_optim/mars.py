@@ -4,22 +4,22 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype, real_zeros_like, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, clip_factor, debias, ema, norm, sqrt
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import abs_sq, clip_factor, debias, ema, norm, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class CorrectedMoments(NamedTuple):
     """Running means of a parameter's corrected gradient and of its square, and the
     last gradient."""
 
-    mu: Inexact[Array, "*shape"]
-    nu: Float[Array, "*shape"]
-    last: Inexact[Array, "*shape"]
+    mu: Leaf
+    nu: RealLeaf
+    last: Leaf
 
 
 class MARS(AbstractLeafwiseOptimizer):
@@ -94,7 +94,7 @@ class MARS(AbstractLeafwiseOptimizer):
         converter=as_dtype, default=None, static=True
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> CorrectedMoments:
+    def init_leaf(self, param: Leaf) -> CorrectedMoments:
         return CorrectedMoments(
             mu=zeros_like(param, self.mu_dtype),
             nu=real_zeros_like(param),
@@ -103,11 +103,11 @@ class MARS(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: CorrectedMoments,
-    ) -> tuple[Inexact[Array, "*shape"], CorrectedMoments]:
+    ) -> tuple[Leaf, CorrectedMoments]:
         ahead = self.gamma * self.b1 / (1 - self.b1)
         corrected = grad + ahead * (grad - state.last)
         corrected = corrected * clip_factor(norm(corrected), jnp.ones_like(t))

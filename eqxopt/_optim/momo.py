@@ -5,12 +5,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
-from .._coupled import AbstractCoupledOptimizer
+from .._abstract.coupled import AbstractCoupledOptimizer
+from .._abstract.optimizer import needed_value
 from .._dtype import zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, real
-from .._math import (
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, real
+from .._math.moments import Moments, Momentum, zero_moments
+from .._math.small import (
     abs_sq,
     clip_factor,
     debias,
@@ -20,27 +21,26 @@ from .._math import (
     sqrt,
     squared_norm,
 )
-from .._moments import Moments, Momentum, zero_moments
-from .._optimizer import needed_value
+from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
 
 
 class Terms(NamedTuple):
     """The inner products of a parameter with its gradient and with the mean of its
     gradients, and the squared norm of this mean."""
 
-    gradient: Float[Array, ""]
-    mean: Float[Array, ""]
-    squared_norm: Float[Array, ""]
+    gradient: Scalar
+    mean: Scalar
+    squared_norm: Scalar
 
 
 class Model(NamedTuple):
     """The running means of the loss and of the inner product of gradient and
     parameters, the lower bound of the loss, and the step size of the last update."""
 
-    loss: Float[Array, ""]
-    inner_product: Float[Array, ""]
-    lower_bound: Float[Array, ""]
-    step_size: Float[Array, ""]
+    loss: Scalar
+    inner_product: Scalar
+    lower_bound: Scalar
+    step_size: Scalar
 
 
 class MoMo(AbstractCoupledOptimizer):
@@ -117,17 +117,17 @@ class MoMo(AbstractCoupledOptimizer):
         "weight_decay",
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Momentum:
+    def init_leaf(self, param: Leaf) -> Momentum:
         return Momentum(zeros_like(param))
 
-    def init_shared(self, params: Sequence[Inexact[Array, "..."]]) -> Model:
+    def init_shared(self, params: Sequence[AnyLeaf]) -> Model:
         return nothing_known(self.lower_bound)
 
     def measure_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Momentum,
         shared: Model,
     ) -> tuple[Terms, Momentum]:
@@ -137,24 +137,22 @@ class MoMo(AbstractCoupledOptimizer):
         )
         return terms, Momentum(mu)
 
-    def update_shared(
-        self, t: Float[Array, ""], sums: Terms, shared: Model, value: Any
-    ) -> Model:
+    def update_shared(self, t: Scalar, sums: Terms, shared: Model, value: Any) -> Model:
         loss = needed_value(self, value)
         return improved(self, self.decay(t), jnp.ones_like(t), loss, sums, shared)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Momentum,
         shared: Model,
-    ) -> Inexact[Array, "*shape"]:
+    ) -> Leaf:
         decay = self.learning_rate * self.weight_decay
         return -shared.step_size * state.mu - decay / (1 + decay) * param
 
-    def decay(self, t: Float[Array, ""]) -> Float[Array, ""]:
+    def decay(self, t: Scalar) -> Scalar:
         # The means start from what comes first.
         return jnp.where(t == 1, 0, self.beta)
 
@@ -232,17 +230,17 @@ class MoMoAdam(AbstractCoupledOptimizer):
         "weight_decay",
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+    def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param)
 
-    def init_shared(self, params: Sequence[Inexact[Array, "..."]]) -> Model:
+    def init_shared(self, params: Sequence[AnyLeaf]) -> Model:
         return nothing_known(self.lower_bound)
 
     def measure_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Moments,
         shared: Model,
     ) -> tuple[Terms, Moments]:
@@ -255,40 +253,36 @@ class MoMoAdam(AbstractCoupledOptimizer):
         )
         return terms, Moments(mu, nu)
 
-    def update_shared(
-        self, t: Float[Array, ""], sums: Terms, shared: Model, value: Any
-    ) -> Model:
+    def update_shared(self, t: Scalar, sums: Terms, shared: Model, value: Any) -> Model:
         loss, rho = needed_value(self, value), one_minus_power(self.b1, t)
         return improved(self, self.b1, rho, loss, sums, shared)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Moments,
         shared: Model,
-    ) -> Inexact[Array, "*shape"]:
+    ) -> Leaf:
         direction = state.mu / self.preconditioner(t, state.nu)
         decay = self.learning_rate * self.weight_decay
         return -shared.step_size * direction - decay / (1 + decay) * param
 
-    def preconditioner(
-        self, t: Float[Array, ""], nu: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+    def preconditioner(self, t: Scalar, nu: RealLeaf) -> RealLeaf:
         return sqrt(debias(nu, self.b2, t)) + self.eps
 
 
-def nothing_known(lower_bound: Float[Array, ""]) -> Model:
+def nothing_known(lower_bound: Scalar) -> Model:
     zero = jnp.zeros_like(lower_bound)
     return Model(loss=zero, inner_product=zero, lower_bound=lower_bound, step_size=zero)
 
 
 def improved(
     self: MoMo | MoMoAdam,
-    decay: Float[Array, ""],
-    rho: Float[Array, ""],
-    value: Float[Array, ""],
+    decay: Scalar,
+    rho: Scalar,
+    value: Scalar,
     sums: Terms,
     model: Model,
 ) -> Model:

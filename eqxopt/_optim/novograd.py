@@ -4,20 +4,20 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import compute_dtype, real_dtype, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import abs_sq, ema, sqrt
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._math.small import abs_sq, ema, sqrt
+from .._types import Leaf, Scalar
 
 
 class NormMoments(NamedTuple):
     """A decaying sum of a parameter's normalized gradients, and the running mean of
     the gradient's squared norm."""
 
-    mu: Inexact[Array, "*shape"]
-    nu: Float[Array, ""]
+    mu: Leaf
+    nu: Scalar
 
 
 class NovoGrad(AbstractLeafwiseOptimizer):
@@ -80,7 +80,7 @@ class NovoGrad(AbstractLeafwiseOptimizer):
     eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
     weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> NormMoments:
+    def init_leaf(self, param: Leaf) -> NormMoments:
         return NormMoments(
             mu=zeros_like(param),
             nu=jnp.zeros((), real_dtype(compute_dtype(param.dtype))),
@@ -88,11 +88,11 @@ class NovoGrad(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: NormMoments,
-    ) -> tuple[Inexact[Array, "*shape"], NormMoments]:
+    ) -> tuple[Leaf, NormMoments]:
         nu = ema(state.nu, jnp.sum(abs_sq(grad)), jnp.where(t == 1, 0, self.b2))
         normalized = grad / (sqrt(nu + self.eps_root) + self.eps)
         mu = self.b1 * state.mu + (normalized + self.weight_decay * param)

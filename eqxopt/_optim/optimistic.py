@@ -4,17 +4,17 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import zeros_like
-from .._hyperparameter import Hyperparameter, nonnegative, real
-from .._leafwise import AbstractLeafwiseOptimizer
+from .._fields.hyperparameter import Hyperparameter, nonnegative, real
+from .._types import Leaf, Scalar
 
 
 class PreviousGradient(NamedTuple):
     """A parameter's gradient at the update before; zeros before the first."""
 
-    gradient: Inexact[Array, "*shape"]
+    gradient: Leaf
 
 
 class OptimisticGradientDescent(AbstractLeafwiseOptimizer):
@@ -62,16 +62,16 @@ class OptimisticGradientDescent(AbstractLeafwiseOptimizer):
     alpha: Hyperparameter = eqx.field(converter=real, default=1.0)
     beta: Hyperparameter = eqx.field(converter=real, default=1.0)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> PreviousGradient:
+    def init_leaf(self, param: Leaf) -> PreviousGradient:
         return PreviousGradient(zeros_like(param))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: PreviousGradient,
-    ) -> tuple[Inexact[Array, "*shape"], PreviousGradient]:
+    ) -> tuple[Leaf, PreviousGradient]:
         previous = jnp.where(t == 1, grad, state.gradient)
         direction = self.alpha * grad + self.beta * (grad - previous)
         return -self.learning_rate * direction, PreviousGradient(grad)

@@ -4,22 +4,22 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype, real_zeros_like, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, real
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import abs_sq, debias, ema, sqrt
-from .._moments import debiased_mean
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, real
+from .._math.moments import debiased_mean
+from .._math.small import abs_sq, debias, ema, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class MomentsAndDirection(NamedTuple):
     """Running means of a parameter's gradient and of its square, and Adam's direction
     at the update before."""
 
-    mu: Inexact[Array, "*shape"]
-    nu: Float[Array, "*shape"]
-    direction: Inexact[Array, "*shape"]
+    mu: Leaf
+    nu: RealLeaf
+    direction: Leaf
 
 
 class OptimisticAdam(AbstractLeafwiseOptimizer):
@@ -91,7 +91,7 @@ class OptimisticAdam(AbstractLeafwiseOptimizer):
     )
     nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> MomentsAndDirection:
+    def init_leaf(self, param: Leaf) -> MomentsAndDirection:
         return MomentsAndDirection(
             mu=zeros_like(param, self.mu_dtype),
             nu=real_zeros_like(param),
@@ -100,11 +100,11 @@ class OptimisticAdam(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: MomentsAndDirection,
-    ) -> tuple[Inexact[Array, "*shape"], MomentsAndDirection]:
+    ) -> tuple[Leaf, MomentsAndDirection]:
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         mu_hat = debiased_mean(mu, grad, self.b1, t, nesterov=self.nesterov)

@@ -5,19 +5,19 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
-from .._coupled import AbstractCoupledOptimizer
-from .._hyperparameter import Hyperparameter, nonnegative, real
-from .._math import squared_norm
-from .._optimizer import needed_value
-from .._option import one_of
+from .._abstract.coupled import AbstractCoupledOptimizer
+from .._abstract.optimizer import needed_value
+from .._fields.hyperparameter import Hyperparameter, nonnegative, real
+from .._fields.options import one_of
+from .._math.small import squared_norm
+from .._types import AnyLeaf, Leaf, Scalar
 
 
 class Polyak(NamedTuple):
     """The step that would just reach the minimum, before it is bounded and scaled."""
 
-    step_size: Float[Array, ""]
+    step_size: Scalar
 
 
 class PolyakSGD(AbstractCoupledOptimizer):
@@ -73,24 +73,24 @@ class PolyakSGD(AbstractCoupledOptimizer):
     )
     shared_hyperparameters: ClassVar = ("f_min", "eps")
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
-    def init_shared(self, params: Sequence[Inexact[Array, "..."]]) -> Polyak:
+    def init_shared(self, params: Sequence[AnyLeaf]) -> Polyak:
         return Polyak(jnp.zeros_like(self.f_min))
 
     def measure_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
         shared: Polyak,
-    ) -> tuple[Float[Array, ""], tuple[()]]:
+    ) -> tuple[Scalar, tuple[()]]:
         return squared_norm(grad), state
 
     def update_shared(
-        self, t: Float[Array, ""], sums: Float[Array, ""], shared: Polyak, value: Any
+        self, t: Scalar, sums: Scalar, shared: Polyak, value: Any
     ) -> Polyak:
         gap = needed_value(self, value) - self.f_min
         if self.variant == "sps+":
@@ -101,11 +101,11 @@ class PolyakSGD(AbstractCoupledOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
         shared: Polyak,
-    ) -> Inexact[Array, "*shape"]:
+    ) -> Leaf:
         step_size = jnp.minimum(shared.step_size, self.max_learning_rate)
         return -self.scaling * step_size * grad

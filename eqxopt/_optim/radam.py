@@ -2,13 +2,18 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
-from .._hyperparameter import fraction, Hyperparameter, HyperparameterIn, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import abs_sq, debias, ema, one_minus_power, sqrt
-from .._moments import debiased_mean, Moments, zero_moments
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
+from .._fields.hyperparameter import (
+    fraction,
+    Hyperparameter,
+    HyperparameterIn,
+    nonnegative,
+)
+from .._math.moments import debiased_mean, Moments, zero_moments
+from .._math.small import abs_sq, debias, ema, one_minus_power, sqrt
 from .._number import Interval
+from .._types import Leaf, Scalar
 
 
 at_least_4 = HyperparameterIn(Interval("[4, inf)"))
@@ -82,16 +87,16 @@ class RAdam(AbstractLeafwiseOptimizer):
     threshold: Hyperparameter = eqx.field(converter=at_least_4, default=5.0)
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+    def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Moments,
-    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+    ) -> tuple[Leaf, Moments]:
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         mu_hat = debiased_mean(mu, grad, self.b1, t, nesterov=self.nesterov)
@@ -106,14 +111,14 @@ class RAdam(AbstractLeafwiseOptimizer):
         return -self.learning_rate * direction, Moments(mu, nu)
 
 
-def rectification(rho: Float[Array, ""], rho_inf: Float[Array, ""]) -> Float[Array, ""]:
+def rectification(rho: Scalar, rho_inf: Scalar) -> Scalar:
     r"""$r_t$."""
     of_rho = (rho - 4) * (rho - 2) / rho
     of_inf = (rho_inf - 4) * (rho_inf - 2) / rho_inf
     return sqrt(of_rho / of_inf)
 
 
-def average_length(b2: Float[Array, ""], t: Float[Array, ""]) -> Float[Array, ""]:
+def average_length(b2: Scalar, t: Scalar) -> Scalar:
     r"""$\rho_t$, the length of the simple moving average that $v_t$ amounts to."""
     unseen = one_minus_power(b2, t)
     exact = (1 + b2) / (1 - b2) - 2 * t * (1 - unseen) / unseen
@@ -125,7 +130,7 @@ def average_length(b2: Float[Array, ""], t: Float[Array, ""]) -> Float[Array, ""
     return jnp.where(early, t + coth_rest(x) - t * coth_rest(t * x), exact)
 
 
-def coth_rest(x: Float[Array, ""]) -> Float[Array, ""]:
+def coth_rest(x: Scalar) -> Scalar:
     r"""$\coth x - 1 / x$ for small $x$."""
     sq = jnp.square(x)
     return x * (1 / 3 - sq * (1 / 45 - sq * (2 / 945 - sq / 4725)))

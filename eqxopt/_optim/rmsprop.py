@@ -4,21 +4,21 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import abs_sq, divide, ema, one_minus_power, sqrt
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._math.small import abs_sq, divide, ema, one_minus_power, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class ScaleAndTrace(NamedTuple):
     """The running mean square of a parameter's gradient, about the mean `mu` if the
     optimizer is centred, and the decaying sum of its steps if it has momentum."""
 
-    nu: Float[Array, "*shape"]
-    mu: Inexact[Array, "*shape"] | None
-    trace: Inexact[Array, "*shape"] | None
+    nu: RealLeaf
+    mu: Leaf | None
+    trace: Leaf | None
 
 
 class RMSProp(AbstractLeafwiseOptimizer):
@@ -104,7 +104,7 @@ class RMSProp(AbstractLeafwiseOptimizer):
     eps_in_sqrt: bool = eqx.field(default=True, static=True, kw_only=True)
     bias_correction: bool = eqx.field(default=False, static=True, kw_only=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> ScaleAndTrace:
+    def init_leaf(self, param: Leaf) -> ScaleAndTrace:
         return ScaleAndTrace(
             nu=real_zeros_like(param) + self.initial_scale,
             mu=zeros_like(param) if self.centered else None,
@@ -113,11 +113,11 @@ class RMSProp(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: ScaleAndTrace,
-    ) -> tuple[Inexact[Array, "*shape"], ScaleAndTrace]:
+    ) -> tuple[Leaf, ScaleAndTrace]:
         nu, mu, trace = state
         weights = one_minus_power(self.decay, t) if self.bias_correction else None
         square = abs_sq(grad)

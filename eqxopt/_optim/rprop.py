@@ -4,19 +4,19 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._leafwise import AbstractLeafwiseOptimizer
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._types import Leaf, RealLeaf, Scalar
 
 
 class StepSizes(NamedTuple):
     """The length of each entry's step, and the last step with its sign: 0 before the
     first and after a turn."""
 
-    step_size: Float[Array, "*shape"]
-    step: Float[Array, "*shape"]
+    step_size: RealLeaf
+    step: RealLeaf
 
 
 class Rprop(AbstractLeafwiseOptimizer):
@@ -92,7 +92,7 @@ class Rprop(AbstractLeafwiseOptimizer):
     max_step_size: Hyperparameter = eqx.field(converter=positive, default=50.0)
     delayed: bool = eqx.field(default=True, static=True, kw_only=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> StepSizes:
+    def init_leaf(self, param: Leaf) -> StepSizes:
         if jnp.iscomplexobj(param):
             raise TypeError(
                 f"`Rprop` goes by the sign of the gradient, and a complex parameter "
@@ -106,11 +106,11 @@ class Rprop(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: StepSizes,
-    ) -> tuple[Inexact[Array, "*shape"], StepSizes]:
+    ) -> tuple[Leaf, StepSizes]:
         # Scaled, because a product of small numbers could underflow to 0.
         agreement = -(2.0**64 * state.step) * grad
         factor = jnp.where(agreement > 0, self.eta_plus, self.eta_minus)

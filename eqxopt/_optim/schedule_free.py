@@ -4,15 +4,20 @@ from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.averages import averages, first_iterates, Iterates, next_iterates
+from .._abstract.leafwise import AbstractLeafwiseTransform
+from .._abstract.optimizer import AbstractOptimizer
 from .._dtype import as_dtype, real_zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, open_fraction
-from .._leafwise import AbstractLeafwiseTransform
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, debias, divide, ema, ramp, sqrt
-from .._optimizer import AbstractOptimizer
-from .._schedule_free import averages, first_iterates, Iterates, next_iterates
+from .._fields.hyperparameter import (
+    fraction,
+    Hyperparameter,
+    nonnegative,
+    open_fraction,
+)
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import abs_sq, debias, divide, ema, ramp, sqrt
+from .._types import Leaf, RealLeaf, Scalar
 
 
 M = TypeVar("M")
@@ -22,7 +27,7 @@ class IteratesAndSquares(NamedTuple):
     """The iterates of a parameter, and the running mean of its squared gradient."""
 
     iterates: Iterates
-    nu: Float[Array, "*shape"]
+    nu: RealLeaf
 
 
 class ScheduleFreeSGD(AbstractLeafwiseTransform, AbstractOptimizer):
@@ -95,16 +100,16 @@ class ScheduleFreeSGD(AbstractLeafwiseTransform, AbstractOptimizer):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Iterates:
+    def init_leaf(self, param: Leaf) -> Iterates:
         return first_iterates(param, self.state_dtype)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Iterates,
-    ) -> tuple[Inexact[Array, "*shape"], Iterates]:
+    ) -> tuple[Leaf, Iterates]:
         direction = grad + self.weight_decay * param
         return _step(self, t, direction, param, state)
 
@@ -189,17 +194,17 @@ class ScheduleFreeAdamW(AbstractLeafwiseTransform, AbstractOptimizer):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> IteratesAndSquares:
+    def init_leaf(self, param: Leaf) -> IteratesAndSquares:
         iterates = first_iterates(param, self.state_dtype)
         return IteratesAndSquares(iterates, real_zeros_like(param))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: IteratesAndSquares,
-    ) -> tuple[Inexact[Array, "*shape"], IteratesAndSquares]:
+    ) -> tuple[Leaf, IteratesAndSquares]:
         nu = ema(state.nu, abs_sq(grad), self.b2)
         scaled = divide(grad, sqrt(debias(nu, self.b2, t)) + self.eps)
         direction = scaled + self.weight_decay * param
@@ -212,11 +217,11 @@ class ScheduleFreeAdamW(AbstractLeafwiseTransform, AbstractOptimizer):
 
 def _step(
     rule: ScheduleFreeSGD | ScheduleFreeAdamW,
-    t: Float[Array, ""],
-    direction: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    t: Scalar,
+    direction: Leaf,
+    param: Leaf,
     iterates: Iterates,
-) -> tuple[Inexact[Array, "*shape"], Iterates]:
+) -> tuple[Leaf, Iterates]:
     """One step of $z$ along `-direction`, and what follows from it."""
     rate = rule.learning_rate * ramp(t - 1, 0.0, rule.warmup_steps)
     return next_iterates(

@@ -4,17 +4,17 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._types import Leaf, Scalar
 
 
 class Trace(NamedTuple):
     """A decaying sum of a parameter's gradients."""
 
-    trace: Inexact[Array, "*shape"]
+    trace: Leaf
 
 
 class SGD(AbstractLeafwiseOptimizer):
@@ -66,18 +66,18 @@ class SGD(AbstractLeafwiseOptimizer):
         converter=as_dtype, default=None, static=True
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Trace | tuple[()]:
+    def init_leaf(self, param: Leaf) -> Trace | tuple[()]:
         if self.momentum is None:
             return ()
         return Trace(zeros_like(param, self.accumulator_dtype))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Trace | tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], Trace | tuple[()]]:
+    ) -> tuple[Leaf, Trace | tuple[()]]:
         momentum = self.momentum
         if momentum is None or not isinstance(state, Trace):
             return -self.learning_rate * grad, state

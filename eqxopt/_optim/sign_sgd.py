@@ -2,13 +2,13 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype, zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import ema
-from .._moments import Momentum
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._math.moments import Momentum
+from .._math.small import ema
+from .._types import Leaf, Scalar
 
 
 class SignSGD(AbstractLeafwiseOptimizer):
@@ -46,16 +46,16 @@ class SignSGD(AbstractLeafwiseOptimizer):
 
     learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         return -self.learning_rate * jnp.sign(grad), ()
 
 
@@ -111,15 +111,15 @@ class Signum(AbstractLeafwiseOptimizer):
         converter=as_dtype, default=None, static=True
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Momentum:
+    def init_leaf(self, param: Leaf) -> Momentum:
         return Momentum(zeros_like(param, self.accumulator_dtype))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Momentum,
-    ) -> tuple[Inexact[Array, "*shape"], Momentum]:
+    ) -> tuple[Leaf, Momentum]:
         mu = ema(state.mu, grad, self.beta)
         return -self.learning_rate * jnp.sign(mu), Momentum(mu)

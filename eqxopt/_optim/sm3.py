@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import zeros_like
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import abs_sq, divide, ema, sqrt
-from .._moments import reduced_zeros
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._math.moments import reduced_zeros
+from .._math.small import abs_sq, divide, ema, sqrt
+from .._types import Leaf, Scalar
 
 
 class Cover(NamedTuple):
@@ -19,7 +20,7 @@ class Cover(NamedTuple):
     slice across it; and the running mean of the steps if there is momentum."""
 
     bounds: tuple[Float[Array, "..."], ...]
-    mean: Inexact[Array, "*shape"] | None
+    mean: Leaf | None
 
 
 class SM3(AbstractLeafwiseOptimizer):
@@ -75,7 +76,7 @@ class SM3(AbstractLeafwiseOptimizer):
     momentum: Hyperparameter | None = eqx.field(converter=fraction, default=0.9)
     eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8, kw_only=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Cover:
+    def init_leaf(self, param: Leaf) -> Cover:
         return Cover(
             bounds=tuple(reduced_zeros(param, axes) for axes in across(param.ndim)),
             mean=None if self.momentum is None else zeros_like(param),
@@ -83,11 +84,11 @@ class SM3(AbstractLeafwiseOptimizer):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Cover,
-    ) -> tuple[Inexact[Array, "*shape"], Cover]:
+    ) -> tuple[Leaf, Cover]:
         cover = across(grad.ndim)
         bounds = [jnp.expand_dims(mu, axes) for mu, axes in zip(state.bounds, cover)]
         nu = functools.reduce(jnp.minimum, bounds) + abs_sq(grad)

@@ -6,8 +6,11 @@ from typing import Any, NamedTuple, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .._abstract.optimizer import AbstractOptimizer, count_of, needed_value_fn
+from .._abstract.rules import gradients, rules, started, states_of
+from .._compile.once import per_leaf
 from .._dtype import (
     as_dtype,
     compute_dtype,
@@ -16,17 +19,14 @@ from .._dtype import (
     widen,
     zeros_like,
 )
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._key import as_key_data, KeyData
-from .._mask import as_mask, Mask, mask_of
-from .._math import clipped, debias, ema
-from .._matrix import laid_like
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._fields.keys import as_key_data, KeyData
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import clipped, debias, ema
 from .._number import check_counts, check_ranges
-from .._optimizer import AbstractOptimizer, count_of, needed_value_fn
-from .._rules import gradients, rules, started
-from .._tree import beside, Parameters, replace_fields
-from .._types import Self
-from .._wrapping import per_leaf, states_of
+from .._sharding import beside, laid_like
+from .._tree import Parameters, replace_fields
+from .._types import AnyLeaf, Leaf, RealLeaf, Scalar, Self
 
 
 M = TypeVar("M")
@@ -35,8 +35,8 @@ M = TypeVar("M")
 class Curvature(NamedTuple):
     """Running means of a parameter's gradient, and of the diagonal of its Hessian."""
 
-    mu: Inexact[Array, "*shape"]
-    hessian: Float[Array, "*shape"]
+    mu: Leaf
+    hessian: RealLeaf
 
 
 class Sophia(AbstractOptimizer):
@@ -194,10 +194,10 @@ class Sophia(AbstractOptimizer):
 def _step(
     rule: Sophia,
     count: Int[Array, ""],
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    grad: Leaf,
+    param: Leaf,
     state: Curvature,
-) -> tuple[Inexact[Array, "*shape"], Inexact[Array, "*shape"]]:
+) -> tuple[Leaf, Leaf]:
     """The update, and the next running mean of the gradient."""
     dtype = compute_dtype(param.dtype)
     t = count.astype(real_dtype(dtype))
@@ -212,7 +212,7 @@ def _step(
 
 
 def _hessian_diagonals(
-    loss: Callable[[Any], Float[Array, ""]],
+    loss: Callable[[Any], Scalar],
     parameters: Parameters,
     at: Sequence[int],
     key: PRNGKeyArray,
@@ -220,7 +220,7 @@ def _hessian_diagonals(
     """An estimate of the diagonal of the Hessian of the loss in the parameters `at`
     some places."""
 
-    def loss_of(arrays: list[Inexact[Array, "..."]]) -> Float[Array, ""]:
+    def loss_of(arrays: list[AnyLeaf]) -> Scalar:
         return loss(parameters.exchanged(at, arrays))
 
     arrays = [parameters.arrays[i] for i in at]
@@ -229,9 +229,7 @@ def _hessian_diagonals(
     return [(z * product).real for z, product in zip(signs, products)]
 
 
-def _signs(
-    key: PRNGKeyArray, arrays: Sequence[Inexact[Array, "..."]]
-) -> list[Inexact[Array, "..."]]:
+def _signs(key: PRNGKeyArray, arrays: Sequence[AnyLeaf]) -> list[AnyLeaf]:
     """For each array one with independent entries of magnitude 1 and mean 0."""
     # Drawn together where the shape is one, because a generator takes long to compile.
     alike: dict[Any, list[int]] = {}
@@ -245,9 +243,7 @@ def _signs(
     return signs
 
 
-def _drawn(
-    key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype
-) -> Inexact[Array, "..."]:
+def _drawn(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> AnyLeaf:
     if not jnp.issubdtype(dtype, jnp.complexfloating):
         return jax.random.rademacher(key, shape, dtype)
     real, imaginary = jax.random.rademacher(key, (2, *shape), real_dtype(dtype))
@@ -256,8 +252,8 @@ def _drawn(
 
 @per_leaf
 def _averaged(
-    hessian: Float[Array, "*shape"],
-    diagonal: Float[Array, "*shape"],
-    decay: Float[Array, ""],
-) -> Float[Array, "*shape"]:
+    hessian: RealLeaf,
+    diagonal: RealLeaf,
+    decay: Scalar,
+) -> RealLeaf:
     return ema(hessian, diagonal.astype(hessian.dtype), decay)

@@ -2,14 +2,14 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import as_dtype
-from .._hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._mask import as_mask, Mask, mask_of
-from .._math import abs_sq, debias, divide, ema, rms, sqrt
-from .._moments import Moments, zero_moments
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.moments import Moments, zero_moments
+from .._math.small import abs_sq, debias, divide, ema, rms, sqrt
+from .._types import Leaf, Scalar
 
 
 class StableAdamW(AbstractLeafwiseOptimizer):
@@ -82,16 +82,16 @@ class StableAdamW(AbstractLeafwiseOptimizer):
     )
     clipping_threshold: Hyperparameter = eqx.field(converter=positive, default=1.0)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+    def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param, self.mu_dtype)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Moments,
-    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+    ) -> tuple[Leaf, Moments]:
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)

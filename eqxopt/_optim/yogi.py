@@ -2,12 +2,12 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
-from .._hyperparameter import fraction, Hyperparameter, nonnegative
-from .._leafwise import AbstractLeafwiseOptimizer
-from .._math import abs_sq, debias, ema, sqrt
-from .._moments import Moments, zero_moments
+from .._abstract.leafwise import AbstractLeafwiseOptimizer
+from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._math.moments import Moments, zero_moments
+from .._math.small import abs_sq, debias, ema, sqrt
+from .._types import Leaf, Scalar
 
 
 class Yogi(AbstractLeafwiseOptimizer):
@@ -58,17 +58,17 @@ class Yogi(AbstractLeafwiseOptimizer):
     b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
     eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-3)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> Moments:
+    def init_leaf(self, param: Leaf) -> Moments:
         mu, nu = zero_moments(param)
         return Moments(mu + 1e-6, nu + 1e-6)
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Moments,
-    ) -> tuple[Inexact[Array, "*shape"], Moments]:
+    ) -> tuple[Leaf, Moments]:
         mu = ema(state.mu, grad, self.b1)
         square = abs_sq(grad)
         nu = state.nu - (1 - self.b2) * jnp.sign(state.nu - square) * square

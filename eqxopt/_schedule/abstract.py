@@ -6,13 +6,14 @@ from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from .._number import check_ranges, copied, Number, NumberLike, real_number
 from .._tree import is_function
+from .._types import Scalar
 
 
-Step: TypeAlias = Int[Array, ""] | Float[Array, ""] | int | float
+Step: TypeAlias = Int[Array, ""] | Scalar | int | float
 
 
 class AbstractSchedule(eqx.Module):
@@ -30,7 +31,7 @@ class AbstractSchedule(eqx.Module):
     __array_ufunc__ = None
 
     @abc.abstractmethod
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         """The value at `step`."""
 
     def __check_init__(self) -> None:
@@ -80,7 +81,7 @@ class Constant(AbstractSchedule):
 
     value: Number = eqx.field(converter=real_number)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         return self.value
 
 
@@ -107,9 +108,9 @@ class Custom(AbstractSchedule):
         ```
     """
 
-    function: Callable[..., Float[Array, ""] | float] = eqx.field(static=True)
+    function: Callable[..., Scalar | float] = eqx.field(static=True)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         value = jnp.asarray(self.function(step), dtype=float)
         if value.shape != ():
             raise ValueError(
@@ -149,7 +150,7 @@ class Sum(AbstractSchedule):
     left: AbstractSchedule = eqx.field(converter=as_schedule)
     right: AbstractSchedule = eqx.field(converter=as_schedule)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         return self.left(step) + self.right(step)
 
 
@@ -178,5 +179,5 @@ class Product(AbstractSchedule):
     left: AbstractSchedule = eqx.field(converter=as_schedule)
     right: AbstractSchedule = eqx.field(converter=as_schedule)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         return self.left(step) * self.right(step)

@@ -6,9 +6,8 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float
 
-from .._math import half_cosine, lerp, ramp
+from .._math.small import half_cosine, lerp, ramp
 from .._number import (
     check_increasing,
     nonnegative_number,
@@ -16,6 +15,7 @@ from .._number import (
     positive_number,
     real_number,
 )
+from .._types import Scalar
 from .abstract import AbstractSchedule, Step
 
 
@@ -52,7 +52,7 @@ class CosineDecay(AbstractSchedule):
     alpha: Number = eqx.field(converter=real_number, default=0.0)
     exponent: Number = eqx.field(converter=positive_number, default=1.0)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         done = ramp(jnp.asarray(step, dtype=float), 0.0, self.decay_steps)
         end = self.alpha * self.init_value
         return lerp(end, self.init_value, half_cosine(done, self.exponent))
@@ -92,7 +92,7 @@ class WarmupCosineDecay(AbstractSchedule):
     def __check_init__(self) -> None:
         check_increasing(self, "warmup_steps", "decay_steps")
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         t = jnp.asarray(step, dtype=float)
         up = lerp(self.init_value, self.peak_value, ramp(t, 0.0, self.warmup_steps))
         done = ramp(t, self.warmup_steps, self.decay_steps - self.warmup_steps)
@@ -137,7 +137,7 @@ class SGDR(AbstractSchedule):
         if not self.cycles:
             raise ValueError("`SGDR(cosine_kwargs=...)` must have at least one cycle")
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         t = jnp.asarray(step, dtype=float)
         stacked = jtu.tree_map(lambda *numbers: jnp.stack(numbers), *self.cycles)
         ends = jnp.cumulative_sum(stacked.decay_steps, include_initial=True)

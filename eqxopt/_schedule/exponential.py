@@ -2,10 +2,10 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from .._math import lerp, ramp
+from .._math.small import lerp, ramp
 from .._number import nonnegative_number, Number, positive_number, real_number
+from .._types import Scalar
 from .abstract import AbstractSchedule, Step
 
 
@@ -46,7 +46,7 @@ class ExponentialDecay(AbstractSchedule):
     staircase: bool = eqx.field(default=False, static=True)
     end_value: Number | None = eqx.field(converter=real_number, default=None)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         elapsed = jnp.asarray(step, dtype=float) - self.transition_begin
         return _decayed(self, self.init_value, elapsed)
 
@@ -89,7 +89,7 @@ class WarmupExponentialDecay(AbstractSchedule):
     staircase: bool = eqx.field(default=False, static=True)
     end_value: Number | None = eqx.field(converter=real_number, default=None)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         t = jnp.asarray(step, dtype=float)
         up = lerp(self.init_value, self.peak_value, ramp(t, 0.0, self.warmup_steps))
         elapsed = t - self.warmup_steps - self.transition_begin
@@ -99,9 +99,9 @@ class WarmupExponentialDecay(AbstractSchedule):
 
 def _decayed(
     schedule: ExponentialDecay | WarmupExponentialDecay,
-    start: Float[Array, ""],
-    elapsed: Float[Array, ""],
-) -> Float[Array, ""]:
+    start: Scalar,
+    elapsed: Scalar,
+) -> Scalar:
     times = jnp.maximum(elapsed, 0) / schedule.transition_steps
     if schedule.staircase:
         times = jnp.floor(times)

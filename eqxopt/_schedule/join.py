@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from .._number import check_increasing, nonnegative_numbers, Numbers
+from .._types import Scalar
 from .abstract import AbstractSchedule, as_schedule, ScheduleLike, Step
 
 
@@ -52,7 +52,7 @@ class Join(AbstractSchedule):
             )
         check_increasing(self, "boundaries")
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         # No schedule sees a step outside its own stretch, where it might not be
         # finite, and so would not be the derivative of what is selected.
         t = jnp.asarray(step, dtype=float)

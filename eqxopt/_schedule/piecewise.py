@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._math import half_cosine, lerp, ramp
+from .._math.small import half_cosine, lerp, ramp
 from .._number import (
     check_increasing,
     nonnegative_numbers,
@@ -17,6 +17,7 @@ from .._number import (
     real_number,
     real_numbers,
 )
+from .._types import Scalar
 from .abstract import AbstractSchedule, Step
 
 
@@ -51,7 +52,7 @@ class PiecewiseConstant(AbstractSchedule):
     def __check_init__(self) -> None:
         _check_pieces(self)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         t = jnp.asarray(step, dtype=float)
         return _from(self.init_value, self.values)[jnp.sum(t >= self.boundaries)]
 
@@ -95,7 +96,7 @@ class PiecewiseInterpolate(AbstractSchedule):
             )
         _check_pieces(self)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         start = jnp.zeros_like(self.init_value)
         return _interpolated(
             step,
@@ -152,7 +153,7 @@ class OneCycleLinear(AbstractSchedule):
     def __check_init__(self) -> None:
         check_increasing(self, "pct_start", "pct_final")
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         length = self.transition_steps
         rise, fall = self.pct_start * length, self.pct_final * length
         corners = [jnp.zeros_like(length), rise, fall, length]
@@ -204,7 +205,7 @@ class OneCycleCosine(AbstractSchedule):
     div_factor: Number = eqx.field(converter=positive_number, default=25.0)
     final_div_factor: Number = eqx.field(converter=positive_number, default=1e4)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         length = self.transition_steps
         corners = [jnp.zeros_like(length), self.pct_start * length, length]
         low = self.peak_value / self.div_factor
@@ -220,7 +221,7 @@ _CURVES = {
 }
 
 
-def _from(first: Float[Array, ""], rest: Float[Array, " n"]) -> Float[Array, " n+1"]:
+def _from(first: Scalar, rest: Float[Array, " n"]) -> Float[Array, " n+1"]:
     return jnp.concatenate([first[None], rest])
 
 
@@ -228,8 +229,8 @@ def _interpolated(
     step: Step,
     corners: Float[Array, " n"],
     values: Float[Array, " n"],
-    curve: Callable[[Float[Array, ""]], Float[Array, ""]],
-) -> Float[Array, ""]:
+    curve: Callable[[Scalar], Scalar],
+) -> Scalar:
     t = jnp.asarray(step, dtype=float)
     last = len(corners) - 1
     i = jnp.maximum(jnp.sum(t >= corners) - 1, 0)

@@ -2,10 +2,10 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from .._math import lerp, ramp
+from .._math.small import lerp, ramp
 from .._number import nonnegative_number, Number, positive_number, real_number
+from .._types import Scalar
 from .abstract import AbstractSchedule, Step
 
 
@@ -38,7 +38,7 @@ class Linear(AbstractSchedule):
     transition_steps: Number = eqx.field(converter=positive_number)
     transition_begin: Number = eqx.field(converter=nonnegative_number, default=0)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         t = jnp.asarray(step, dtype=float)
         done = ramp(t, self.transition_begin, self.transition_steps)
         return lerp(self.init_value, self.end_value, done)
@@ -77,7 +77,7 @@ class Polynomial(AbstractSchedule):
     transition_steps: Number = eqx.field(converter=positive_number)
     transition_begin: Number = eqx.field(converter=nonnegative_number, default=0)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         t = jnp.asarray(step, dtype=float)
         left = 1 - ramp(t, self.transition_begin, self.transition_steps)
         # A power below 1 has no derivative at 0.

@@ -3,10 +3,10 @@
 import equinox as eqx
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float
 
-from .._math import divide, half_cosine, lerp, ramp, sqrt
+from .._math.small import divide, half_cosine, lerp, ramp, sqrt
 from .._number import nonnegative_number, Number, positive_number, real_number
+from .._types import Scalar
 from .abstract import AbstractSchedule, Step
 
 
@@ -35,7 +35,7 @@ class WarmupConstant(AbstractSchedule):
     peak_value: Number = eqx.field(converter=real_number)
     warmup_steps: Number = eqx.field(converter=nonnegative_number)
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         done = ramp(jnp.asarray(step, dtype=float), 0.0, self.warmup_steps)
         return lerp(self.init_value, self.peak_value, done)
 
@@ -92,7 +92,7 @@ class InverseSquareRoot(AbstractSchedule):
                 "`timescale`, in steps"
             )
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         t = jnp.asarray(step, dtype=float)
         scale = self.warmup_steps if self.timescale is None else self.timescale
         up = lerp(self.init_value, self.peak_value, ramp(t, 0.0, self.warmup_steps))
@@ -162,7 +162,7 @@ class WarmupStableDecay(AbstractSchedule):
                 f"must be one of {', '.join(map(repr, _DECAYS))}"
             )
 
-    def __call__(self, step: Step) -> Float[Array, ""]:
+    def __call__(self, step: Step) -> Scalar:
         t = jnp.asarray(step, dtype=float)
         up = lerp(self.init_value, self.peak_value, ramp(t, 0.0, self.warmup_steps))
         done = ramp(t, self.warmup_steps + self.stable_steps, self.decay_steps)

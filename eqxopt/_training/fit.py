@@ -17,9 +17,9 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._carried import Carried
-from .._loss import training_step
-from .._optimizer import AbstractOptimizer, count_of
+from .._abstract.optimizer import AbstractOptimizer, count_of
+from ._compiled_step import Carried
+from ._step import training_step
 
 
 M = TypeVar("M")

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any, Literal, overload, Protocol, runtime_checkable, TypeVar
 
-from jaxtyping import Array, Float
-
-from .._carried import Carried
-from .._loss import training_step
-from .._optimizer import AbstractOptimizer
+from .._abstract.optimizer import AbstractOptimizer
+from .._types import Scalar
+from ._compiled_step import Carried
+from ._step import training_step
 
 
 M = TypeVar("M")
@@ -16,16 +15,12 @@ O = TypeVar("O", bound=AbstractOptimizer)
 
 @runtime_checkable
 class Step(Protocol):
-    def __call__(
-        self, model: M, opt: O, *batch: Any
-    ) -> tuple[M, O, Float[Array, ""]]: ...
+    def __call__(self, model: M, opt: O, *batch: Any) -> tuple[M, O, Scalar]: ...
 
 
 @runtime_checkable
 class StepWithAux(Protocol):
-    def __call__(
-        self, model: M, opt: O, *batch: Any
-    ) -> tuple[M, O, Float[Array, ""], Any]: ...
+    def __call__(self, model: M, opt: O, *batch: Any) -> tuple[M, O, Scalar, Any]: ...
 
 
 @overload

@@ -2,12 +2,12 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
-from .._hyperparameter import Hyperparameter, nonnegative, positive
-from .._leafwise import AbstractLeafwiseTransform
-from .._math import abs_sq, clip_factor, sqrt, stable_norm
-from .._units import as_unit_axis, axes_within_unit, is_one_unit, UnitAxis
+from .._abstract.leafwise import AbstractLeafwiseTransform
+from .._fields.hyperparameter import Hyperparameter, nonnegative, positive
+from .._math.small import abs_sq, clip_factor, sqrt, stable_norm
+from .._math.units import as_unit_axis, axes_within_unit, is_one_unit, UnitAxis
+from .._types import AnyLeaf, Leaf, Scalar
 
 
 class AdaptiveGradientClipping(AbstractLeafwiseTransform):
@@ -61,23 +61,23 @@ class AdaptiveGradientClipping(AbstractLeafwiseTransform):
     eps: Hyperparameter = eqx.field(converter=positive, default=1e-3)
     unit_axis: UnitAxis = eqx.field(converter=as_unit_axis, default=0, static=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         self.axes(param)
         return ()
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         axes = self.axes(param)
         squares = jnp.sum(abs_sq(param), axis=axes, keepdims=axes is not None)
         max_norm = self.clipping * jnp.maximum(sqrt(squares), self.eps)
         return grad * clip_factor(stable_norm(grad, axes), max_norm), ()
 
-    def axes(self, param: Inexact[Array, "..."]) -> tuple[int, ...] | None:
+    def axes(self, param: AnyLeaf) -> tuple[int, ...] | None:
         """The axes over which norms are taken, all of them if `None`."""
         if is_one_unit(param):
             return None

@@ -3,10 +3,10 @@
 import equinox as eqx
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float, Inexact
 
-from .._hyperparameter import bound, Hyperparameter
-from .._leafwise import AbstractLeafwiseTransform
+from .._abstract.leafwise import AbstractLeafwiseTransform
+from .._fields.hyperparameter import bound, Hyperparameter
+from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
 
 
 class KeepNonnegative(AbstractLeafwiseTransform):
@@ -35,17 +35,17 @@ class KeepNonnegative(AbstractLeafwiseTransform):
         ```
     """
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         _check_real(param, "KeepNonnegative")
         return ()
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         return jnp.maximum(grad, -param), ()
 
 
@@ -85,7 +85,7 @@ class KeepInBox(AbstractLeafwiseTransform):
     low: Hyperparameter | None = eqx.field(converter=bound, default=None)
     high: Hyperparameter | None = eqx.field(converter=bound, default=None)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         _check_real(param, "KeepInBox")
         low, high = self.low, self.high
         if low is not None and high is not None:
@@ -99,11 +99,11 @@ class KeepInBox(AbstractLeafwiseTransform):
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         new = param + grad
         update = grad
         if self.low is not None:
@@ -119,12 +119,12 @@ class KeepInBox(AbstractLeafwiseTransform):
         return update, ()
 
 
-def _raised(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def _raised(x: RealLeaf) -> RealLeaf:
     """`x` by one or two steps of its precision larger."""
     return x + jnp.finfo(x.dtype).eps * jnp.abs(x)
 
 
-def _check_real(param: Inexact[Array, "..."], name: str) -> None:
+def _check_real(param: AnyLeaf, name: str) -> None:
     if jnp.iscomplexobj(param):
         raise TypeError(
             f"`{name}`: a complex parameter ({param.dtype}) is neither above nor below "

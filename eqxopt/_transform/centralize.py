@@ -4,10 +4,10 @@ import math
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
-from .._leafwise import AbstractLeafwiseTransform
-from .._units import as_unit_axis, axes_within_unit, UnitAxis
+from .._abstract.leafwise import AbstractLeafwiseTransform
+from .._math.units import as_unit_axis, axes_within_unit, UnitAxis
+from .._types import AnyLeaf, Leaf, Scalar
 
 
 class CentralizeGradients(AbstractLeafwiseTransform):
@@ -54,23 +54,23 @@ class CentralizeGradients(AbstractLeafwiseTransform):
 
     unit_axis: UnitAxis = eqx.field(converter=as_unit_axis, default=0, static=True)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         self.axes(param)
         return ()
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         axes = self.axes(param)
         if math.prod(param.shape[axis] for axis in axes) <= 1:
             return grad, ()
         return grad - jnp.mean(grad, axis=axes, keepdims=True), ()
 
-    def axes(self, param: Inexact[Array, "..."]) -> tuple[int, ...]:
+    def axes(self, param: AnyLeaf) -> tuple[int, ...]:
         """The axes over which the mean is taken."""
         if param.ndim <= 1:
             return ()

@@ -5,17 +5,17 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import PyTree
 
+from .._abstract.leafwise import AbstractLeafwiseTransform
+from .._abstract.optimizer import AbstractTransform, count_of
+from .._abstract.rescaling import rescaled, wide_gradients
+from .._abstract.rules import rules, started
 from .._dtype import widest_real_dtype
-from .._hyperparameter import Hyperparameter, nonnegative_bound
-from .._leafwise import AbstractLeafwiseTransform
-from .._math import clip_factor, global_norm, stable_norm
-from .._optimizer import AbstractTransform, count_of
-from .._rescaling import rescaled, wide_gradients
-from .._rules import rules, started
+from .._fields.hyperparameter import Hyperparameter, nonnegative_bound
+from .._math.small import clip_factor, global_norm, stable_norm
 from .._tree import Parameters, replace_fields
-from .._types import Self
+from .._types import Leaf, Scalar, Self
 
 
 class ClipByValue(AbstractLeafwiseTransform):
@@ -47,16 +47,16 @@ class ClipByValue(AbstractLeafwiseTransform):
 
     max_delta: Hyperparameter = eqx.field(converter=nonnegative_bound)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         if jnp.iscomplexobj(grad):
             return grad * clip_factor(jnp.abs(grad), self.max_delta), ()
         return jnp.clip(grad, -self.max_delta, self.max_delta), ()
@@ -97,16 +97,16 @@ class ClipByNorm(AbstractLeafwiseTransform):
 
     max_norm: Hyperparameter = eqx.field(converter=nonnegative_bound)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         return grad * clip_factor(stable_norm(grad), self.max_norm), ()
 
 
@@ -144,7 +144,7 @@ class ClipByGlobalNorm(AbstractTransform):
     """
 
     max_norm: Hyperparameter = eqx.field(converter=nonnegative_bound)
-    norm: Float[Array, ""] | None = eqx.field(default=None, init=False)
+    norm: Scalar | None = eqx.field(default=None, init=False)
     """The norm of the last gradients before clipping; 0 before the first update, and
     `None` before `init`."""
 
@@ -172,5 +172,5 @@ class ClipByGlobalNorm(AbstractTransform):
         norm = norm.astype(widest_real_dtype(parameters.arrays))
         return parameters.tree(updates), replace_fields(self, count=count, norm=norm)
 
-    def factor(self, norm: Float[Array, ""]) -> Float[Array, ""]:
+    def factor(self, norm: Scalar) -> Scalar:
         return clip_factor(norm.astype(self.max_norm.dtype), self.max_norm)

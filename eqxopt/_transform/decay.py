@@ -1,11 +1,11 @@
 """Weight decay as a term of the gradients."""
 
 import equinox as eqx
-from jaxtyping import Array, Float, Inexact
 
-from .._hyperparameter import Hyperparameter, real
-from .._leafwise import AbstractLeafwiseTransform
-from .._mask import as_mask, Mask, mask_of
+from .._abstract.leafwise import AbstractLeafwiseTransform
+from .._fields.hyperparameter import Hyperparameter, real
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._types import Leaf, Scalar
 
 
 class AddDecayedWeights(AbstractLeafwiseTransform):
@@ -52,14 +52,14 @@ class AddDecayedWeights(AbstractLeafwiseTransform):
         metadata=mask_of("weight_decay"),
     )
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         return grad + self.weight_decay * param, ()

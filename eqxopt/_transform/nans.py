@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Inexact, Int
+from jaxtyping import Array, Bool, Int
 
-from .._leafwise import AbstractLeafwiseTransform
+from .._abstract.leafwise import AbstractLeafwiseTransform
+from .._types import Leaf, Scalar
 
 
 class NaNs(NamedTuple):
@@ -39,16 +40,16 @@ class ZeroNaNs(AbstractLeafwiseTransform):
         ```
     """
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> NaNs:
+    def init_leaf(self, param: Leaf) -> NaNs:
         return NaNs(found=jnp.zeros((), bool), updates=jnp.zeros((), jnp.int32))
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: NaNs,
-    ) -> tuple[Inexact[Array, "*shape"], NaNs]:
+    ) -> tuple[Leaf, NaNs]:
         missing = jnp.isnan(grad)
         found = jnp.any(missing)
         updates = state.updates + found.astype(jnp.int32)

@@ -1,12 +1,12 @@
 """Noise that fades, added to the gradients."""
 
 import equinox as eqx
-from jaxtyping import Array, Float, Inexact
 
-from .._hyperparameter import Hyperparameter, nonnegative, real
-from .._key import as_key_data, KeyData
-from .._leafwise import AbstractLeafwiseTransform
-from .._noise import fading_noise
+from .._abstract.leafwise import AbstractLeafwiseTransform
+from .._fields.hyperparameter import Hyperparameter, nonnegative, real
+from .._fields.keys import as_key_data, KeyData
+from .._fields.noise import fading_noise
+from .._types import Leaf, Scalar
 
 
 class AddNoise(AbstractLeafwiseTransform):
@@ -55,15 +55,15 @@ class AddNoise(AbstractLeafwiseTransform):
     gamma: Hyperparameter = eqx.field(converter=real, default=0.55)
     seed: KeyData = eqx.field(converter=as_key_data, default=0)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         noise = fading_noise(self.seed, grad, self.eta, self.gamma, t)
         return grad + noise, ()

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PyTree
 
+from .._abstract.optimizer import AbstractTransform, count_of
+from .._abstract.rules import gradients, scalar_of, started
+from .._compile.once import per_leaf
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
-from .._hyperparameter import Hyperparameter, nonnegative, positive
-from .._key import as_key_data, KeyData, own_keys
-from .._math import abs_sq, clip_factor, sqrt
-from .._optimizer import AbstractTransform, count_of
-from .._rules import gradients, started
+from .._fields.hyperparameter import Hyperparameter, nonnegative, positive
+from .._fields.keys import as_key_data, KeyData, own_keys
+from .._math.small import abs_sq, clip_factor, sqrt
 from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import per_leaf, scalar_of
+from .._types import Leaf, Scalar, Self
 
 
 class DifferentiallyPrivateAggregate(AbstractTransform):
@@ -110,7 +110,7 @@ class DifferentiallyPrivateAggregate(AbstractTransform):
 
 
 def _clip_factors(
-    grads: Sequence[Inexact[Array, "batch ..."]], clip: Float[Array, ""]
+    grads: Sequence[Inexact[Array, "batch ..."]], clip: Scalar
 ) -> Float[Array, " batch"]:
     """What the gradient of each example is multiplied by."""
     if not grads:
@@ -129,11 +129,11 @@ def _square_norms(grads: Inexact[Array, "batch ..."]) -> Float[Array, " batch"]:
 @per_leaf
 def _noisy_mean(
     grads: Inexact[Array, " batch *shape"],
-    param: Inexact[Array, "*shape"],
+    param: Leaf,
     factors: Float[Array, " batch"],
-    std: Float[Array, ""],
+    std: Scalar,
     key: KeyData,
-) -> Inexact[Array, "*shape"]:
+) -> Leaf:
     dtype = compute_dtype(param.dtype)
     real, shape = real_dtype(dtype), (len(grads), *[1] * param.ndim)
     clipped = factors.reshape(shape).astype(real) * grads.astype(dtype)

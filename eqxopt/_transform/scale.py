@@ -5,16 +5,16 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import PyTree
 
-from .._hyperparameter import Hyperparameter, nonnegative, real
-from .._leafwise import AbstractLeafwiseTransform
-from .._math import divide, global_norm, norm, stable_norm, trust_ratio
-from .._optimizer import AbstractTransform, count_of
-from .._rescaling import rescaled, wide_gradients
-from .._rules import rules, started
+from .._abstract.leafwise import AbstractLeafwiseTransform
+from .._abstract.optimizer import AbstractTransform, count_of
+from .._abstract.rescaling import rescaled, wide_gradients
+from .._abstract.rules import rules, started
+from .._fields.hyperparameter import Hyperparameter, nonnegative, real
+from .._math.small import divide, global_norm, norm, stable_norm, trust_ratio
 from .._tree import Parameters, replace_fields
-from .._types import Self
+from .._types import Leaf, Scalar, Self
 
 
 class Scale(AbstractLeafwiseTransform):
@@ -49,16 +49,16 @@ class Scale(AbstractLeafwiseTransform):
 
     factor: Hyperparameter = eqx.field(converter=real)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         return self.factor * grad, ()
 
 
@@ -100,16 +100,16 @@ class ScaleByTrustRatio(AbstractLeafwiseTransform):
     trust_coefficient: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
     eps: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         ratio = trust_ratio(
             jnp.maximum(norm(param), self.min_norm),
             jnp.maximum(stable_norm(grad), self.min_norm),
@@ -146,16 +146,16 @@ class Sign(AbstractLeafwiseTransform):
         ```
     """
 
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> tuple[()]:
+    def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: tuple[()],
-    ) -> tuple[Inexact[Array, "*shape"], tuple[()]]:
+    ) -> tuple[Leaf, tuple[()]]:
         return jnp.sign(grad), ()
 
 
@@ -221,5 +221,5 @@ class Normalize(AbstractTransform):
         updates = rescaled(rules(self, parameters), wide, norms)
         return parameters.tree(updates), replace_fields(self, count=count)
 
-    def factor(self, norm: Float[Array, ""]) -> Float[Array, ""]:
+    def factor(self, norm: Scalar) -> Scalar:
         return divide(self.scale_factor, norm.astype(self.eps.dtype) + self.eps)

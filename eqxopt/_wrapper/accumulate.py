@@ -7,27 +7,23 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Inexact, PyTree
+from jaxtyping import Array, Bool, PyTree
 
-from .._dtype import real_dtype, zeros_like
-from .._hyperparameter import at_least_one, Hyperparameter
-from .._number import as_number, NumberLike
-from .._optimizer import AbstractOptimizer, count_of, needed_value
-from .._rules import gradients, started
-from .._tree import beside, Parameters, replace_fields
-from .._types import Self
-from .._wrapping import (
-    all_finite,
-    Amount,
+from .._abstract.optimizer import (
+    AbstractOptimizer,
     as_optimizer,
-    Count,
-    no_update,
-    per_leaf,
-    plus_one_if,
-    reached,
-    states_of,
-    zero_count,
+    count_of,
+    needed_value,
 )
+from .._abstract.rules import gradients, reached, started, states_of
+from .._compile.once import all_finite, per_leaf
+from .._dtype import real_dtype, zeros_like
+from .._fields.hyperparameter import at_least_one, Hyperparameter
+from .._math.small import no_update, plus_one_if, zero_count
+from .._number import as_number, NumberLike
+from .._sharding import beside
+from .._tree import Parameters, replace_fields
+from .._types import Amount, Count, Leaf, Scalar, Self
 
 
 M = TypeVar("M")
@@ -36,7 +32,7 @@ M = TypeVar("M")
 class Accumulated(NamedTuple):
     """The weighted sum of a parameter's gradients since the last update."""
 
-    total: Inexact[Array, "*shape"]
+    total: Leaf
 
 
 class Accumulate(AbstractOptimizer):
@@ -194,11 +190,11 @@ class Accumulate(AbstractOptimizer):
 
 @per_leaf
 def _plus(
-    total: Inexact[Array, "*shape"],
-    new: Inexact[Array, "*shape"],
-    weight: Float[Array, ""],
+    total: Leaf,
+    new: Leaf,
+    weight: Scalar,
     used: Bool[Array, ""],
-) -> Inexact[Array, "*shape"]:
+) -> Leaf:
     # What is not used is taken out before the product, whose derivative by the weight
     # it would still be.
     new = jnp.where(used, new.astype(total.dtype), 0)
@@ -206,9 +202,7 @@ def _plus(
 
 
 @per_leaf
-def _over(
-    total: Inexact[Array, "*shape"], weight: Float[Array, ""]
-) -> Inexact[Array, "*shape"]:
+def _over(total: Leaf, weight: Scalar) -> Leaf:
     return total / weight.astype(real_dtype(total.dtype))
 
 

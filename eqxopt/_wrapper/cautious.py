@@ -5,15 +5,15 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import PyTree
 
-from .._hyperparameter import Hyperparameter, positive
-from .._math import agreement
-from .._optimizer import AbstractOptimizer, count_of
-from .._rules import gradients, rules, started
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.rules import gradients, rules, started
+from .._compile.once import per_leaf
+from .._fields.hyperparameter import Hyperparameter, positive
+from .._math.small import agreement, no_update
 from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import as_optimizer, no_update, per_leaf
+from .._types import Leaf, Scalar, Self
 
 
 M = TypeVar("M")
@@ -96,10 +96,10 @@ class Cautious(AbstractOptimizer):
 
 @per_leaf
 def _masked(
-    update: Inexact[Array, "*shape"],
-    grad: Inexact[Array, "*shape"],
-    eps: Float[Array, ""],
-) -> Inexact[Array, "*shape"]:
+    update: Leaf,
+    grad: Leaf,
+    eps: Scalar,
+) -> Leaf:
     # Stated by what is left out, so that a NaN is passed on and not hidden.
     uphill = agreement(update, grad.astype(update.dtype)) >= 0
     kept = jnp.sum(~uphill).astype(eps.dtype) / max(update.size, 1)

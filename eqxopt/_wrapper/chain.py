@@ -5,13 +5,13 @@ from typing import Any, TypeVar
 
 from jaxtyping import PyTree
 
-from .._optimizer import (
+from .._abstract.optimizer import (
     AbstractOptimizer,
     AbstractTransform,
     count_of,
     inner_transforms,
 )
-from .._rules import gradients, started
+from .._abstract.rules import gradients, started
 from .._tree import Parameters, replace_fields
 from .._types import Self
 

@@ -5,16 +5,16 @@ from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import PyTree
 
+from .._abstract.optimizer import AbstractOptimizer, add_updates, as_optimizer, count_of
+from .._abstract.rules import gradients, rules, started, states_of
+from .._compile.once import per_leaf
 from .._dtype import compute_dtype, real_dtype
-from .._hyperparameter import fraction, Hyperparameter
-from .._math import ema
-from .._optimizer import AbstractOptimizer, add_updates, count_of
-from .._rules import gradients, rules, started
+from .._fields.hyperparameter import fraction, Hyperparameter
+from .._math.small import ema, own_copy
 from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import as_optimizer, own_copy, per_leaf, states_of
+from .._types import Leaf, Scalar, Self
 
 
 M = TypeVar("M")
@@ -24,8 +24,8 @@ class Average(NamedTuple):
     """The average of a parameter, and the weight that it stands for, at most 1; none
     without bias correction."""
 
-    mean: Inexact[Array, "*shape"]
-    weight: Float[Array, ""] | None
+    mean: Leaf
+    weight: Scalar | None
 
 
 class EMA(AbstractOptimizer):
@@ -87,7 +87,7 @@ class EMA(AbstractOptimizer):
             state=parameters.tree([self._start(p) for p in parameters.arrays]),
         )
 
-    def _start(self, param: Inexact[Array, "*shape"]) -> Average:
+    def _start(self, param: Leaf) -> Average:
         dtype = real_dtype(compute_dtype(param.dtype))
         return Average(own_copy(param), jnp.zeros((), dtype) if self.debias else None)
 
@@ -130,9 +130,7 @@ class EMA(AbstractOptimizer):
 
 
 @per_leaf
-def _averaged(
-    average: Average, new: Inexact[Array, "*shape"], decay: Float[Array, ""]
-) -> Average:
+def _averaged(average: Average, new: Leaf, decay: Scalar) -> Average:
     new = new.astype(average.mean.dtype)
     if average.weight is None:
         return Average(ema(average.mean, new, decay), None)

@@ -5,17 +5,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from .._hyperparameter import Hyperparameter, nonnegative
-from .._math import abs_sq, divide, sqrt, stable_norm
-from .._matrix import as_matrices, default_matrices, Matrices, MatrixView
-from .._optimizer import AbstractOptimizer, count_of
-from .._rate import learning_rates
-from .._rules import gradients, rules, started
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.rules import gradients, rules, started
+from .._compile.once import per_leaf
+from .._fields.hyperparameter import Hyperparameter, nonnegative
+from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
+from .._math.small import abs_sq, divide, no_update, own_copy, sqrt, stable_norm
 from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import as_optimizer, no_update, own_copy, per_leaf
+from .._types import AnyLeaf, Leaf, Scalar, Self
+from ._learning_rate import learning_rates
 
 
 M = TypeVar("M")
@@ -136,7 +136,7 @@ class Hyperball(AbstractOptimizer):
     def _views(self, parameters: Parameters) -> list[MatrixView | None]:
         return self.matrices.views(parameters, "`Hyperball.matrices`")
 
-    def _rates(self, parameters: Parameters) -> list[Float[Array, ""]]:
+    def _rates(self, parameters: Parameters) -> list[Scalar]:
         if self.rate is None:
             return learning_rates(self, self.optimizer, parameters, "give `rate`")
         return [getattr(rule, "rate") for rule in rules(self, parameters)]
@@ -161,18 +161,18 @@ def _axes(view: MatrixView) -> tuple[int, ...]:
 
 
 @per_leaf
-def _norm(x: Inexact[Array, "..."], view: MatrixView) -> Float[Array, "..."]:
+def _norm(x: AnyLeaf, view: MatrixView) -> Float[Array, "..."]:
     return sqrt(jnp.sum(abs_sq(x), axis=_axes(view), keepdims=True))
 
 
 @per_leaf
 def _on_sphere(
-    update: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    update: Leaf,
+    param: Leaf,
     radius: Float[Array, "..."] | None,
-    rate: Float[Array, ""],
+    rate: Scalar,
     view: MatrixView,
-) -> Inexact[Array, "*shape"]:
+) -> Leaf:
     param = param.astype(update.dtype)
     if radius is None:
         radius = _norm(param, view)

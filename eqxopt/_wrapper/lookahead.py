@@ -5,23 +5,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Inexact, PyTree
+from jaxtyping import Array, Bool, PyTree
 
-from .._hyperparameter import at_least_one, closed_fraction, Hyperparameter
-from .._optimizer import AbstractOptimizer, add_updates, count_of
-from .._rules import gradients, rules, started
+from .._abstract.optimizer import AbstractOptimizer, add_updates, as_optimizer, count_of
+from .._abstract.rules import gradients, reached, rules, started, states_of
+from .._compile.once import per_leaf
+from .._fields.hyperparameter import at_least_one, closed_fraction, Hyperparameter
+from .._math.small import own_copy, select, zero_count
 from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import (
-    as_optimizer,
-    Count,
-    own_copy,
-    per_leaf,
-    reached,
-    select,
-    states_of,
-    zero_count,
-)
+from .._types import Count, Leaf, Scalar, Self
 
 
 M = TypeVar("M")
@@ -30,7 +22,7 @@ M = TypeVar("M")
 class Slow(NamedTuple):
     """A parameter's slow weights."""
 
-    slow: Inexact[Array, "*shape"]
+    slow: Leaf
 
 
 class Lookahead(AbstractOptimizer):
@@ -147,12 +139,12 @@ class Lookahead(AbstractOptimizer):
 
 @per_leaf
 def _synchronized(
-    slow: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
-    update: Inexact[Array, "*shape"],
-    step_size: Float[Array, ""],
+    slow: Leaf,
+    param: Leaf,
+    update: Leaf,
+    step_size: Scalar,
     sync: Bool[Array, ""],
-) -> tuple[Inexact[Array, "*shape"], Inexact[Array, "*shape"]]:
+) -> tuple[Leaf, Leaf]:
     param = param.astype(slow.dtype)
     new = slow + step_size * (param + update - slow)
     return jnp.where(sync, new - param, update), jnp.where(sync, new, slow)

@@ -5,17 +5,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, Float, PyTree
 
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.rules import gradients, scalar_of, started, states_of
+from .._compile.once import per_leaf, summed
 from .._dtype import widest_real_dtype
-from .._hyperparameter import Hyperparameter, nonnegative, positive
-from .._math import inner_product, sqrt, squared_norm
+from .._fields.hyperparameter import Hyperparameter, nonnegative, positive
+from .._math.small import inner_product, own_copy, sqrt, squared_norm
 from .._number import check_counts, check_ranges
-from .._optimizer import AbstractOptimizer, count_of
-from .._rules import gradients, started
 from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import as_optimizer, own_copy, per_leaf, scalar_of, states_of, summed
+from .._types import Leaf, Scalar, Self
 
 
 M = TypeVar("M")
@@ -24,17 +24,17 @@ M = TypeVar("M")
 class Start(NamedTuple):
     """Where a parameter was before the first update."""
 
-    start: Inexact[Array, "*shape"]
+    start: Leaf
 
 
 class Terms(NamedTuple):
     """The squared norms of a parameter and of its gradient, and the inner products of
     both with the way back to the start."""
 
-    param_squares: Float[Array, ""]
-    grad_squares: Float[Array, ""]
-    param_back: Float[Array, ""]
-    grad_back: Float[Array, ""]
+    param_squares: Scalar
+    grad_squares: Scalar
+    param_back: Scalar
+    grad_back: Scalar
 
 
 class Bets(NamedTuple):
@@ -113,7 +113,7 @@ class Mechanic(AbstractOptimizer):
         check_counts(self, "num_betas")
 
     @property
-    def scale(self) -> Float[Array, ""]:
+    def scale(self) -> Scalar:
         """By what the updates of the wrapped optimizer are multiplied."""
         count_of(self)
         assert self.bets is not None
@@ -166,7 +166,7 @@ class Mechanic(AbstractOptimizer):
             new = replace_fields(new, bets=bets)
         return parameters.tree(updates), new
 
-    def _bet(self, sums: Terms) -> tuple[Float[Array, ""], Bets]:
+    def _bet(self, sums: Terms) -> tuple[Scalar, Bets]:
         """By what the way from the start is to be divided, and the next bets."""
         bets = self.bets
         assert bets is not None
@@ -196,9 +196,9 @@ class Mechanic(AbstractOptimizer):
 
 @per_leaf
 def _terms(
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
-    start: Inexact[Array, "*shape"],
+    grad: Leaf,
+    param: Leaf,
+    start: Leaf,
 ) -> Terms:
     grad, param = grad.astype(start.dtype), param.astype(start.dtype)
     back = start - param
@@ -212,12 +212,12 @@ def _terms(
 
 @per_leaf
 def _rescaled(
-    update: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
-    start: Inexact[Array, "*shape"],
-    before: Float[Array, ""],
-    after: Float[Array, ""],
-) -> Inexact[Array, "*shape"]:
+    update: Leaf,
+    param: Leaf,
+    start: Leaf,
+    before: Scalar,
+    after: Scalar,
+) -> Leaf:
     param = param.astype(start.dtype)
     before, after = before.astype(start.real.dtype), after.astype(start.real.dtype)
     return start - after * ((start - param) / before - update) - param

@@ -7,12 +7,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._math import sqrt, sum_of_squares
-from .._optimizer import AbstractOptimizer, count_of
-from .._rules import gradients, started
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.rules import gradients, started
+from .._math.small import sqrt, sum_of_squares
 from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import Amount, as_optimizer
+from .._types import Amount, Self
 
 
 M = TypeVar("M")

@@ -5,30 +5,27 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, PyTree
 
+from .._abstract.optimizer import (
+    AbstractOptimizer,
+    as_optimizer,
+    count_of,
+    needed_value,
+)
+from .._abstract.rules import gradients, reached, scalar_of, started
+from .._compile.once import per_leaf
 from .._dtype import real_dtype
-from .._hyperparameter import (
+from .._fields.hyperparameter import (
     at_least_one,
     fraction,
     Hyperparameter,
     nonnegative,
     open_fraction,
 )
-from .._optimizer import AbstractOptimizer, count_of, needed_value
-from .._rules import gradients, started
+from .._math.small import select, zero_count
 from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import (
-    Amount,
-    as_optimizer,
-    Count,
-    per_leaf,
-    reached,
-    scalar_of,
-    select,
-    zero_count,
-)
+from .._types import Amount, Count, Leaf, Scalar, Self
 
 
 M = TypeVar("M")
@@ -139,7 +136,7 @@ class ReduceOnPlateau(AbstractOptimizer):
             self, optimizer=optimizer, count=count, **fields
         )
 
-    def _observed(self, loss: Float[Array, ""]) -> dict[str, Array]:
+    def _observed(self, loss: Scalar) -> dict[str, Array]:
         """The fields after one more loss."""
         n = self.value_count + 1
         mean = self.mean_value + (loss - self.mean_value) / n.astype(float)
@@ -149,7 +146,7 @@ class ReduceOnPlateau(AbstractOptimizer):
         pending |= {name: getattr(self, name) for name in same}
         return select(full, self._compared(mean), pending)
 
-    def _compared(self, mean: Float[Array, ""]) -> dict[str, Array]:
+    def _compared(self, mean: Scalar) -> dict[str, Array]:
         """The fields after a mean is compared with the best."""
         threshold = (1 - scalar_of(self, "rtol")) * self.best_value
         better = mean < threshold - scalar_of(self, "atol")
@@ -177,7 +174,5 @@ class ReduceOnPlateau(AbstractOptimizer):
 
 
 @per_leaf
-def _scaled(
-    update: Inexact[Array, "*shape"], scale: Float[Array, ""]
-) -> Inexact[Array, "*shape"]:
+def _scaled(update: Leaf, scale: Scalar) -> Leaf:
     return scale.astype(real_dtype(update.dtype)) * update

@@ -6,17 +6,22 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import PyTree
 
+from .._abstract.optimizer import (
+    AbstractOptimizer,
+    as_optimizer,
+    count_of,
+    needed_value_fn,
+)
+from .._abstract.rescaling import Gradients, wide_gradients
+from .._abstract.rules import rules, started
+from .._compile.once import per_leaf
 from .._dtype import compute_dtype, real_dtype
-from .._hyperparameter import Hyperparameter, nonnegative
-from .._math import divide, global_norm
-from .._optimizer import AbstractOptimizer, count_of, needed_value_fn
-from .._rescaling import Gradients, wide_gradients
-from .._rules import rules, started
+from .._fields.hyperparameter import Hyperparameter, nonnegative
+from .._math.small import divide, global_norm
 from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import as_optimizer, per_leaf
+from .._types import AnyLeaf, Leaf, Scalar, Self
 
 
 M = TypeVar("M")
@@ -130,7 +135,7 @@ class SAM(AbstractOptimizer):
 
 
 def _gradients_at(
-    loss: Callable[[PyTree], Float[Array, ""]],
+    loss: Callable[[PyTree], Scalar],
     parameters: Parameters,
     shifted: Gradients,
 ) -> Gradients:
@@ -143,9 +148,7 @@ def _gradients_at(
     return [new.get(i) for i in range(len(parameters))]
 
 
-def _times_magnitudes(
-    grads: Gradients, params: Sequence[Inexact[Array, "..."]]
-) -> Gradients:
+def _times_magnitudes(grads: Gradients, params: Sequence[AnyLeaf]) -> Gradients:
     return [
         None if grad is None else _times_magnitude(grad, param)
         for grad, param in zip(grads, params)
@@ -153,19 +156,17 @@ def _times_magnitudes(
 
 
 @per_leaf
-def _times_magnitude(
-    grad: Inexact[Array, "*shape"], param: Inexact[Array, "*shape"]
-) -> Inexact[Array, "*shape"]:
+def _times_magnitude(grad: Leaf, param: Leaf) -> Leaf:
     return jnp.abs(param).astype(real_dtype(grad.dtype)) * grad
 
 
 @per_leaf
 def _shift(
-    param: Inexact[Array, "*shape"],
-    direction: Inexact[Array, "*shape"],
-    rho: Float[Array, ""],
-    norm: Float[Array, ""],
-) -> Inexact[Array, "*shape"]:
+    param: Leaf,
+    direction: Leaf,
+    rho: Scalar,
+    norm: Scalar,
+) -> Leaf:
     factor = divide(rho, norm.astype(rho.dtype))
     wide = param.astype(compute_dtype(param.dtype))
     return (wide + factor * direction).astype(param.dtype)

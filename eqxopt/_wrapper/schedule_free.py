@@ -5,17 +5,17 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import PyTree
 
+from .._abstract.averages import averages, first_iterates, Iterates, next_iterates
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.rules import gradients, rules, started, states_of
+from .._compile.once import per_leaf
 from .._dtype import as_dtype, widen
-from .._hyperparameter import Hyperparameter, nonnegative, open_fraction
-from .._optimizer import AbstractOptimizer, count_of
-from .._rate import learning_rates
-from .._rules import gradients, rules, started
-from .._schedule_free import averages, first_iterates, Iterates, next_iterates
+from .._fields.hyperparameter import Hyperparameter, nonnegative, open_fraction
 from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import as_optimizer, per_leaf, states_of
+from .._types import Leaf, Scalar, Self
+from ._learning_rate import learning_rates
 
 
 M = TypeVar("M")
@@ -132,7 +132,7 @@ class ScheduleFree(AbstractOptimizer):
     def eval_params(self, params: M) -> M:
         return averages(self, params)
 
-    def _rates(self, parameters: Parameters) -> list[Float[Array, ""]]:
+    def _rates(self, parameters: Parameters) -> list[Scalar]:
         """The rate that each parameter's step is weighed with."""
         if self.weight_lr is not None:
             return [rule.weight_lr for rule in _rules(self, parameters)]
@@ -147,11 +147,11 @@ def _rules(wrapper: ScheduleFree, parameters: Parameters) -> list[Any]:
 @per_leaf
 def _next(
     rule: ScheduleFree,
-    lr: Float[Array, ""],
-    param: Inexact[Array, "*shape"],
-    step: Inexact[Array, "*shape"],
+    lr: Scalar,
+    param: Leaf,
+    step: Leaf,
     iterates: Iterates,
-) -> tuple[Inexact[Array, "*shape"], Iterates]:
+) -> tuple[Leaf, Iterates]:
     dtype = step.dtype
     update, new = next_iterates(
         iterates._replace(z=widen(iterates.z, dtype)),

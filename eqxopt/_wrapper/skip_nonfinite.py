@@ -7,20 +7,19 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._hyperparameter import Hyperparameter, nonnegative
-from .._optimizer import AbstractOptimizer, count_of, needed_value
-from .._rules import gradients, started
-from .._skipping import update_if
-from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import (
-    all_finite,
+from .._abstract.optimizer import (
+    AbstractOptimizer,
     as_optimizer,
-    Count,
-    plus_one_if,
-    reached,
-    zero_count,
+    count_of,
+    needed_value,
 )
+from .._abstract.rules import gradients, reached, started
+from .._compile.once import all_finite
+from .._fields.hyperparameter import Hyperparameter, nonnegative
+from .._math.small import plus_one_if, zero_count
+from .._tree import Parameters, replace_fields
+from .._types import Count, Self
+from ._skip import update_if
 
 
 M = TypeVar("M")

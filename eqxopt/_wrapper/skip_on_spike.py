@@ -8,15 +8,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._hyperparameter import Hyperparameter, nonnegative
-from .._math import global_norm, sqrt
+from .._abstract.optimizer import (
+    AbstractOptimizer,
+    as_optimizer,
+    count_of,
+    needed_value,
+)
+from .._abstract.rules import gradients, scalar_of, started
+from .._fields.hyperparameter import Hyperparameter, nonnegative
+from .._math.small import global_norm, plus_one_if, sqrt, zero_count
 from .._number import check_ranges
-from .._optimizer import AbstractOptimizer, count_of, needed_value
-from .._rules import gradients, started
-from .._skipping import update_if
 from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import as_optimizer, Count, plus_one_if, scalar_of, zero_count
+from .._types import Count, Scalar, Self
+from ._skip import update_if
 
 
 M = TypeVar("M")
@@ -147,9 +151,7 @@ class SkipOnSpike(AbstractOptimizer):
         return self.optimizer.eval_params(params)
 
 
-def _is_spike(
-    value: Float[Array, ""], history: History, sigmas: Float[Array, ""]
-) -> Bool[Array, ""]:
+def _is_spike(value: Scalar, history: History, sigmas: Scalar) -> Bool[Array, ""]:
     # No derivative: a choice has none, and a root at 0 none that is finite.
     value = jax.lax.stop_gradient(value.astype(history.values.dtype))
     window = len(history.values)
@@ -164,7 +166,7 @@ def _is_spike(
     return ~jnp.isfinite(value) | (enough & (mean > sigmas.astype(value.dtype) * std))
 
 
-def _with(history: History, value: Float[Array, ""]) -> History:
+def _with(history: History, value: Scalar) -> History:
     """The history with one more value, if that is finite."""
     values, seen = history
     new = values.at[seen % len(values)].set(value.astype(values.dtype))

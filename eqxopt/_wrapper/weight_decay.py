@@ -5,20 +5,20 @@ from typing import Any, get_args, Literal, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, PyTree
 
+from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.rules import gradients, rules, started
+from .._compile.once import per_leaf
 from .._dtype import widen
-from .._hyperparameter import Hyperparameter, nonnegative, positive
-from .._mask import as_mask, Mask, mask_of
-from .._math import agreement
+from .._fields.hyperparameter import Hyperparameter, nonnegative, positive
+from .._fields.options import one_of
+from .._fields.selectors import as_mask, Mask, mask_of
+from .._math.small import agreement
 from .._number import check_ranges
-from .._optimizer import AbstractOptimizer, count_of
-from .._option import one_of
-from .._rate import learning_rates, with_learning_rate
-from .._rules import gradients, rules, started
 from .._tree import Parameters, replace_fields
-from .._types import Self
-from .._wrapping import as_optimizer, per_leaf
+from .._types import Leaf, Scalar, Self
+from ._learning_rate import learning_rates, with_learning_rate
 
 
 M = TypeVar("M")
@@ -256,12 +256,10 @@ def _decayed(
     )
 
 
-def _strengths(
-    wrapper: WeightDecay, parameters: Parameters
-) -> list[Float[Array, ""] | None]:
+def _strengths(wrapper: WeightDecay, parameters: Parameters) -> list[Scalar | None]:
     """What each parameter decays by, relative to itself; `None` where it does not."""
     every_rule = rules(wrapper, parameters)
-    strengths: list[Float[Array, ""] | None] = [
+    strengths: list[Scalar | None] = [
         None if rule.mask is False else rule.weight_decay for rule in every_rule
     ]
     if wrapper.convention == "independent":
@@ -278,29 +276,29 @@ def _strengths(
 
 @per_leaf
 def _plus(
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
-    weight_decay: Float[Array, ""],
-) -> Inexact[Array, "*shape"]:
+    grad: Leaf,
+    param: Leaf,
+    weight_decay: Scalar,
+) -> Leaf:
     param = widen(param)
     return grad.astype(param.dtype) + weight_decay * param
 
 
 @per_leaf
 def _minus(
-    update: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
-    strength: Float[Array, ""],
-) -> Inexact[Array, "*shape"]:
+    update: Leaf,
+    param: Leaf,
+    strength: Scalar,
+) -> Leaf:
     return update - strength * param.astype(update.dtype)
 
 
 @per_leaf
 def _minus_where_smaller(
-    update: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
-    strength: Float[Array, ""],
-) -> Inexact[Array, "*shape"]:
+    update: Leaf,
+    param: Leaf,
+    strength: Scalar,
+) -> Leaf:
     param = param.astype(update.dtype)
     decay = jnp.where(agreement(update, param) <= 0, strength * param, 0)
     return update - decay

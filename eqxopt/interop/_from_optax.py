@@ -8,14 +8,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Inexact, PyTree, Shaped
+from jaxtyping import Array, PyTree, Shaped
 
+from .._abstract.optimizer import AbstractOptimizer, count_of
+from .._abstract.rules import gradients, started
 from .._dtype import compute_dtype
-from .._extras import optax_module
-from .._optimizer import AbstractOptimizer, count_of
-from .._rules import gradients, started
-from .._tree import beside, KeyPath, Parameters, replace_fields, show_path
-from .._types import Self
+from .._sharding import beside
+from .._tree import KeyPath, Parameters, replace_fields, show_path
+from .._types import AnyLeaf, Leaf, Self
+from ._optax import optax_module
 
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class FromOptax(AbstractOptimizer):
         return params
 
 
-def _wide(parameters: Parameters, arrays: Sequence[Inexact[Array, "..."]]) -> PyTree:
+def _wide(parameters: Parameters, arrays: Sequence[AnyLeaf]) -> PyTree:
     """A tree of the model's shape, with `arrays` in the compute dtypes of the
     parameters, and nothing else."""
     return parameters.tree(
@@ -198,9 +199,7 @@ def _wide(parameters: Parameters, arrays: Sequence[Inexact[Array, "..."]]) -> Py
     )
 
 
-def _widen_to(
-    x: Inexact[Array, "*shape"], param: Inexact[Array, "..."]
-) -> Inexact[Array, "*shape"]:
+def _widen_to(x: Leaf, param: AnyLeaf) -> Leaf:
     return x.astype(compute_dtype(param.dtype))
 
 

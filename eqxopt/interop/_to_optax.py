@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
-from .._extras import optax_module
-from .._optimizer import AbstractTransform
+from .._abstract.optimizer import AbstractTransform
 from .._tree import Parameters
+from ._optax import optax_module
 
 
 if TYPE_CHECKING:

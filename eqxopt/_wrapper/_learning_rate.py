@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from jaxtyping import Array, Float
-
-from ._optimizer import AbstractOptimizer, AbstractTransform, inner_transforms
-from ._rules import rules
-from ._tree import Parameters
+from .._abstract.optimizer import AbstractOptimizer, AbstractTransform, inner_transforms
+from .._abstract.rules import rules
+from .._tree import Parameters
+from .._types import Scalar
 
 
 def learning_rates(
@@ -14,7 +13,7 @@ def learning_rates(
     optimizer: AbstractOptimizer,
     parameters: Parameters,
     remedy: str,
-) -> list[Float[Array, ""]]:
+) -> list[Scalar]:
     """The learning rate of each parameter in the next step of `optimizer`."""
     rate: Any = with_learning_rate(wrapper, optimizer, remedy)
     return [rule.learning_rate for rule in rules(rate, parameters)]

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
 
-from ._dtype import compute_dtype, kept_dtype, real_dtype, widen
-from ._math import divide, power
-from ._optimizer import AbstractOptimizer, count_of
-from ._tree import Parameters
-from ._wrapping import per_leaf
+from .._compile.once import per_leaf
+from .._dtype import compute_dtype, kept_dtype, real_dtype, widen
+from .._math.small import divide, power
+from .._tree import Parameters
+from .._types import Leaf, Scalar
+from .optimizer import AbstractOptimizer, count_of
 
 
 M = TypeVar("M")
@@ -19,15 +19,13 @@ M = TypeVar("M")
 class Iterates(NamedTuple):
     """Where the steps of a parameter have led, and what its average is made of."""
 
-    z: Inexact[Array, "*shape"]
-    weight_sum: Float[Array, ""]
-    max_lr: Float[Array, ""]
-    b1: Float[Array, ""]  # how near to the average the model now is
+    z: Leaf
+    weight_sum: Scalar
+    max_lr: Scalar
+    b1: Scalar  # how near to the average the model now is
 
 
-def first_iterates(
-    param: Inexact[Array, "*shape"], dtype: jnp.dtype | None
-) -> Iterates:
+def first_iterates(param: Leaf, dtype: jnp.dtype | None) -> Iterates:
     real = real_dtype(compute_dtype(param.dtype))
     return Iterates(
         z=jnp.array(param, dtype=kept_dtype(param.dtype, dtype), copy=True),
@@ -39,14 +37,14 @@ def first_iterates(
 
 def next_iterates(
     iterates: Iterates,
-    y: Inexact[Array, "*shape"],
-    step: Inexact[Array, "*shape"],
+    y: Leaf,
+    step: Leaf,
     *,
-    b1: Float[Array, ""],
-    lr: Float[Array, ""],
-    weight_lr_power: Float[Array, ""],
+    b1: Scalar,
+    lr: Scalar,
+    weight_lr_power: Scalar,
     dtype: jnp.dtype | None,
-) -> tuple[Inexact[Array, "*shape"], Iterates]:
+) -> tuple[Leaf, Iterates]:
     """The update of $y$, and the next iterates, once $z$ has made its step.
 
     All arrays come in the dtype in which a rule computes, $z$ also where it is kept in
@@ -63,17 +61,13 @@ def next_iterates(
     return update, Iterates(z, weight_sum, max_lr, b1)
 
 
-def _average(
-    y: Inexact[Array, "*shape"], z: Inexact[Array, "*shape"], b1: Float[Array, ""]
-) -> Inexact[Array, "*shape"]:
+def _average(y: Leaf, z: Leaf, b1: Scalar) -> Leaf:
     """The average $x$ in $y = \\beta_1 x + (1 - \\beta_1) z$."""
     return z + (y - z) / b1
 
 
 @per_leaf
-def _evaluated(
-    param: Inexact[Array, "*shape"], iterates: Iterates
-) -> Inexact[Array, "*shape"]:
+def _evaluated(param: Leaf, iterates: Iterates) -> Leaf:
     dtype = compute_dtype(param.dtype)
     z = widen(iterates.z, dtype)
     return _average(param.astype(dtype), z, iterates.b1).astype(param.dtype)

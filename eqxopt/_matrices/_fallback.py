@@ -1,6 +1,6 @@
 """What trains the parameters that are no matrices, unless another is given."""
 
-from ._optim.adam import AdamW
+from .._optim.adam import AdamW
 
 
 def default_fallback() -> AdamW:

@@ -1,10 +1,11 @@
 """Means of squares kept as one row and one column."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float
 
-from ._math import divide, sqrt
-from ._moments import reduced_zeros
+from .._types import Leaf, RealLeaf, Scalar
+from .moments import reduced_zeros
+from .small import divide, sqrt
 
 
 def longest_axes(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -20,16 +21,14 @@ def is_factored(shape: tuple[int, ...], least: int) -> bool:
 
 
 def zero_factors(
-    param: Inexact[Array, "*shape"],
+    param: Leaf,
 ) -> tuple[Float[Array, "*rows"], Float[Array, "*cols"]]:
     """Zeros to keep the mean of a parameter's squares in, as a row and a column."""
     short, long = longest_axes(param.shape)
     return reduced_zeros(param, (long,)), reduced_zeros(param, (short,))
 
 
-def mix(
-    mean: Float[Array, "*shape"], new: Float[Array, "*shape"], decay: Float[Array, ""]
-) -> Float[Array, "*shape"]:
+def mix(mean: RealLeaf, new: RealLeaf, decay: Scalar) -> RealLeaf:
     """`ema` for a decay that may be 0, where the rounding of its difference could take
     a mean of squares below 0."""
     return decay * mean + (1 - decay) * new
@@ -38,8 +37,8 @@ def mix(
 def mix_factors(
     row: Float[Array, "*rows"],
     col: Float[Array, "*cols"],
-    square: Float[Array, "*shape"],
-    decay: Float[Array, ""],
+    square: RealLeaf,
+    decay: Scalar,
 ) -> tuple[Float[Array, "*rows"], Float[Array, "*cols"]]:
     """The running means of squares along each of the two longest axes."""
     short, long = longest_axes(square.shape)
@@ -50,10 +49,10 @@ def mix_factors(
 
 
 def over_root(
-    x: Inexact[Array, "*shape"],
+    x: Leaf,
     row: Float[Array, "*rows"],
     col: Float[Array, "*cols"],
-) -> Inexact[Array, "*shape"]:
+) -> Leaf:
     r"""$x / \sqrt{r c / \operatorname{mean}(r)}$, the mean of squares being what the
     row $r$ and the column $c$ tell."""
     short, long = longest_axes(x.shape)

@@ -2,7 +2,7 @@
 
 import operator
 
-from jaxtyping import Array, Inexact
+from .._types import AnyLeaf
 
 
 UnitAxis = int | tuple[int, ...]
@@ -15,9 +15,7 @@ def as_unit_axis(axis: UnitAxis) -> UnitAxis:
     return operator.index(axis)
 
 
-def axes_within_unit(
-    x: Inexact[Array, "..."], unit_axis: UnitAxis, name: str
-) -> tuple[int, ...]:
+def axes_within_unit(x: AnyLeaf, unit_axis: UnitAxis, name: str) -> tuple[int, ...]:
     """The axes of `x` that lie within a unit: all but `unit_axis`.
 
     `name` is the class named in the `ValueError` for an axis that `x` lacks.
@@ -33,7 +31,7 @@ def axes_within_unit(
     return tuple(axis for axis in range(x.ndim) if axis not in units)
 
 
-def is_one_unit(x: Inexact[Array, "..."]) -> bool:
+def is_one_unit(x: AnyLeaf) -> bool:
     """Whether `x` is a scalar or a vector, such as a bias, also if its shape is that
     of a bias of a convolution, as (8, 1, 1)."""
     return sum(length != 1 for length in x.shape) <= 1

@@ -3,34 +3,31 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float
 
-from ._dtype import compute_dtype, real_dtype, real_zeros_like, zeros_like
-from ._math import debias
+from .._dtype import compute_dtype, real_dtype, real_zeros_like, zeros_like
+from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
+from .small import debias
 
 
 class Momentum(NamedTuple):
     """The running mean of a parameter's gradient."""
 
-    mu: Inexact[Array, "*shape"]
+    mu: Leaf
 
 
 class Moments(NamedTuple):
     """Running means of a parameter's gradient and of its square."""
 
-    mu: Inexact[Array, "*shape"]
-    nu: Float[Array, "*shape"]
+    mu: Leaf
+    nu: RealLeaf
 
 
-def zero_moments(
-    param: Inexact[Array, "*shape"], mu_dtype: jnp.dtype | None = None
-) -> Moments:
+def zero_moments(param: Leaf, mu_dtype: jnp.dtype | None = None) -> Moments:
     return Moments(mu=zeros_like(param, mu_dtype), nu=real_zeros_like(param))
 
 
-def reduced_zeros(
-    param: Inexact[Array, "..."], axes: tuple[int, ...]
-) -> Float[Array, "..."]:
+def reduced_zeros(param: AnyLeaf, axes: tuple[int, ...]) -> Float[Array, "..."]:
     """Zeros to keep a mean over `axes` of a parameter's squares in."""
     # Reduced from an array that depends on the parameter, also inside jit, so that
     # the remaining axes are sharded like the parameter's.
@@ -40,13 +37,13 @@ def reduced_zeros(
 
 
 def debiased_mean(
-    mu: Inexact[Array, "*shape"],
-    grad: Inexact[Array, "*shape"],
-    b1: Float[Array, ""],
-    t: Float[Array, ""],
+    mu: Leaf,
+    grad: Leaf,
+    b1: Scalar,
+    t: Scalar,
     *,
     nesterov: bool,
-) -> Inexact[Array, "*shape"]:
+) -> Leaf:
     r"""$\hat m_t$ from the running mean $m_t$: without the bias of its start at zero,
     and with `nesterov` looking one step ahead."""
     if nesterov:

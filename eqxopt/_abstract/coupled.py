@@ -7,20 +7,16 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, PyTree
 
-from ._dtype import compute_dtype, real_dtype, widest_real_dtype
-from ._number import copied
-from ._optimizer import (
-    AbstractOptimizer,
-    count_of,
-    hyperparameter_names,
-    needed_value,
-)
-from ._rules import gradients, rules, started
-from ._tree import beside, is_nothing, Parameters, replace_fields
-from ._types import Self
-from ._wrapping import per_leaf, scalar_of, states_of, summed
+from .._compile.once import per_leaf, summed
+from .._dtype import compute_dtype, real_dtype, widest_real_dtype
+from .._number import copied
+from .._sharding import beside
+from .._tree import is_nothing, Parameters, replace_fields
+from .._types import AnyLeaf, Leaf, Scalar, Self
+from .optimizer import AbstractOptimizer, count_of, hyperparameter_names, needed_value
+from .rules import gradients, rules, scalar_of, started, states_of
 
 
 M = TypeVar("M")
@@ -46,19 +42,19 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
     """The names of those that are one number for the whole model."""
 
     @abc.abstractmethod
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> PyTree:
+    def init_leaf(self, param: Leaf) -> PyTree:
         """The state of one parameter before the first update."""
 
     @abc.abstractmethod
-    def init_shared(self, params: Sequence[Inexact[Array, "..."]]) -> PyTree:
+    def init_shared(self, params: Sequence[AnyLeaf]) -> PyTree:
         """The numbers that `params`, all parameters, share before the first update."""
 
     @abc.abstractmethod
     def measure_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Any,
         shared: Any,
     ) -> tuple[PyTree, Any]:
@@ -66,20 +62,18 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
         1, and its next state."""
 
     @abc.abstractmethod
-    def update_shared(
-        self, t: Float[Array, ""], sums: Any, shared: Any, value: Any
-    ) -> PyTree:
+    def update_shared(self, t: Scalar, sums: Any, shared: Any, value: Any) -> PyTree:
         """The next shared numbers. `value` is the loss, or `None`."""
 
     @abc.abstractmethod
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Any,
         shared: Any,
-    ) -> Inexact[Array, "*shape"]:
+    ) -> Leaf:
         """The update of one parameter, from its next state and the next shared
         numbers."""
 
@@ -172,9 +166,9 @@ def _of_all(
 @per_leaf
 def _measure_leaf(
     rule: AbstractCoupledOptimizer,
-    t: Float[Array, ""],
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    t: Scalar,
+    grad: Leaf,
+    param: Leaf,
     state: Any,
     shared: Any,
 ) -> tuple[PyTree, Any]:
@@ -184,19 +178,19 @@ def _measure_leaf(
 @per_leaf
 def _update_leaf(
     rule: AbstractCoupledOptimizer,
-    t: Float[Array, ""],
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    t: Scalar,
+    grad: Leaf,
+    param: Leaf,
     state: Any,
     shared: Any,
-) -> Inexact[Array, "*shape"]:
+) -> Leaf:
     return rule.update_leaf(*_wide(t, grad, param, state, shared))
 
 
 def _wide(
-    t: Float[Array, ""],
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    t: Scalar,
+    grad: Leaf,
+    param: Leaf,
     state: Any,
     shared: Any,
 ) -> tuple[Any, ...]:

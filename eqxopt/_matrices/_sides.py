@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Inexact, Int
 
-from ._linalg import eigh, orthonormal_columns
-from ._math import adjoint, ema, product
-from ._matrix import gathered, laid_like, MatrixView
-from ._optimizer import count_of
-from ._together import decayed_step, together
-from ._wrapping import no_update, per_leaf
+from .._abstract.optimizer import count_of
+from .._abstract.together import decayed_step, together
+from .._compile.once import per_leaf
+from .._fields.matrices import MatrixView
+from .._math.linalg import eigh, orthonormal_columns
+from .._math.small import adjoint, ema, no_update, product
+from .._sharding import gathered, laid_like
+from .._types import AnyLeaf, Leaf, Matrix, Scalar
 
 
 class Sides(NamedTuple):
@@ -42,21 +44,19 @@ def ones(view: MatrixView, dtype: jnp.dtype, limit: int) -> Sides:
     return _sides(lambda n: jnp.ones((view.batch, n), dtype), view, limit)
 
 
-def _sides(
-    make: Callable[[int], Inexact[Array, "..."]], view: MatrixView, limit: int
-) -> Sides:
+def _sides(make: Callable[[int], AnyLeaf], view: MatrixView, limit: int) -> Sides:
     return Sides(
         *(make(n) if 0 < n <= limit else None for n in (view.rows, view.columns))
     )
 
 
-def means(old: Sides, new: Sides, decay: Float[Array, ""]) -> Sides:
+def means(old: Sides, new: Sides, decay: Scalar) -> Sides:
     return jtu.tree_map(lambda mean, x: ema(mean, x, decay), old, new)
 
 
 def outer_products(
-    by_rows: Inexact[Array, "batch rows columns"],
-    by_columns: Inexact[Array, "batch rows columns"],
+    by_rows: Matrix,
+    by_columns: Matrix,
     like: Sides,
 ) -> Sides:
     r"""$X X^*$ of the first and $X^* X$ of the second, on the sides that `like`
@@ -67,23 +67,17 @@ def outer_products(
     )
 
 
-def rotated(
-    x: Inexact[Array, "batch rows columns"], bases: Sides
-) -> Inexact[Array, "batch rows columns"]:
+def rotated(x: Matrix, bases: Sides) -> Matrix:
     r"""$Q_L^* X Q_R$."""
     return multiplied(x, bases._replace(left=_adjoint_or_none(bases.left)))
 
 
-def rotated_back(
-    x: Inexact[Array, "batch rows columns"], bases: Sides
-) -> Inexact[Array, "batch rows columns"]:
+def rotated_back(x: Matrix, bases: Sides) -> Matrix:
     r"""$Q_L X Q_R^*$."""
     return multiplied(x, bases._replace(right=_adjoint_or_none(bases.right)))
 
 
-def multiplied(
-    x: Inexact[Array, "batch rows columns"], sides: Sides
-) -> Inexact[Array, "batch rows columns"]:
+def multiplied(x: Matrix, sides: Sides) -> Matrix:
     r"""$L X R$."""
     if sides.left is not None:
         x = product(sides.left, x)
@@ -91,9 +85,7 @@ def multiplied(
 
 
 @per_leaf
-def whole(
-    grad: Inexact[Array, "*shape"], state: Any, view: MatrixView
-) -> tuple[Inexact[Array, "batch rows columns"], Any]:
+def whole(grad: Leaf, state: Any, view: MatrixView) -> tuple[Matrix, Any]:
     """The gradient and the moments in a state, `mu` and perhaps `nu`, as matrices,
     whole on every device."""
     as_matrices = lambda x: view.matrices(gathered(x))
@@ -102,7 +94,7 @@ def whole(
 
 
 @per_leaf
-def laid_out(state: Any, param: Inexact[Array, "*shape"], view: MatrixView) -> Any:
+def laid_out(state: Any, param: Leaf, view: MatrixView) -> Any:
     """The state of a parameter with moments that lie as it does."""
     return _with_moments(lambda x: laid_like(view.array(x), param), state)
 
@@ -119,11 +111,11 @@ def rotated_updates(
     step: Callable[..., tuple[Inexact[Array, "_ _ _"], dict[str, Any]]],
     turn: Callable[[Any, Any], dict[str, Any]],
     rules: Sequence[Any],
-    grads: Sequence[Inexact[Array, "..."]],
-    params: Sequence[Inexact[Array, "..."]],
+    grads: Sequence[AnyLeaf],
+    params: Sequence[AnyLeaf],
     states: Sequence[Any],
     views: Sequence[MatrixView],
-) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+) -> tuple[list[AnyLeaf], list[Any]]:
     """The updates and next states of an optimizer that goes by eigenbases of the sides.
 
     `step(count, rule, (grad, state))` gives the step of matrices and what it changes in
@@ -159,10 +151,10 @@ def rotated_updates(
 def _after_the_first(
     count: Int[Array, ""],
     rule: Any,
-    matrices: Inexact[Array, "batch rows columns"],
-    param: Inexact[Array, "*shape"],
+    matrices: Matrix,
+    param: Leaf,
     view: MatrixView,
-) -> Inexact[Array, "*shape"]:
+) -> Leaf:
     update = decayed_step(rule, matrices, param, view)
     return jnp.where(count == 1, no_update(update), update)
 

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.tree_util as jtu
-from jaxtyping import Array, Inexact, Int
+from jaxtyping import Array, Int
 
-from ._matrix import joined, laid_like, MatrixView, parted
-from ._wrapping import per_leaf
+from .._compile.once import per_leaf
+from .._fields.matrices import joined, MatrixView, parted
+from .._sharding import laid_like
+from .._types import Leaf, Matrix
 
 
 def together(
@@ -42,10 +44,10 @@ def together(
 @per_leaf
 def decayed_step(
     rule: Any,
-    matrices: Inexact[Array, "batch rows columns"],
-    param: Inexact[Array, "*shape"],
+    matrices: Matrix,
+    param: Leaf,
     view: MatrixView,
-) -> Inexact[Array, "*shape"]:
+) -> Leaf:
     """The update that goes along `matrices` and decays `param`."""
     step = laid_like(view.array(matrices), param)
     decay = rule.weight_decay * param.astype(step.dtype)

@@ -1,19 +1,25 @@
 """The small functions that update rules are written in."""
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
-from ._dtype import widen, widest_real_dtype
+from .._dtype import compute_dtype, widen, widest_real_dtype
+from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
+
+
+T = TypeVar("T")
 
 
 def ema(
-    mean: Inexact[Array, "*shape"],
-    new: Inexact[Array, "*shape"],
-    decay: Float[Array, ""],
-) -> Inexact[Array, "*shape"]:
+    mean: Leaf,
+    new: Leaf,
+    decay: Scalar,
+) -> Leaf:
     r"""Exponential moving average, $\beta m + (1 - \beta) x$."""
     # One weight, from the one stored `decay`, so that `debias` undoes precisely what
     # this does, also in float32; and written with the fewest operations, because a
@@ -21,16 +27,14 @@ def ema(
     return mean + (1 - decay) * (new - mean)
 
 
-def debias(
-    mean: Inexact[Array, "*shape"], decay: Float[Array, ""], t: Float[Array, ""]
-) -> Inexact[Array, "*shape"]:
+def debias(mean: Leaf, decay: Scalar, t: Scalar) -> Leaf:
     r"""What an `ema` that started from zeros estimates after `t` steps,
     $m / (1 - \beta^t)$."""
     return mean / one_minus_power(decay, t)
 
 
 @jax.custom_jvp
-def one_minus_power(base: Float[Array, ""], t: Float[Array, ""]) -> Float[Array, ""]:
+def one_minus_power(base: Scalar, t: Scalar) -> Scalar:
     r"""$1 - b^t$ for $0 \le b < 1$ and $t \ge 1$, without cancellation near $b = 1$.
 
     In float32, `1 - b**t` loses five digits in the first steps of `b = 0.999`.
@@ -47,7 +51,7 @@ def _one_minus_power_jvp(primals, tangents):
     return one_minus_power(base, t), -t * jnp.power(base, t - 1) * base_dot
 
 
-def abs_sq(x: Inexact[Array, "*shape"]) -> Float[Array, "*shape"]:
+def abs_sq(x: Leaf) -> RealLeaf:
     r"""$|x|^2$, real also for complex input."""
     if jnp.iscomplexobj(x):
         return jnp.square(x.real) + jnp.square(x.imag)
@@ -55,7 +59,7 @@ def abs_sq(x: Inexact[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 @jax.custom_jvp
-def sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def sqrt(x: RealLeaf) -> RealLeaf:
     r"""$\sqrt x$ whose derivative at 0 is taken as 0, so that training can be
     differentiated where a gradient is exactly 0."""
     return jnp.sqrt(x)
@@ -70,7 +74,7 @@ def _sqrt_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def cbrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def cbrt(x: RealLeaf) -> RealLeaf:
     r"""$\sqrt[3] x$ whose derivative at 0 is taken as 0, like that of `sqrt`."""
     return jnp.cbrt(x)
 
@@ -86,7 +90,7 @@ def _cbrt_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def power(x: Float[Array, ""], exponent: Float[Array, ""]) -> Float[Array, ""]:
+def power(x: Scalar, exponent: Scalar) -> Scalar:
     r"""$x^p$ for $x, p \ge 0$, whose derivatives at $x = 0$ are taken as 0."""
     return jnp.power(x, exponent)
 
@@ -101,9 +105,7 @@ def _power_jvp(primals, tangents):
     return power(x, exponent), jnp.where(at_zero, 0, slope)
 
 
-def agreement(
-    x: Inexact[Array, "*shape"], y: Inexact[Array, "*shape"]
-) -> Float[Array, "*shape"]:
+def agreement(x: Leaf, y: Leaf) -> RealLeaf:
     r"""Whether entries point the same way: positive where they do, negative where
     they oppose each other, and 0 at right angles or where one of them is 0."""
     # Of the signs, because a product of small numbers may underflow.
@@ -112,19 +114,17 @@ def agreement(
     return jnp.sign(x) * jnp.sign(y)
 
 
-def squared_norm(x: Inexact[Array, "..."]) -> Float[Array, ""]:
+def squared_norm(x: AnyLeaf) -> Scalar:
     r"""$\|x\|^2$, over all entries."""
     return jnp.sum(abs_sq(x))
 
 
-def norm(x: Inexact[Array, "..."]) -> Float[Array, ""]:
+def norm(x: AnyLeaf) -> Scalar:
     r"""The Euclidean norm of all entries, $\|x\|$, with derivative 0 at 0."""
     return sqrt(squared_norm(x))
 
 
-def inner_product(
-    x: Inexact[Array, "*shape"], y: Inexact[Array, "*shape"]
-) -> Float[Array, ""]:
+def inner_product(x: Leaf, y: Leaf) -> Scalar:
     r"""$\langle x, y \rangle$ over all entries, of complex ones as of pairs of real
     ones."""
     # Not with `jnp.vdot`, which flattens what may be sharded and, on accelerators,
@@ -132,13 +132,13 @@ def inner_product(
     return jnp.sum((jnp.conj(x) * y).real)
 
 
-def rms(x: Inexact[Array, "..."]) -> Float[Array, ""]:
+def rms(x: AnyLeaf) -> Scalar:
     r"""The root of the mean square of all entries, with derivative 0 at 0."""
     return norm(x) / max(x.size, 1) ** 0.5
 
 
 @jax.custom_jvp
-def divide(x: Inexact[Array, "..."], y: Float[Array, "..."]) -> Inexact[Array, "..."]:
+def divide(x: AnyLeaf, y: Float[Array, "..."]) -> AnyLeaf:
     r"""$x / y$, and 0 where $y$ is 0."""
     at_zero = y == 0
     return jnp.where(at_zero, 0, x / jnp.where(at_zero, 1, y))
@@ -154,27 +154,25 @@ def _divide_jvp(primals, tangents):
 
 
 def trust_ratio(
-    param_norm: Float[Array, ""],
-    update_norm: Float[Array, ""],
-    coefficient: float | Float[Array, ""] = 1.0,
-    eps: float | Float[Array, ""] = 0.0,
-) -> Float[Array, ""]:
+    param_norm: Scalar,
+    update_norm: Scalar,
+    coefficient: float | Scalar = 1.0,
+    eps: float | Scalar = 0.0,
+) -> Scalar:
     r"""$c\, \|\theta\| / (\|u\| + \varepsilon)$, and 1 where one of the norms is 0."""
     zero = (param_norm == 0) | (update_norm == 0)
     ratio = divide(coefficient * param_norm, update_norm + eps)
     return jnp.where(zero, 1, ratio)
 
 
-def sum_of_squares(arrays: Iterable[Inexact[Array, "..."]]) -> Float[Array, ""]:
+def sum_of_squares(arrays: Iterable[AnyLeaf]) -> Scalar:
     r"""$\sum_i \|x_i\|^2$, in the widest real dtype among them and float32."""
     squares = [squared_norm(widen(x)) for x in arrays]
     dtype = widest_real_dtype(squares)
     return sum((x.astype(dtype) for x in squares), jnp.zeros((), dtype))
 
 
-def stable_norm(
-    x: Inexact[Array, "..."], axes: tuple[int, ...] | None = None
-) -> Float[Array, "..."]:
+def stable_norm(x: AnyLeaf, axes: tuple[int, ...] | None = None) -> Float[Array, "..."]:
     r"""The Euclidean norm of all entries, or over `axes`, which are kept with length 1.
     Unlike in `norm`, no square overflows or underflows on the way."""
     keep = axes is not None
@@ -191,7 +189,7 @@ def stable_norm(
     return scale * sqrt(jnp.sum(squares, axis=axes, keepdims=keep))
 
 
-def global_norm(arrays: Iterable[Inexact[Array, "..."]]) -> Float[Array, ""]:
+def global_norm(arrays: Iterable[AnyLeaf]) -> Scalar:
     r"""The `stable_norm` of all `arrays` together, in the widest real dtype among them
     and float32."""
     # The norm of their norms: one scale for all would take a compiler minutes where a
@@ -213,9 +211,7 @@ def clip_factor(
     return jnp.where(norm <= max_norm, 1, shrunk)
 
 
-def clipped(
-    x: Inexact[Array, "*shape"], bound: Float[Array, ""]
-) -> Inexact[Array, "*shape"]:
+def clipped(x: Leaf, bound: Scalar) -> Leaf:
     """`x` with no entry larger than `bound` in magnitude."""
     if jnp.iscomplexobj(x):
         return x * clip_factor(jnp.abs(x), bound)
@@ -223,10 +219,10 @@ def clipped(
 
 
 def ramp(
-    step: Float[Array, ""],
-    begin: float | Float[Array, ""],
-    length: float | Float[Array, ""],
-) -> Float[Array, ""]:
+    step: Scalar,
+    begin: float | Scalar,
+    length: float | Scalar,
+) -> Scalar:
     """From 0 at `begin` straight to 1 after `length` steps, constant before and after.
 
     A length of 0 is a jump. At both corners the derivative is that from the right.
@@ -236,16 +232,12 @@ def ramp(
     return jnp.where(elapsed < length, risen, 1)
 
 
-def lerp(
-    start: Float[Array, ""], end: Float[Array, ""], done: Float[Array, ""]
-) -> Float[Array, ""]:
+def lerp(start: Scalar, end: Scalar, done: Scalar) -> Scalar:
     """Linear interpolation from `start` to `end`, exact at both."""
     return (1 - done) * start + done * end
 
 
-def half_cosine(
-    done: Float[Array, ""], exponent: float | Float[Array, ""] = 1.0
-) -> Float[Array, ""]:
+def half_cosine(done: Scalar, exponent: float | Scalar = 1.0) -> Scalar:
     r"""$(\frac12 + \frac12 \cos(\pi d))^p$, from 1 to exactly 0."""
     # As a square the base is never negative, nor exactly 0, where a power need not
     # have a derivative.
@@ -263,3 +255,34 @@ def product(
 
 def adjoint(x: Inexact[Array, "batch _ _"]) -> Inexact[Array, "batch _ _"]:
     return jnp.swapaxes(x.conj(), -2, -1)
+
+
+def zero_count() -> Int[Array, ""]:
+    return jnp.zeros((), jnp.int32)
+
+
+def plus_one_if(condition: Bool[Array, ""], count: Int[Array, ""]) -> Int[Array, ""]:
+    return count + condition.astype(count.dtype)
+
+
+def own_copy(param: Leaf) -> Leaf:
+    """`param` in its compute dtype and in a buffer of its own."""
+    return jnp.array(param, dtype=compute_dtype(param.dtype), copy=True)
+
+
+def no_update(x: Leaf) -> Leaf:
+    """An update that leaves every bit of a parameter: -0.0, because adding 0.0 makes
+    a parameter of -0.0 positive."""
+    return jnp.full_like(x, complex(-0.0, -0.0) if jnp.iscomplexobj(x) else -0.0)
+
+
+def select(condition: Bool[Array, ""], new: T, old: T) -> T:
+    """`new` where the condition holds and `old` elsewhere, leaf by leaf.
+
+    Both are evaluated, and so it works under `jax.vmap` at no other cost. The
+    containers are those of `new`: a checkpoint may have given `old` others.
+    """
+    leaves, treedef = jtu.tree_flatten(new)
+    return treedef.unflatten(
+        [jnp.where(condition, a, b) for a, b in zip(leaves, jtu.tree_leaves(old))]
+    )

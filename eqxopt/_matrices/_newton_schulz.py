@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact
 
-from ._math import adjoint, divide, stable_norm
+from .._math.small import adjoint, divide, stable_norm
+from .._types import Matrix
 
 
 Triple = tuple[float, float, float]
@@ -55,20 +56,18 @@ def as_coefficients(x: Any) -> tuple[Triple, ...]:
     return tuple((float(a), float(b), float(c)) for a, b, c in rows)
 
 
-def normalized(
-    x: Inexact[Array, "batch rows columns"], eps: Float[Array, "#batch 1 1"]
-) -> Inexact[Array, "batch rows columns"]:
+def normalized(x: Matrix, eps: Float[Array, "#batch 1 1"]) -> Matrix:
     """Each matrix by its Frobenius norm, and so with no singular value above 1."""
     return divide(x, stable_norm(x, axes=(-2, -1)) + eps)
 
 
 def newton_schulz(
-    x: Inexact[Array, "batch rows columns"],
+    x: Matrix,
     coefficients: Sequence[Triple],
     steps: int,
     *,
     gram: bool,
-) -> Inexact[Array, "batch rows columns"]:
+) -> Matrix:
     """Each matrix, of norm 1, with its singular values brought near 1.
 
     After the last of `coefficients`, that is repeated. With `gram` the steps are made
@@ -98,9 +97,7 @@ def _polynomial(
     return a * jnp.eye(r.shape[-1], dtype=r.dtype)[None] + b * r + c * (r @ r)
 
 
-def _gram_steps(
-    x: Inexact[Array, "batch rows columns"], triples: Sequence[Triple]
-) -> Inexact[Array, "batch rows columns"]:
+def _gram_steps(x: Matrix, triples: Sequence[Triple]) -> Matrix:
     # Every step multiplies x from the left by a polynomial of r = x x*, and polynomials
     # of one matrix commute. So q, their product, and r are all that has to be known.
     r = x @ adjoint(x)

@@ -4,20 +4,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Inexact, PyTree
+from jaxtyping import Array, Bool, PyTree
 
-from ._optimizer import AbstractOptimizer
-from ._tree import Parameters
-from ._wrapping import no_update, select
+from .._abstract.optimizer import AbstractOptimizer
+from .._math.small import no_update, select
+from .._tree import Parameters
+from .._types import AnyLeaf, Scalar
 
 
 def update_if(
     made: Bool[Array, ""],
     optimizer: AbstractOptimizer,
-    grads: Sequence[Inexact[Array, "..."] | None],
+    grads: Sequence[AnyLeaf | None],
     parameters: Parameters,
     *,
-    value: Float[Array, ""] | None,
+    value: Scalar | None,
     value_fn: Callable[..., Any] | None,
 ) -> tuple[PyTree, AbstractOptimizer]:
     """The updates and the next optimizer where the step is made; elsewhere updates that

@@ -8,19 +8,18 @@ from typing import Any, ClassVar, TypeVar
 import equinox as eqx
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float, Inexact, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
-from ._closure import as_pytree
-from ._hyperparameter import at_step, HyperparameterIn, PerParameter
-from ._number import check_ranges
-from ._tree import Parameters, replace_fields
-from ._types import Self
+from .._compile.closures import as_pytree
+from .._fields.hyperparameter import at_step, HyperparameterIn, PerParameter
+from .._number import check_ranges
+from .._tree import Parameters, replace_fields
+from .._types import Leaf, Scalar, Self
 
 
 M = TypeVar("M")
 O = TypeVar("O", bound="AbstractOptimizer")
 T = TypeVar("T", bound="AbstractTransform")
-Scalar = Float[Array, ""]
 
 
 class AbstractTransform(eqx.Module):
@@ -207,9 +206,7 @@ def add_updates(params: M, updates: PyTree) -> M:
     )
 
 
-def added(
-    param: Inexact[Array, "*shape"], update: Inexact[Array, "*shape"]
-) -> Inexact[Array, "*shape"]:
+def added(param: Leaf, update: Leaf) -> Leaf:
     if param.dtype == update.dtype:
         return param + update
     return (param.astype(update.dtype) + update).astype(param.dtype)
@@ -328,3 +325,12 @@ def needed_value_fn(
         return value
 
     return loss
+
+
+def as_optimizer(x: AbstractOptimizer) -> AbstractOptimizer:
+    """A field converter: what a wrapper wraps."""
+    if not isinstance(x, AbstractOptimizer):
+        raise TypeError(
+            f"a wrapper takes an optimizer first, such as `eqxopt.SGD(0.1)`, not {x!r}"
+        )
+    return x

@@ -7,23 +7,25 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
-from ._dtype import compute_dtype, real_dtype, widen
-from ._math import ema
-from ._matrix import gathered, in_batches, MatrixView
-from ._moments import debiased_mean, Momentum
+from .._compile.once import per_leaf
+from .._dtype import compute_dtype, real_dtype, widen
+from .._fields.matrices import in_batches, MatrixView
+from .._math.moments import debiased_mean, Momentum
+from .._math.small import ema
+from .._sharding import gathered
+from .._types import Leaf, Matrix, Scalar
 from ._newton_schulz import newton_schulz, normalized
-from ._wrapping import per_leaf
 
 
 @per_leaf
 def momentum_matrices(
     rule: Any,
     count: Int[Array, ""],
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    grad: Leaf,
+    param: Leaf,
     state: Momentum,
     view: MatrixView,
-) -> tuple[Inexact[Array, "batch rows columns"], Momentum]:
+) -> tuple[Matrix, Momentum]:
     """The mean gradient as matrices, without bias and, with `rule.nesterov`, one step
     ahead; and the next state."""
     dtype = compute_dtype(param.dtype)
@@ -36,7 +38,7 @@ def momentum_matrices(
 def orthogonalized(
     optimizer: Any,
     matrices: Sequence[Inexact[Array, "_ _ _"]],
-    eps: Sequence[Float[Array, ""]],
+    eps: Sequence[Scalar],
     count: Int[Array, ""],
 ) -> list[Inexact[Array, "_ _ _"]]:
     """All `matrices` with singular values near 1, by the Newton-Schulz steps that the
@@ -46,9 +48,9 @@ def orthogonalized(
 
 def _orthogonal(
     optimizer: Any,
-    x: Inexact[Array, "batch rows columns"],
+    x: Matrix,
     eps: Float[Array, "#batch 1 1"],
-) -> Inexact[Array, "batch rows columns"]:
+) -> Matrix:
     dtype = x.dtype
     if optimizer.compute_dtype is not None and not jnp.iscomplexobj(x):
         dtype = optimizer.compute_dtype
@@ -64,8 +66,8 @@ def _orthogonal(
 
 
 def spectral_scale(
-    rows: int, columns: int, consistent_rms: Float[Array, ""] | None
-) -> float | Float[Array, ""]:
+    rows: int, columns: int, consistent_rms: Scalar | None
+) -> float | Scalar:
     """By what an orthogonal matrix is multiplied, so that a step changes outputs
     alike for every shape, or so that its root mean square is the same."""
     if consistent_rms is None:

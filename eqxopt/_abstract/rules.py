@@ -2,19 +2,20 @@
 gradients that fit."""
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from ._dtype import compute_dtype, real_dtype
-from ._hyperparameter import at_step, fix_choice, PerParameter
-from ._mask import AbstractSelector
-from ._optimizer import AbstractTransform, count_of, hyperparameter_names
-from ._tree import Parameters, replace_fields
+from .._dtype import compute_dtype, real_dtype
+from .._fields.hyperparameter import at_step, fix_choice, PerParameter
+from .._fields.selectors import AbstractSelector
+from .._tree import array_leaves, Parameters, replace_fields
+from .._types import AnyLeaf, Scalar
+from .optimizer import AbstractTransform, count_of, hyperparameter_names
 
 
 T = TypeVar("T", bound=AbstractTransform)
@@ -39,7 +40,7 @@ def gradients(
     parameters: Parameters,
     *,
     per_example: bool = False,
-) -> list[Inexact[Array, "..."] | None]:
+) -> list[AnyLeaf | None]:
     """The gradient of each parameter, or `None`, once all are known to fit; with
     `per_example` those of each example along a leading axis."""
     name = type(transform).__name__
@@ -159,3 +160,52 @@ def _selector_columns(
             for name in field.metadata.get("masks", ()):
                 masked[name] = field.name
     return columns, masked
+
+
+def scalar_of(transform: AbstractTransform, name: str) -> Scalar:
+    """The hyperparameter `name` at this step, one for the whole model."""
+    what = f"`{type(transform).__name__}.{name}`"
+    value = getattr(transform, name)
+    if isinstance(value, PerParameter):
+        raise TypeError(
+            f"{what} is one number for the whole model, or a schedule: it cannot be "
+            "chosen for each parameter"
+        )
+    return at_step(value, count_of(transform), what)
+
+
+def reached(
+    transform: AbstractTransform, count: Int[Array, ""], name: str
+) -> Bool[Array, ""]:
+    """Whether `count` is at least the hyperparameter `name` at this step."""
+    value = scalar_of(transform, name)
+    return count.astype(value.dtype) >= value
+
+
+def states_of(
+    transform: AbstractTransform,
+    parameters: Parameters,
+    grads: Sequence[Any],
+    shapes: Sequence[tuple[int, ...]] | None = None,
+) -> list[Any]:
+    """The transform's own state of each parameter, known to fit where there is a
+    gradient: its first array has the parameter's shape, or that of `shapes`."""
+    name = type(transform).__name__
+    states = parameters.align(transform.state, f"`{name}`: the optimizer's states")
+    for i, (param, state, grad) in enumerate(zip(parameters.arrays, states, grads)):
+        if grad is None:
+            continue
+        if state is None:
+            raise ValueError(
+                f"`{name}`: {parameters.path(i)} was no parameter when `init` saw the "
+                "model. Call `opt = opt.init(model)` again."
+            )
+        expected = param.shape if shapes is None else shapes[i]
+        shape = next((x.shape for x in array_leaves(state)), expected)
+        if shape != expected:
+            raise ValueError(
+                f"`{name}`: the state at {parameters.path(i)} does not fit the "
+                f"parameter of shape {param.shape}: it has shape {shape}. Call "
+                "`opt = opt.init(model)` again."
+            )
+    return states

@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import PyTree
 
-from ._dtype import compute_dtype
-from ._optimizer import AbstractTransform
-from ._rules import gradients
-from ._tree import Parameters
+from .._dtype import compute_dtype
+from .._tree import Parameters
+from .._types import AnyLeaf, Scalar
+from .optimizer import AbstractTransform
+from .rules import gradients
 
 
-Gradients = list[Inexact[Array, "..."] | None]
+Gradients = list[AnyLeaf | None]
 
 
 @runtime_checkable
 class Factor(Protocol):
     """A transform as one parameter sees it, which scales by what this gives."""
 
-    def factor(self, norm: Float[Array, ""]) -> Float[Array, ""]: ...
+    def factor(self, norm: Scalar) -> Scalar: ...
 
 
 def wide_gradients(
@@ -34,11 +35,11 @@ def wide_gradients(
 
 
 def rescaled(
-    rules: Sequence[Factor], grads: Gradients, norms: Sequence[Float[Array, ""] | None]
+    rules: Sequence[Factor], grads: Gradients, norms: Sequence[Scalar | None]
 ) -> Gradients:
     """Each gradient times the factor that its rule makes of its norm."""
     # Usually all share one rule and one norm, and so one factor.
-    factors: dict[tuple[int, int], Float[Array, ""]] = {}
+    factors: dict[tuple[int, int], Scalar] = {}
     updates: Gradients = []
     for rule, grad, norm in zip(rules, grads, norms):
         if grad is None or norm is None:

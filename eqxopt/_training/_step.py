@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
-from ._dtype import widen
-from ._optimizer import AbstractOptimizer
+from .._abstract.optimizer import AbstractOptimizer
+from .._dtype import widen
 
 
 def training_step(

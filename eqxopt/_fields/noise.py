@@ -1,19 +1,19 @@
 """Gaussian noise that fades."""
 
 import jax
-from jaxtyping import Array, Float, Inexact
 
-from ._key import KeyData
-from ._math import sqrt
+from .._math.small import sqrt
+from .._types import Leaf, Scalar
+from .keys import KeyData
 
 
 def fading_noise(
     key: KeyData,
-    like: Inexact[Array, "*shape"],
-    eta: Float[Array, ""],
-    gamma: Float[Array, ""],
-    t: Float[Array, ""],
-) -> Inexact[Array, "*shape"]:
+    like: Leaf,
+    eta: Scalar,
+    gamma: Scalar,
+    t: Scalar,
+) -> Leaf:
     r"""Noise of variance $\eta / t^\gamma$ in every entry."""
     noise = jax.random.normal(jax.random.wrap_key_data(key), like.shape, like.dtype)
     return sqrt(eta * t**-gamma) * noise

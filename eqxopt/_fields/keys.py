@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
-from ._places import hidden
+from .._compile.opaque import hidden
 
 
 KeyData = UInt32[Array, "..."]

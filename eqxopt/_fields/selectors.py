@@ -7,7 +7,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array
 
-from ._tree import choose, is_function, needed_arguments, Parameters
+from .._tree import choose, is_function, needed_arguments, Parameters
 
 
 class AbstractSelector(abc.ABC):

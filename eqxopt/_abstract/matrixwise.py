@@ -6,15 +6,15 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Inexact, PyTree
+from jaxtyping import PyTree
 
-from ._key import own_keys
-from ._matrix import Matrices, MatrixView
-from ._optimizer import AbstractOptimizer, count_of, inner_transforms
-from ._rules import gradients, rules, started
-from ._tree import beside, Parameters, replace_fields
-from ._types import Self
-from ._wrapping import states_of
+from .._fields.keys import own_keys
+from .._fields.matrices import Matrices, MatrixView
+from .._sharding import beside
+from .._tree import Parameters, replace_fields
+from .._types import AnyLeaf, Self
+from .optimizer import AbstractOptimizer, count_of, inner_transforms
+from .rules import gradients, rules, started, states_of
 
 
 M = TypeVar("M")
@@ -33,18 +33,18 @@ class AbstractMatrixOptimizer(AbstractOptimizer):
     matrices: eqx.AbstractVar[Matrices]
 
     @abc.abstractmethod
-    def init_matrix(self, param: Inexact[Array, "..."], view: MatrixView) -> PyTree:
+    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> PyTree:
         """The state of one matrix before the first update."""
 
     @abc.abstractmethod
     def update_matrices(
         self,
         rules: Sequence[Any],
-        grads: Sequence[Inexact[Array, "..."]],
-        params: Sequence[Inexact[Array, "..."]],
+        grads: Sequence[AnyLeaf],
+        params: Sequence[AnyLeaf],
         states: Sequence[Any],
         views: Sequence[MatrixView],
-    ) -> tuple[list[Inexact[Array, "..."]], list[Any]]:
+    ) -> tuple[list[AnyLeaf], list[Any]]:
         """The updates of matrices, and their next states. `rules` are this optimizer
         as each of them sees it, with keys of this step and matrix, and `self.count` is
         already that of this update."""
@@ -126,7 +126,7 @@ class AbstractMatrixOptimizer(AbstractOptimizer):
     def _update_others(
         self,
         parameters: Parameters,
-        grads: Sequence[Inexact[Array, "..."] | None],
+        grads: Sequence[AnyLeaf | None],
         views: Sequence[MatrixView | None],
         *,
         value: Any,

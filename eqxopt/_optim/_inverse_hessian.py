@@ -6,40 +6,39 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Bool, Float, Inexact, Int
+from jaxtyping import Array, Bool, Inexact, Int
 
-from ._dtype import compute_dtype, real_dtype, widest_real_dtype
-from ._math import divide, inner_product, sqrt
-from ._wrapping import own_copy, per_leaf
+from .._compile.once import per_leaf
+from .._dtype import compute_dtype, real_dtype, widest_real_dtype
+from .._math.small import divide, inner_product, own_copy, sqrt
+from .._types import AnyLeaf, Leaf, Scalar
 
 
 T = TypeVar("T")
-Arrays: TypeAlias = Sequence[Inexact[Array, "..."]]
+Arrays: TypeAlias = Sequence[AnyLeaf]
 
 
 class Change(NamedTuple):
     """The change of one parameter in a step, and that of its gradient."""
 
-    param: Inexact[Array, "*shape"]
-    grad: Inexact[Array, "*shape"]
+    param: Leaf
+    grad: Leaf
 
 
 class History(NamedTuple):
     """A parameter's last gradient, and its last changes and those of its gradient, in a
     ring; and, if it is to be compared with the next, its last value."""
 
-    grad: Inexact[Array, "*shape"]
+    grad: Leaf
     param_diffs: Inexact[Array, " memory *shape"]
     grad_diffs: Inexact[Array, " memory *shape"]
-    param: Inexact[Array, "*shape"] | None
+    param: Leaf | None
 
     def at(self, place: Int[Array, ""]) -> Change:
         return Change(self.param_diffs[place], self.grad_diffs[place])
 
 
-def empty_history(
-    param: Inexact[Array, "*shape"], memory: int, *, keep_param: bool
-) -> History:
+def empty_history(param: Leaf, memory: int, *, keep_param: bool) -> History:
     dtype = compute_dtype(param.dtype)
     # Computed from the parameter, so that all but the first axis are sharded like it.
     zero = jnp.where(jnp.isnan(param), jnp.zeros((), dtype), jnp.zeros((), dtype))
@@ -55,7 +54,7 @@ def total(shares: Sequence[T]) -> T:
     )
 
 
-def inner_products(x: Arrays, y: Arrays) -> Float[Array, ""]:
+def inner_products(x: Arrays, y: Arrays) -> Scalar:
     r"""$\\langle x, y \\rangle$ over all parameters."""
     return total([inner_product(a, b) for a, b in zip(x, y)])
 
@@ -114,24 +113,18 @@ def preconditioned(
 
 
 @per_leaf
-def _older_products(
-    pair: Change, x: Inexact[Array, "*shape"]
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+def _older_products(pair: Change, x: Leaf) -> tuple[Scalar, Scalar, Scalar]:
     s, y = pair
     return inner_product(s, y), inner_product(y, y), inner_product(s, x)
 
 
 @per_leaf
-def _plus(
-    x: Inexact[Array, "*shape"], factor: Float[Array, ""], y: Inexact[Array, "*shape"]
-) -> Inexact[Array, "*shape"]:
+def _plus(x: Leaf, factor: Scalar, y: Leaf) -> Leaf:
     return x + factor.astype(real_dtype(x.dtype)) * y
 
 
 @per_leaf
-def times(
-    x: Inexact[Array, "*shape"], factor: Float[Array, ""]
-) -> Inexact[Array, "*shape"]:
+def times(x: Leaf, factor: Scalar) -> Leaf:
     return factor.astype(real_dtype(x.dtype)) * x
 
 
@@ -142,14 +135,14 @@ def is_curved(changes: Sequence[Change]) -> Bool[Array, ""]:
     return _is_positive(sy - jnp.finfo(sy.dtype).eps * sqrt(ss) * sqrt(yy))
 
 
-def _is_positive(x: Float[Array, ""]) -> Bool[Array, ""]:
+def _is_positive(x: Scalar) -> Bool[Array, ""]:
     return jnp.sqrt(jnp.maximum(x, 0)) > 0  # with a root, as above
 
 
 @per_leaf
 def _change_products(
     change: Change,
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+) -> tuple[Scalar, Scalar, Scalar]:
     s, y = change
     return inner_product(s, y), inner_product(s, s), inner_product(y, y)
 

@@ -7,11 +7,12 @@ from typing import Any, overload, TYPE_CHECKING, TypeAlias
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
-from ._number import as_number, copied, Interval, Number, NumberLike
-from ._schedule.abstract import AbstractSchedule, as_schedule
-from ._tree import choose, is_function, needed_arguments, Parameters
+from .._number import as_number, copied, Interval, Number, NumberLike
+from .._schedule.abstract import AbstractSchedule, as_schedule
+from .._tree import choose, is_function, needed_arguments, Parameters
+from .._types import Scalar
 
 
 def _is_schedule(x: object) -> bool:
@@ -68,7 +69,7 @@ class PerParameter(eqx.Module):
 
 if TYPE_CHECKING:
     # What a rule sees: the base class has put the scalar of this step there.
-    Hyperparameter: TypeAlias = Float[Array, ""]
+    Hyperparameter: TypeAlias = Scalar
 else:
     Hyperparameter: TypeAlias = Number | AbstractSchedule | PerParameter
 

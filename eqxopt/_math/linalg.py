@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from ._math import adjoint, product
+from .._types import Scalar
+from .small import adjoint, product
 
 
 def eigh(
@@ -34,8 +35,8 @@ def _batched(function: Callable[[Any], Any], x: Inexact[Array, "batch n n"]) -> 
 @jax.custom_jvp
 def inverse_power(
     x: Inexact[Array, "batch n n"],
-    eps: Float[Array, ""],
-    exponent: Float[Array, ""],
+    eps: Scalar,
+    exponent: Scalar,
 ) -> Inexact[Array, "batch n n"]:
     r"""$(X + \varepsilon I)^{-p}$, in which eigenvalues of $X$ that only rounding makes
     negative count as 0.
@@ -64,7 +65,7 @@ def _inverse_power_jvp(primals, tangents):
 
 
 def _decomposed(
-    x: Inexact[Array, "batch n n"], eps: Float[Array, ""]
+    x: Inexact[Array, "batch n n"], eps: Scalar
 ) -> tuple[Float[Array, "batch n"], Inexact[Array, "batch n n"]]:
     values, vectors = eigh(x)
     return jnp.maximum(values, 0) + eps, vectors
@@ -77,7 +78,7 @@ def _composed(
 
 
 def _slopes(
-    values: Float[Array, "batch n"], exponent: Float[Array, ""]
+    values: Float[Array, "batch n"], exponent: Scalar
 ) -> Float[Array, "batch n n"]:
     r"""$(\lambda_i^{-p} - \lambda_j^{-p}) / (\lambda_i - \lambda_j)$, which where both
     are equal is the derivative."""

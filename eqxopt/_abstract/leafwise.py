@@ -7,14 +7,15 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, PyTree
 
-from ._dtype import compute_dtype, real_dtype, widen
-from ._key import own_keys
-from ._optimizer import AbstractOptimizer, AbstractTransform, count_of
-from ._rules import gradients, rules, started
-from ._tree import array_leaves, beside, is_nothing, Parameters, replace_fields
-from ._types import Self
+from .._dtype import compute_dtype, real_dtype, widen
+from .._fields.keys import own_keys
+from .._sharding import beside
+from .._tree import array_leaves, is_nothing, Parameters, replace_fields
+from .._types import AnyLeaf, Leaf, Scalar, Self
+from .optimizer import AbstractOptimizer, AbstractTransform, count_of
+from .rules import gradients, rules, started
 
 
 M = TypeVar("M")
@@ -32,17 +33,17 @@ class AbstractLeafwiseTransform(AbstractTransform):
     """
 
     @abc.abstractmethod
-    def init_leaf(self, param: Inexact[Array, "*shape"]) -> PyTree:
+    def init_leaf(self, param: Leaf) -> PyTree:
         """The state of one parameter before the first update."""
 
     @abc.abstractmethod
     def update_leaf(
         self,
-        t: Float[Array, ""],
-        grad: Inexact[Array, "*shape"],
-        param: Inexact[Array, "*shape"],
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
         state: Any,
-    ) -> tuple[Inexact[Array, "*shape"], Any]:
+    ) -> tuple[Leaf, Any]:
         """The update number `t`, from 1, of one parameter, and its next state."""
 
     def init(self, params: PyTree) -> Self:
@@ -113,11 +114,11 @@ class _StateMismatch(Exception):
 @jax.jit
 def _update_leaf(
     rule: AbstractLeafwiseTransform,
-    t: Float[Array, ""],
-    grad: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
+    t: Scalar,
+    grad: Leaf,
+    param: Leaf,
     state: PyTree,
-) -> tuple[Inexact[Array, "*shape"], PyTree]:
+) -> tuple[Leaf, PyTree]:
     # Compiled on its own so that parameters of equal shape are traced and lowered
     # once, however many there are.
     _check_state(rule, param, state)
@@ -135,7 +136,7 @@ def _update_leaf(
 
 
 def _check_state(
-    rule: AbstractLeafwiseTransform, param: Inexact[Array, "..."], state: PyTree
+    rule: AbstractLeafwiseTransform, param: AnyLeaf, state: PyTree
 ) -> None:
     expected = jax.eval_shape(rule.init_leaf, param)
     if jtu.tree_structure(expected) != jtu.tree_structure(state):

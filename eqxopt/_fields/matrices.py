@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, Inexact, Int
 
-from ._mask import AbstractSelector
-from ._places import hidden
-from ._tree import Parameters
+from .._compile.opaque import hidden
+from .._tree import Parameters
+from .._types import AnyLeaf, Matrix, Scalar
+from .selectors import AbstractSelector
 
 
 @jtu.register_static
@@ -26,14 +27,10 @@ class MatrixView:
     rows: int
     columns: int
 
-    def matrices(
-        self, array: Inexact[Array, "..."]
-    ) -> Inexact[Array, "batch rows columns"]:
+    def matrices(self, array: AnyLeaf) -> Matrix:
         return array.reshape(self.batch, self.rows, self.columns)
 
-    def array(
-        self, matrices: Inexact[Array, "batch rows columns"]
-    ) -> Inexact[Array, "..."]:
+    def array(self, matrices: Matrix) -> AnyLeaf:
         return matrices.reshape(self.shape)
 
 
@@ -85,7 +82,7 @@ def as_matrices(choice: Any) -> Matrices:
     return choice if isinstance(choice, Matrices) else Matrices(choice)
 
 
-def default_matrices(path: str, array: Inexact[Array, "..."]) -> str:
+def default_matrices(path: str, array: AnyLeaf) -> str:
     """Arrays of two axes and more that have more than one row and column, and no
     "embed" in their path.
 
@@ -102,7 +99,7 @@ def in_batches(
     function: Callable[..., Inexact[Array, "_ r c"]],
     matrices: Sequence[Inexact[Array, "_ _ _"]],
     count: Int[Array, ""],
-    *scalars: Sequence[Float[Array, ""]],
+    *scalars: Sequence[Scalar],
 ) -> list[Inexact[Array, "_ _ _"]]:
     """`function` of each batch of matrices and its `scalars`, all of one shape and
     dtype at once. `count` is that of the updates."""
@@ -125,7 +122,7 @@ def joined(batches: Sequence[Inexact[Array, "_ ..."]]) -> Inexact[Array, "_ ..."
 
 
 def _column(
-    scalars: Sequence[Float[Array, ""]], lengths: Sequence[int]
+    scalars: Sequence[Scalar], lengths: Sequence[int]
 ) -> Float[Array, "#batch 1 1"]:
     """Each scalar as often as its length says, beside a batch."""
     if len({id(x) for x in scalars}) == 1:  # usually all share one
@@ -144,23 +141,3 @@ def parted(
         jax.lax.dynamic_slice_in_dim(batch, place, length)
         for place, length in zip(hidden(starts, count), lengths)
     ]
-
-
-def gathered(x: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:
-    """`x`, if it lies in shards by its type, whole on every device: for products along
-    a sharded axis there is no one place."""
-    sharding = jax.typeof(x).sharding
-    if all(axis is None for axis in sharding.spec):
-        return x
-    whole = jax.sharding.PartitionSpec(*[None] * x.ndim)
-    return jax.sharding.reshard(x, jax.sharding.NamedSharding(sharding.mesh, whole))
-
-
-def laid_like(
-    x: Inexact[Array, "*shape"], param: Inexact[Array, "*shape"]
-) -> Inexact[Array, "*shape"]:
-    """`x` in the shards in which the type of `param` says that it lies."""
-    sharding = jax.typeof(param).sharding
-    if all(axis is None for axis in sharding.spec):
-        return x
-    return jax.sharding.reshard(x, sharding)

@@ -1,0 +1,1 @@
+"""The classes to subclass, one for each kind of rule."""

@@ -1,0 +1,1 @@
+"""What a field of a transform can hold."""
