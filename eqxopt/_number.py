@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args, overload, TypeVar
+from typing import Any, dataclass_transform, get_args, TYPE_CHECKING, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -16,17 +16,16 @@ from ._types import Scalar
 
 
 T = TypeVar("T")
-Number = Scalar
-NumberLike = float | int | np.number[Any] | np.ndarray | Array
-Numbers = Float[Array, "_"]
-NumbersLike = Sequence[NumberLike] | np.ndarray | Array
+NumberLike: TypeAlias = float | int | np.number[Any] | np.ndarray | Array
+Vector: TypeAlias = Float[Array, "..."]
+NumbersLike: TypeAlias = Sequence[NumberLike] | np.ndarray | Array
 
 
-def as_number(x: NumberLike) -> Number:
-    """`x` as a scalar array of the default float dtype, in a buffer of its own.
+def as_number(x: NumberLike) -> Scalar:
+    """`x` as a scalar array of the default float dtype.
 
-    Its own, because an optimizer may be donated. Concrete also under `jax.jit` if `x`
-    is, because ranges are checked there too.
+    Always a copy: the caller may donate the optimizer's buffers. A concrete `x` stays
+    concrete under `jax.jit`, so that its range is checked there too.
     """
     if isinstance(x, bool) or not eqx.is_array_like(x):
         raise TypeError(f"expected a real number or a scalar array, got {x!r}")
@@ -40,8 +39,8 @@ def as_number(x: NumberLike) -> Number:
     return _own(x, float)
 
 
-def as_numbers(x: NumbersLike) -> Numbers:
-    """`x` as a 1-d array of the default float dtype, in a buffer of its own."""
+def as_numbers(x: NumbersLike) -> Vector:
+    """`x` as a 1-d array of the default float dtype, always a copy."""
     if isinstance(x, Sequence) and not isinstance(x, str):
         numbers = [as_number(number) for number in x]
         if any(isinstance(number, Tracer) for number in numbers):
@@ -57,7 +56,7 @@ def as_numbers(x: NumbersLike) -> Numbers:
 
 
 def copied(tree: T) -> T:
-    """`tree` with its arrays in buffers of their own, as `as_number` has them."""
+    """`tree` with copies of its arrays, concrete ones also under `jax.jit`."""
     return jtu.tree_map(lambda x: _own(x) if eqx.is_array(x) else x, tree)
 
 
@@ -81,20 +80,35 @@ class Interval:
         return bool(np.all(above & below))
 
 
+if TYPE_CHECKING:
+
+    class Number:
+        """A field that is set to a number and read as an array."""
+
+        def __get__(self, instance: object, owner: Any = None) -> Scalar: ...
+        def __set__(self, instance: object, value: NumberLike) -> None: ...
+
+    class Numbers:
+        """A field that is set to numbers and read as a 1-d array."""
+
+        def __get__(self, instance: object, owner: Any = None) -> Vector: ...
+        def __set__(self, instance: object, value: NumbersLike) -> None: ...
+
+else:
+    Number: TypeAlias = Scalar
+    Numbers: TypeAlias = Vector
+
+
 @dataclasses.dataclass(frozen=True)
 class NumberIn:
     """A field converter: a number in an interval, kept as a scalar array."""
 
     interval: Interval
 
-    @overload
-    def __call__(self, x: None) -> None: ...
-    @overload
-    def __call__(self, x: NumberLike) -> Number: ...
     def __call__(self, x: Any) -> Any:
         return None if x is None else as_number(x)
 
-    def numbers(self, value: Number) -> Iterator[tuple[str, Number]]:
+    def numbers(self, value: Scalar) -> Iterator[tuple[str, Scalar]]:
         """The numbers in a converted value, each with its place in it."""
         yield "", value
 
@@ -105,49 +119,100 @@ class NumbersIn:
 
     interval: Interval
 
-    def __call__(self, x: NumbersLike) -> Numbers:
+    def __call__(self, x: NumbersLike) -> Vector:
         return as_numbers(x)
 
-    def numbers(self, value: Numbers) -> Iterator[tuple[str, Number]]:
+    def numbers(self, value: Vector) -> Iterator[tuple[str, Scalar]]:
         """The numbers in a converted value, each with its place in it."""
         if not isinstance(value, Tracer):
             yield from ((f"[{i}]", x) for i, x in enumerate(np.asarray(value)))
 
 
-real_number = NumberIn(Interval("(-inf, inf)"))
-positive_number = NumberIn(Interval("(0, inf)"))
-nonnegative_number = NumberIn(Interval("[0, inf)"))
-proportion = NumberIn(Interval("[0, 1]"))
-real_numbers = NumbersIn(Interval("(-inf, inf)"))
-nonnegative_numbers = NumbersIn(Interval("[0, inf)"))
+def number(interval: str, **options: Any) -> Any:
+    """A field that holds a number in `interval`, such as `"(0, inf)"`."""
+    return eqx.field(converter=NumberIn(Interval(interval)), **options)
 
 
-def check_ranges(module: eqx.Module) -> None:
-    """Raises a `ValueError` for a number outside its field's interval, and a
-    `TypeError` for a `None` where the field has none. Numbers that
-    are not known yet, inside `jax.jit` or `jax.vmap`, pass."""
+def numbers(interval: str, **options: Any) -> Any:
+    """A field that holds several numbers, each in `interval`."""
+    return eqx.field(converter=NumbersIn(Interval(interval)), **options)
+
+
+def integer(interval: str, **options: Any) -> Any:
+    """A static field that holds an integer in `interval`, such as `"[1, inf)"`."""
+    return eqx.field(static=True, metadata={"integers": Interval(interval)}, **options)
+
+
+@dataclass_transform(field_specifiers=(eqx.field, number, numbers, integer))
+class NumbersMeta(type(eqx.Module)):
+    """The metaclass of modules whose fields are numbers.
+
+    It only tells type checkers which functions declare a field.
+    """
+
+
+def check_fields(module: eqx.Module) -> None:
+    """Check what the fields of `module` hold against how they are declared.
+
+    Numbers that are not known yet, inside `jax.jit` or `jax.vmap`, pass.
+
+    **Raises:** a `ValueError` for a number outside its field's interval; a `TypeError`
+    for a `None` where the field has none, and for a field that holds a plain number.
+    """
     for field in dataclasses.fields(module):
-        converter: Any = field.metadata.get("converter")
-        interval = getattr(converter, "interval", None)
         value = getattr(module, field.name)
-        if interval is None:
+        converter: Any = field.metadata.get("converter")
+        if "integers" in field.metadata:
+            _check_integer(module, field.name, value, field.metadata["integers"])
+        elif hasattr(converter, "interval"):
+            _check_numbers(module, field, value)
+        elif converter is None and not field.metadata.get("static", False):
+            _check_declared(module, field.name, value)
+
+
+def _check_integer(module: eqx.Module, name: str, value: Any, within: Interval) -> None:
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_integer or np.asarray(value) not in within:
+        least = within.text[1:-1].split(",")[0]
+        raise ValueError(
+            f"`{type(module).__name__}({name}={value})`: `{name}` must be an integer "
+            f"of at least {least}."
+        )
+
+
+def _check_numbers(module: eqx.Module, field: dataclasses.Field, value: Any) -> None:
+    converter: Any = field.metadata["converter"]
+    if value is None:
+        if type(None) not in get_args(field.type):
+            raise TypeError(
+                f"`{type(module).__name__}({field.name}=None)`: `{field.name}` must be "
+                "given"
+            )
+        return
+    for place, number in converter.numbers(value):
+        if isinstance(number, Tracer) or np.asarray(number) in converter.interval:
             continue
-        if value is None:
-            if type(None) not in get_args(field.type):
-                raise TypeError(
-                    f"`{type(module).__name__}({field.name}=None)`: `{field.name}` "
-                    "must be given"
-                )
-            continue
-        for place, number in converter.numbers(value):
-            if isinstance(number, Tracer):
-                continue
-            if np.asarray(number) not in interval:
-                raise ValueError(
-                    f"`{type(module).__name__}({field.name}={number!s})`: "
-                    f"`{field.name}`{place and f' at {place}'} must lie in "
-                    f"{interval.text}."
-                )
+        raise ValueError(
+            f"`{type(module).__name__}({field.name}={number!s})`: "
+            f"`{field.name}`{place and f' at {place}'} must lie in "
+            f"{converter.interval.text}."
+        )
+
+
+def _check_declared(module: eqx.Module, name: str, value: Any) -> None:
+    if isinstance(value, bool | int | float | complex | np.generic | np.ndarray):
+        of = type(module).__name__
+        kind = type(value).__name__
+        declare = (
+            "`eqx.field(static=True)`"
+            if isinstance(value, bool | np.bool_)
+            else '`Hyperparameter` and `= hyperparameter("(-inf, inf)")`, which both '
+            "come from `eqxopt.rules`"
+        )
+        raise TypeError(
+            f"`{of}.{name}` holds a plain {kind}, and every leaf of an optimizer is an "
+            f"array. Declare the field with {declare}"
+        )
 
 
 def check_increasing(module: eqx.Module, *names: str) -> None:
@@ -163,14 +228,3 @@ def check_increasing(module: eqx.Module, *names: str) -> None:
             f"`{type(module).__name__}({given})`: "
             + (f"{what} must hold." if len(names) > 1 else f"{what} must increase.")
         )
-
-
-def check_counts(module: eqx.Module, *names: str) -> None:
-    """Raises a `ValueError` unless these fields are integers of at least 1."""
-    for name in names:
-        count = getattr(module, name)
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(
-                f"`{type(module).__name__}({name}={count})`: `{name}` must be an "
-                "integer of at least 1."
-            )

@@ -14,8 +14,10 @@ T = TypeVar("T")
 
 
 def gathered(x: Leaf) -> Leaf:
-    """`x`, if it lies in shards by its type, whole on every device: for products along
-    a sharded axis there is no one place."""
+    """`x` whole on every device, if its type says that it lies in shards.
+
+    A product along a sharded axis has no one place to lie.
+    """
     sharding = jax.typeof(x).sharding
     if all(axis is None for axis in sharding.spec):
         return x
@@ -23,21 +25,21 @@ def gathered(x: Leaf) -> Leaf:
     return jax.sharding.reshard(x, jax.sharding.NamedSharding(sharding.mesh, whole))
 
 
-def laid_like(x: Leaf, param: Leaf) -> Leaf:
-    """`x` in the shards in which the type of `param` says that it lies."""
+def sharded_like(x: Leaf, param: Leaf) -> Leaf:
+    """`x` in the shards that the type of `param` names."""
     sharding = jax.typeof(param).sharding
     if all(axis is None for axis in sharding.spec):
         return x
     return jax.sharding.reshard(x, sharding)
 
 
-def beside(param: AnyLeaf, state: T) -> T:
+def placed_with(param: AnyLeaf, state: T) -> T:
     """`state`, whose arrays of the parameter's shape lie where the parameter lies."""
     if not isinstance(param, Tracer):
         return state
     # Inside jit the compiler gives an array the sharding of what it is computed from,
-    # and zeros are computed from nothing. This select, gone after compilation, ties
-    # them to their parameter.
+    # and zeros are computed from nothing. This select ties them to their parameter; it
+    # is gone after compilation.
     missing = jnp.isnan(param)
     return jtu.tree_map(
         lambda x: jnp.where(missing, x, x) if x.shape == param.shape else x, state

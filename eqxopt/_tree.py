@@ -1,5 +1,6 @@
 """Models as pytrees: their parameters, and what is aligned with or chosen by them."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -8,7 +9,9 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
-from jaxtyping import Array, Inexact, PyTree
+from jaxtyping import Array, PyTree
+
+from ._types import AnyLeaf
 
 
 T = TypeVar("T")
@@ -17,48 +20,68 @@ KeyPath = tuple[Any, ...]
 
 
 class Parameters:
-    """The parameters of a model, which are its inexact arrays, in flattening order."""
+    """The parameters of a model, which are its inexact arrays, in flattening order.
+
+    The model is flattened here, once an update; everything else reads the result.
+    """
 
     def __init__(self, model: PyTree):
         self._leaves, self.treedef = jtu.tree_flatten(model)
-        self._model = model
+        self._names = _Names(model)
         self._places = [
             i for i, leaf in enumerate(self._leaves) if eqx.is_inexact_array(leaf)
         ]
-        self.arrays: list[Inexact[Array, ...]] = [self._leaves[i] for i in self._places]
+        self.arrays: list[AnyLeaf] = [self._leaves[i] for i in self._places]
 
     def __len__(self) -> int:
         return len(self.arrays)
 
-    @cached_property
-    def _key_paths(self) -> list[KeyPath]:
-        return [path for path, _ in jtu.tree_flatten_with_path(self._model)[0]]
+    def only(self, own: Sequence[bool]) -> "Parameters":
+        """Some of the parameters, in the same model."""
+        new = copy.copy(self)
+        new._places = [i for i, x in zip(self._places, own) if x]
+        new.arrays = [array for array, x in zip(self.arrays, own) if x]
+        return new
+
+    def exchange(self, arrays: Sequence[AnyLeaf]) -> "Parameters":
+        """The same model with other arrays for all of these parameters."""
+        new = copy.copy(self)
+        new._leaves = list(self._leaves)
+        for place, array in zip(self._places, arrays):
+            new._leaves[place] = array
+        new.arrays = list(arrays)
+        return new
+
+    @property
+    def all_key_paths(self) -> list[KeyPath]:
+        """Where the model has leaves, whether they are parameters or not."""
+        return self._names.key_paths
 
     @property
     def key_paths(self) -> list[KeyPath]:
-        return [self._key_paths[i] for i in self._places]
+        return [self._names.key_paths[i] for i in self._places]
 
     @property
     def paths(self) -> list[str]:
         """One path a parameter, such as `.layers[0].weight`."""
-        return [show_path(path) for path in self.key_paths]
+        return [self._names.shown[i] for i in self._places]
 
     def path(self, i: int) -> str:
-        return self.paths[i]
+        return self._names.shown[self._places[i]]
 
-    def tree(self, values: Sequence[Any], rest: bool = False) -> PyTree:
-        """A tree of the model's shape with `values` at the parameters. Elsewhere it
-        has `None`, or with `rest=True` what the model has."""
-        leaves = list(self._leaves) if rest else [None] * len(self._leaves)
+    def tree(self, values: Sequence[Any]) -> PyTree:
+        """A tree of the model's shape with `values` at the parameters and `None`
+        elsewhere."""
+        return self._unflatten([None] * len(self._leaves), values)
+
+    def model(self, values: Sequence[Any]) -> PyTree:
+        """The model with `values` in place of the parameters."""
+        return self._unflatten(list(self._leaves), values)
+
+    def _unflatten(self, leaves: list[Any], values: Sequence[Any]) -> PyTree:
         for i, value in zip(self._places, values):
             leaves[i] = value
         return self.treedef.unflatten(leaves)
-
-    def exchanged(self, at: Sequence[int], arrays: Sequence[Any]) -> PyTree:
-        """The model with other arrays for the parameters `at` some places."""
-        changes = dict(zip(at, arrays))
-        every = [changes.get(i, x) for i, x in enumerate(self.arrays)]
-        return self.tree(every, rest=True)
 
     def align(self, tree: PyTree, what: str) -> list[Any]:
         """What `tree`, a tree of the model's shape, has at each parameter.
@@ -71,11 +94,11 @@ class Parameters:
             # Equal places may still hang in other containers: a whole branch that is
             # None, a list restored as a tuple, a module with another static field.
             self._check_paths(tree, what)
-            entries = [_follow(tree, path) for path in self._key_paths]
+            return [_follow(tree, path) for path in self.key_paths]
         return [entries[i] for i in self._places]
 
     def _check_paths(self, tree: PyTree, what: str) -> None:
-        own = set(self._key_paths)
+        own = set(self.all_key_paths)
         flat, _ = jtu.tree_flatten_with_path(tree)
         for path, _ in flat:
             if not any(path[:k] in own for k in range(len(path) + 1)):
@@ -90,6 +113,21 @@ class Parameters:
                     f"{what} have nothing at {show_path(path)}, where the model has a "
                     "parameter"
                 ) from None
+
+
+class _Names:
+    """The paths of a model's leaves, found when the first is asked for."""
+
+    def __init__(self, model: PyTree):
+        self._model = model
+
+    @cached_property
+    def key_paths(self) -> list[KeyPath]:
+        return [path for path, _ in jtu.tree_flatten_with_path(self._model)[0]]
+
+    @cached_property
+    def shown(self) -> list[str]:
+        return [show_path(path) for path in self.key_paths]
 
 
 def show_path(path: KeyPath) -> str:
@@ -155,8 +193,9 @@ def choose(
         return [choice(p, x) for p, x in zip(parameters.paths, parameters.arrays)]
     prefix = dict(jtu.tree_flatten_with_path(choice, is_leaf=is_leaf)[0])
     chosen = [_longest_prefix(path, prefix, what) for path in parameters.key_paths]
+    branches = {p[:k] for p in parameters.all_key_paths for k in range(len(p) + 1)}
     for path in prefix:
-        if path and not any(p[: len(path)] == path for p in parameters._key_paths):
+        if path and path not in branches:
             raise ValueError(
                 f"{what} has an entry at {show_path(path)}, where the model has none"
             )

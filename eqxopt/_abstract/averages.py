@@ -1,16 +1,12 @@
 """Schedule-free steps: of three sequences of weights two are kept."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 
-from .._compile.once import per_leaf
 from .._dtype import compute_dtype, kept_dtype, real_dtype, widen
-from .._math.small import divide, power
-from .._tree import Parameters
+from .._math import divide, power
 from .._types import Leaf, Scalar
-from .optimizer import AbstractOptimizer, count_of
 
 
 M = TypeVar("M")
@@ -66,28 +62,6 @@ def _average(y: Leaf, z: Leaf, b1: Scalar) -> Leaf:
     return z + (y - z) / b1
 
 
-@per_leaf
-def _evaluated(param: Leaf, iterates: Iterates) -> Leaf:
-    dtype = compute_dtype(param.dtype)
-    z = widen(iterates.z, dtype)
-    return _average(param.astype(dtype), z, iterates.b1).astype(param.dtype)
-
-
-def averages(
-    optimizer: AbstractOptimizer,
-    params: M,
-    iterates_of: Callable[[Any], Iterates] = lambda state: state,
-) -> M:
-    """`params` with the averages in place of the parameters. `iterates_of` finds them
-    in what `optimizer` keeps for each parameter."""
-    count_of(optimizer)
-    parameters = Parameters(params)
-    name = type(optimizer).__name__
-    states = parameters.align(optimizer.state, f"`{name}`: the optimizer's states")
-    return parameters.tree(
-        [
-            param if state is None else _evaluated(param, iterates_of(state))
-            for param, state in zip(parameters.arrays, states)
-        ],
-        rest=True,
-    )
+def average_of(iterates: Iterates, param: Leaf) -> Leaf:
+    """The average $x$, from what the model holds, $y$, and from $z$."""
+    return _average(param, widen(iterates.z, param.dtype), iterates.b1)

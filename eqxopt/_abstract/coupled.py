@@ -1,25 +1,23 @@
 """From a rule whose parameters share some numbers to an optimizer for a model."""
 
 import abc
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from .._compile.once import per_leaf, summed
+from .._compile.once import once_per_shape, summed
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
 from .._number import copied
-from .._sharding import beside
-from .._tree import is_nothing, Parameters, replace_fields
-from .._types import AnyLeaf, Leaf, Scalar, Self
-from .optimizer import AbstractOptimizer, count_of, hyperparameter_names, needed_value
-from .rules import gradients, rules, scalar_of, started, states_of
-
-
-M = TypeVar("M")
+from .._sharding import placed_with
+from .._tree import Parameters, replace_fields
+from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
+from .optimizer import AbstractOptimizer, count_of, hyperparameter_names
+from .rules import begun, rules, scalar_of, state_tree, states_of
+from .step import Step
 
 
 class AbstractCoupledOptimizer(AbstractOptimizer):
@@ -51,12 +49,7 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
 
     @abc.abstractmethod
     def measure_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Any,
-        shared: Any,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Any, shared: Any
     ) -> tuple[PyTree, Any]:
         """The terms of the sums that one parameter gives in the update number `t`, from
         1, and its next state."""
@@ -67,52 +60,33 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
 
     @abc.abstractmethod
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Any,
-        shared: Any,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Any, shared: Any
     ) -> Leaf:
         """The update of one parameter, from its next state and the next shared
         numbers."""
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
-        new = started(self, parameters)
+    def start(self, parameters: Parameters) -> Self:
+        new = begun(self, parameters)
         states = [
-            beside(param, rule.init_leaf(param))
+            placed_with(param, rule.init_leaf(param))
             for rule, param in zip(_rules(new, parameters), parameters.arrays)
         ]
-        nothing = all(map(is_nothing, states))
         whole = _of_all(new, widest_real_dtype(parameters.arrays))
         return replace_fields(
             new,
-            state=() if nothing else parameters.tree(states),
+            state=state_tree(parameters, states),
             shared=copied(whole.init_shared(parameters.arrays)),
         )
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        del value_fn
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
+        parameters = step.parameters
         count = count_of(self) + 1
         t = count.astype(jnp.float32)
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
-        stateless = is_nothing(self.state)
-        states = [()] * len(parameters)
-        if not stateless:
-            states = states_of(self, parameters, grad_leaves)
+        states = states_of(self, step)
         leaves = [
             (i, rule, grad, param)
             for i, (rule, grad, param) in enumerate(
-                zip(_rules(self, parameters), grad_leaves, parameters.arrays)
+                zip(_rules(self, parameters), step.grads, parameters.arrays)
             )
             if grad is not None
         ]
@@ -125,20 +99,18 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
         shared = self.shared
         if terms:
             dtype = widest_real_dtype(parameters.arrays)
-            loss = None if value is None else needed_value(self, value).astype(dtype)
+            loss = None if step.value is None else step.value.astype(dtype)
             shared = _of_all(self, dtype).update_shared(
                 t.astype(dtype), summed(terms, dtype), shared, loss
             )
-        updates: list[Array | None] = [None] * len(parameters)
+        updates: Leaves = [None] * len(parameters)
         for i, rule, grad, param in leaves:
             updates[i] = _update_leaf(rule, t, grad, param, states[i], shared)
-        state = () if stateless else parameters.tree(states)
-        return parameters.tree(updates), replace_fields(
-            self, count=count, state=state, shared=shared
-        )
+        state = state_tree(parameters, states)
+        return updates, replace_fields(self, count=count, state=state, shared=shared)
 
-    def eval_params(self, params: M) -> M:
-        return params
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return parameters.arrays
 
 
 def _rules(
@@ -163,7 +135,7 @@ def _of_all(
     return replace_fields(optimizer, count=None, state=None, shared=None, **scalars)
 
 
-@per_leaf
+@once_per_shape
 def _measure_leaf(
     rule: AbstractCoupledOptimizer,
     t: Scalar,
@@ -175,7 +147,7 @@ def _measure_leaf(
     return rule.measure_leaf(*_wide(t, grad, param, state, shared))
 
 
-@per_leaf
+@once_per_shape
 def _update_leaf(
     rule: AbstractCoupledOptimizer,
     t: Scalar,
@@ -188,11 +160,7 @@ def _update_leaf(
 
 
 def _wide(
-    t: Scalar,
-    grad: Leaf,
-    param: Leaf,
-    state: Any,
-    shared: Any,
+    t: Scalar, grad: Leaf, param: Leaf, state: Any, shared: Any
 ) -> tuple[Any, ...]:
     """All that one parameter is given, in the dtype in which its rule computes."""
     dtype = compute_dtype(param.dtype)

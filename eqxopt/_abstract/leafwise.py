@@ -1,35 +1,43 @@
 """From a rule for one parameter to a transform or an optimizer for a model."""
 
 import abc
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
+from .._compile.once import compute_with
 from .._dtype import compute_dtype, real_dtype, widen
-from .._fields.keys import own_keys
-from .._sharding import beside
-from .._tree import array_leaves, is_nothing, Parameters, replace_fields
-from .._types import AnyLeaf, Leaf, Scalar, Self
+from .._sharding import placed_with
+from .._tree import Parameters, replace_fields
+from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
 from .optimizer import AbstractOptimizer, AbstractTransform, count_of
-from .rules import gradients, rules, started
-
-
-M = TypeVar("M")
+from .rules import (
+    begun,
+    check_result,
+    check_state,
+    kept_states,
+    keyed_rules,
+    rules,
+    state_tree,
+    StateMismatch,
+    unfit,
+    unseen,
+)
+from .step import Step
 
 
 class AbstractLeafwiseTransform(AbstractTransform):
     """A transform that treats every parameter by the same rule, on its own.
 
     A subclass is its hyperparameters, `init_leaf` and `update_leaf`. In both methods
-    every hyperparameter of `self` is the scalar of this step and this parameter, and
-    a mask is the boolean of this parameter; in `update_leaf` a key is that of this step
-    and this parameter. A rule without state has `()` for it. Arrays come at least in
-    float32; what the rule returns as state is rounded to the dtype that `init_leaf`
-    gave it.
+    every hyperparameter of `self` is the scalar of this step and this parameter, a
+    mask is the boolean of this parameter, and in `update_leaf` a key is that of this
+    step and this parameter. A rule without state returns `()` for it. Arrays come in at
+    least float32; what the rule returns as state is rounded to the dtype that
+    `init_leaf` gave it.
     """
 
     @abc.abstractmethod
@@ -38,109 +46,67 @@ class AbstractLeafwiseTransform(AbstractTransform):
 
     @abc.abstractmethod
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Any,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Any
     ) -> tuple[Leaf, Any]:
         """The update number `t`, from 1, of one parameter, and its next state."""
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
-        new = started(self, parameters)
+    def start(self, parameters: Parameters) -> Self:
+        new = begun(self, parameters)
         states = [
-            beside(param, rule.init_leaf(param))
+            placed_with(param, _first_state(rule, param))
             for rule, param in zip(rules(new, parameters), parameters.arrays)
         ]
-        # Nothing for every parameter is kept as one nothing: a tree of them, as deep
-        # as the model, would have to be taken apart in every step.
-        nothing = all(map(is_nothing, states))
-        return replace_fields(new, state=() if nothing else parameters.tree(states))
+        return replace_fields(new, state=state_tree(parameters, states))
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        del value, value_fn
-        name = type(self).__name__
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
+        parameters = step.parameters
         count = count_of(self) + 1
         t = count.astype(jnp.float32)
-        parameters = Parameters(params)
-        stateless = is_nothing(self.state)
-        states = [()] * len(parameters)
-        if not stateless:
-            states = parameters.align(self.state, f"`{name}`: the optimizer's states")
-        grad_leaves = gradients(self, grads, parameters)
-        keys = own_keys(self, count_of(self), len(parameters))
-        updates: list[Array | None] = [None] * len(parameters)
-        for i, rule in enumerate(rules(self, parameters)):
-            grad, param, state = grad_leaves[i], parameters.arrays[i], states[i]
+        states = kept_states(self, parameters)
+        updates: Leaves = [None] * len(parameters)
+        for i, rule in enumerate(keyed_rules(self, parameters)):
+            grad, param, state = step.grads[i], parameters.arrays[i], states[i]
             if grad is None:
                 continue
             if state is None:
-                raise ValueError(
-                    f"`{name}`: {parameters.path(i)} was no parameter when `init` saw "
-                    "the model. Call `opt = opt.init(model)` again."
-                )
+                raise unseen(self, parameters, i)
             try:
-                keyed = replace_fields(rule, **keys[i]) if keys[i] else rule
-                updates[i], states[i] = _update_leaf(keyed, t, grad, param, state)
-            except _StateMismatch as error:
-                raise ValueError(
-                    f"`{name}`: the state at {parameters.path(i)} does not fit the "
-                    f"parameter of shape {param.shape}: {error}. Call "
-                    "`opt = opt.init(model)` again."
-                ) from None
-        state = () if stateless else parameters.tree(states)
-        return parameters.tree(updates), replace_fields(self, count=count, state=state)
+                updates[i], states[i] = _update_leaf(rule, t, grad, param, state)
+            except StateMismatch as error:
+                raise unfit(self, parameters, i, str(error)) from None
+        state = state_tree(parameters, states)
+        return updates, replace_fields(self, count=count, state=state)
 
 
 class AbstractLeafwiseOptimizer(AbstractLeafwiseTransform, AbstractOptimizer):
     """An optimizer that treats every parameter by the same rule, on its own."""
 
-    def eval_params(self, params: M) -> M:
-        return params
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return parameters.arrays
 
 
-class _StateMismatch(Exception):
-    pass
+def _first_state(rule: AbstractLeafwiseTransform, param: AnyLeaf) -> PyTree:
+    state = rule.init_leaf(param)
+    if state is None:
+        raise TypeError(
+            f"`{type(rule).__name__}.init_leaf` returned None. A rule without state "
+            "returns `()`."
+        )
+    return state
 
 
 @jax.jit
 def _update_leaf(
-    rule: AbstractLeafwiseTransform,
-    t: Scalar,
-    grad: Leaf,
-    param: Leaf,
-    state: PyTree,
+    rule: AbstractLeafwiseTransform, t: Scalar, grad: Leaf, param: Leaf, state: PyTree
 ) -> tuple[Leaf, PyTree]:
     # Compiled on its own so that parameters of equal shape are traced and lowered
     # once, however many there are.
-    _check_state(rule, param, state)
+    check_state(rule.init_leaf, param, state)
     dtype = compute_dtype(param.dtype)
     grad, param = grad.astype(dtype), param.astype(dtype)
-    t = t.astype(real_dtype(dtype))
-    # A complex parameter meets real hyperparameters and moments everywhere.
-    complex_ = jnp.issubdtype(dtype, jnp.complexfloating)
-    mode = "standard" if complex_ else jax.config.jax_numpy_dtype_promotion  # pyright: ignore
-    with jax.numpy_dtype_promotion(mode):
+    with compute_with(dtype):
         wide = jtu.tree_map(lambda x: widen(x, dtype), state)
-        update, new = rule.update_leaf(t, grad, param, wide)
+        result = rule.update_leaf(t.astype(real_dtype(dtype)), grad, param, wide)
+    update, new = check_result(rule, "update_leaf", result, param, state)
     new = jtu.tree_map(lambda x, old: x.astype(old.dtype), new, state)
     return update.astype(dtype), new
-
-
-def _check_state(
-    rule: AbstractLeafwiseTransform, param: AnyLeaf, state: PyTree
-) -> None:
-    expected = jax.eval_shape(rule.init_leaf, param)
-    if jtu.tree_structure(expected) != jtu.tree_structure(state):
-        raise _StateMismatch("it was made with other options")
-    for new, old in zip(jtu.tree_leaves(expected), array_leaves(state)):
-        if new.shape != old.shape:
-            raise _StateMismatch(f"it has shape {old.shape} and not {new.shape}")

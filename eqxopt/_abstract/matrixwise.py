@@ -1,185 +1,386 @@
-"""From a rule for matrices, with a fallback for all else, to an optimizer."""
+"""From a rule for matrices, with a fallback for all other parameters, to an optimizer.
+
+A step goes through three phases: each matrix on its own, those of one size together,
+and each on its own again.
+"""
 
 import abc
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-from jaxtyping import PyTree
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Inexact, Int, PyTree, Shaped
 
-from .._fields.keys import own_keys
-from .._fields.matrices import Matrices, MatrixView
-from .._sharding import beside
+from .._compile.once import once_per_shape
+from .._compile.opaque import opaque_indices
+from .._dtype import compute_dtype, real_dtype, widen
+from .._fields import key_names, KeyData, Matrices, MatrixView, view_of
+from .._sharding import gathered, placed_with, sharded_like
 from .._tree import Parameters, replace_fields
-from .._types import AnyLeaf, Self
-from .optimizer import AbstractOptimizer, count_of, inner_transforms
-from .rules import gradients, rules, started, states_of
+from .._types import AnyLeaf, Leaf, Leaves, Matrix, Scalar, Self
+from .optimizer import AbstractOptimizer, count_of, hyperparameter_names
+from .rules import (
+    begun,
+    check_state,
+    kept_states,
+    keyed_rules,
+    rules,
+    StateMismatch,
+    unfit,
+    unseen,
+)
+from .step import Step
 
 
-M = TypeVar("M")
+class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):
+    """A rule for matrices of which a costly part, such as a decomposition, is made only
+    in some steps.
 
-
-class AbstractMatrixOptimizer(AbstractOptimizer):
-    """An optimizer that has a rule for matrices, and leaves all other parameters to
-    another optimizer.
-
-    A subclass is its hyperparameters, `init_matrix`, and `update_matrices`, which gets
-    all matrices that have a gradient, so that it can treat those of one shape
-    together.
+    Most rules need no more than an [`eqxopt.AbstractMatrixOptimizer`][]. A subclass of
+    this class also writes `due` and `refresh`. One branch decides for all matrices
+    whether anything is refreshed.
     """
 
-    fallback: eqx.AbstractVar[AbstractOptimizer]
-    matrices: eqx.AbstractVar[Matrices]
+    fallback: eqx.AbstractVar[AbstractOptimizer | None]
+    """The optimizer of all other parameters; `None` if the rule is for these, too."""
+    matrices: eqx.AbstractVar[Any]
+    """Which parameters are matrices."""
 
     @abc.abstractmethod
-    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> PyTree:
-        """The state of one matrix before the first update."""
+    def init_matrix(self, param: Leaf, view: MatrixView) -> PyTree:
+        """The state of one parameter before the first update.
+
+        An array of the parameter's shape comes to the other methods as matrices, and
+        lies where the parameter lies. Every other array has a first axis that counts
+        matrices.
+        """
 
     @abc.abstractmethod
-    def update_matrices(
-        self,
-        rules: Sequence[Any],
-        grads: Sequence[AnyLeaf],
-        params: Sequence[AnyLeaf],
-        states: Sequence[Any],
-        views: Sequence[MatrixView],
-    ) -> tuple[list[AnyLeaf], list[Any]]:
-        """The updates of matrices, and their next states. `rules` are this optimizer
-        as each of them sees it, with keys of this step and matrix, and `self.count` is
-        already that of this update."""
+    def accumulate(self, t: Scalar, grad: Matrix, state: Any) -> tuple[Matrix, Any]:
+        """What is to be preconditioned, and the next state, of one parameter in the
+        update number `t`, from 1."""
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
-        new = started(self, parameters)
-        views = self._views(parameters)
+    @abc.abstractmethod
+    def due(self, count: Int[Array, ""], state: Any) -> Bool[Array, "..."] | None:
+        """Whether to refresh a batch of states, or some of it, in the update number
+        `count`; `None` for never."""
+
+    @abc.abstractmethod
+    def refresh(self, t: Scalar, x: Matrix, state: Any) -> Any:
+        """The refreshed state of a batch of matrices of one size."""
+
+    @abc.abstractmethod
+    def precondition(self, t: Scalar, x: Matrix, state: Any) -> tuple[Matrix, Any]:
+        """The directions and next states of a batch of matrices of one size.
+
+        Hyperparameters that differ within the batch have the shape (batch, 1, 1).
+        """
+
+    @abc.abstractmethod
+    def step(self, direction: Leaf, param: Leaf) -> Leaf:
+        """The update of one parameter along its direction."""
+
+    def start(self, parameters: Parameters) -> Self:
+        new = begun(self, parameters)
+        views = self.views(parameters)
+        own_rules = rules(replace_fields(new, fallback=None), parameters)
         states = [
-            None if view is None else beside(param, rule.init_matrix(param, view))
-            for rule, param, view in zip(
-                _rules(new, parameters), parameters.arrays, views
-            )
+            None if view is None else placed_with(param, rule.init_matrix(param, view))
+            for rule, param, view in zip(own_rules, parameters.arrays, views)
         ]
-        others = [x if v is None else None for x, v in zip(parameters.arrays, views)]
-        return replace_fields(
-            new,
-            state=parameters.tree(states),
-            fallback=self.fallback.init(parameters.tree(others)),
-        )
+        if self.fallback is not None:
+            others = parameters.only([view is None for view in views])
+            new = replace_fields(new, fallback=self.fallback.start(others))
+        return replace_fields(new, state=parameters.tree(states))
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
+        parameters = step.parameters
         count = count_of(self) + 1
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
-        views = self._views(parameters)
-        own = [None if v is None else g for g, v in zip(grad_leaves, views)]
-        keys = own_keys(self, count_of(self), len(parameters))
-        every_rule = [
-            replace_fields(rule, **key) if key else rule
-            for rule, key in zip(_rules(self, parameters), keys)
-        ]
-        shapes = _state_shapes(every_rule, parameters, views)
-        states = states_of(self, parameters, own, shapes)
-        updates, fallback = self._update_others(
-            parameters, grad_leaves, views, value=value, value_fn=value_fn
-        )
-        at = [i for i, grad in enumerate(own) if grad is not None]
-        changes, new_states = replace_fields(self, count=count).update_matrices(
-            [every_rule[i] for i in at],
-            [grad for grad in own if grad is not None],
-            [parameters.arrays[i] for i in at],
-            [states[i] for i in at],
-            [view for view, grad in zip(views, own) if view and grad is not None],
-        )
-        for i, change, state in zip(at, changes, new_states):
-            updates[i], states[i] = change, state
-        return parameters.tree(updates), replace_fields(
-            self, count=count, state=parameters.tree(states), fallback=fallback
-        )
+        views = self.views(parameters)
+        states = kept_states(self, parameters)
+        updates: Leaves = [None] * len(parameters)
+        new = replace_fields(self, count=count)
+        if self.fallback is not None:
+            other = [view is None for view in views]
+            rest, fallback = self.fallback.advance(step.only(other))
+            fill(updates, other, rest)
+            new = replace_fields(new, fallback=fallback)
 
-    def eval_params(self, params: M) -> M:
-        parameters = Parameters(params)
-        views = self._views(parameters)
-        others = [x if v is None else None for x, v in zip(parameters.arrays, views)]
-        evaluated = self.fallback.eval_params(parameters.tree(others))
-        return _with_others(
-            parameters, views, parameters.align(evaluated, "the parameters")
-        )
+        leaves = [
+            _Leaf(self, rule, grad, parameters, i, states[i], view)
+            for i, (rule, grad, view) in enumerate(
+                zip(self._rules(parameters), step.grads, views)
+            )
+            if grad is not None and view is not None
+        ]
+        accumulated = [leaf.accumulate(count) for leaf in leaves]
+        made = _in_batches([leaf.rule for leaf in leaves], accumulated, count)
+        for leaf, (direction, state) in zip(leaves, made):
+            updates[leaf.i], states[leaf.i] = leaf.step(direction, state)
+        return updates, replace_fields(new, state=parameters.tree(states))
+
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        if self.fallback is None:
+            return parameters.arrays
+        arrays = list(parameters.arrays)
+        other = [view is None for view in self.views(parameters)]
+        fill(arrays, other, self.fallback.evaluate(parameters.only(other)))
+        return arrays
 
     def groups(self, parameters: Parameters) -> list[str]:
         """Whether each parameter is a matrix, a stack of them, or what the name of the
         fallback says."""
-        (fallback,) = inner_transforms(self)
-        kinds = self.matrices.at(parameters, f"`{type(self).__name__}.matrices`")
-        return [fallback if kind == "fallback" else kind for kind in kinds]
+        other = "vector" if self.fallback is None else type(self.fallback).__name__
+        kinds = self._kinds(parameters)
+        return [other if kind == "fallback" else kind for kind in kinds]
 
-    def _views(self, parameters: Parameters) -> list[MatrixView | None]:
-        name = f"`{type(self).__name__}.matrices`"
-        return self.matrices.views(parameters, name)
+    def views(self, parameters: Parameters) -> list[MatrixView | None]:
+        """How each parameter is seen as a matrix, `None` where the fallback has it."""
+        alone = self.fallback is None
+        return [
+            view_of(array.shape, kind) if alone or kind != "fallback" else None
+            for kind, array in zip(self._kinds(parameters), parameters.arrays)
+        ]
 
-    def _update_others(
-        self,
-        parameters: Parameters,
-        grads: Sequence[AnyLeaf | None],
-        views: Sequence[MatrixView | None],
-        *,
-        value: Any,
-        value_fn: Callable[..., Any] | None,
-    ) -> tuple[list[Any], AbstractOptimizer]:
-        def only_others(values: Sequence[Any]) -> PyTree:
-            return parameters.tree(
-                [x if view is None else None for x, view in zip(values, views)]
+    def _kinds(self, parameters: Parameters) -> list[str]:
+        matrices: Matrices = self.matrices
+        return matrices.at(parameters, f"`{type(self).__name__}.matrices`")
+
+    def _rules(self, parameters: Parameters) -> list[Self]:
+        # The fallback has its own hyperparameters and is no part of the rule.
+        return keyed_rules(replace_fields(self, fallback=None), parameters)
+
+
+class AbstractMatrixOptimizer(AbstractRefreshedMatrixOptimizer):
+    """An optimizer that has a rule for matrices, and leaves all other parameters to
+    another optimizer.
+
+    A subclass is its hyperparameters, a field `fallback`, a field `matrices`, and four
+    methods: `init_matrix`; `accumulate`, of one parameter; `precondition`, of a batch
+    of matrices of one size; and `step`, of one parameter again. In all of them arrays
+    come in at least float32, and the hyperparameters of `self` are the scalars of this
+    step and this parameter.
+    """
+
+    def due(self, count: Int[Array, ""], state: Any) -> None:
+        return None
+
+    def refresh(self, t: Scalar, x: Matrix, state: Any) -> Any:
+        return state
+
+
+def fill(values: list[Any], own: Sequence[bool], new: Sequence[Any]) -> None:
+    """Put `new`, which has a value for each place that is `own`, there in `values`."""
+    remaining = iter(new)
+    for i, here in enumerate(own):
+        if here:
+            values[i] = next(remaining)
+
+
+class _Leaf(NamedTuple):
+    """One parameter that is a matrix or a stack of matrices, and its gradient."""
+
+    optimizer: AbstractRefreshedMatrixOptimizer
+    rule: AbstractRefreshedMatrixOptimizer
+    grad: AnyLeaf
+    parameters: Parameters
+    i: int
+    state: PyTree
+    view: MatrixView
+
+    def accumulate(self, count: Int[Array, ""]) -> tuple[Matrix, PyTree]:
+        """What is to be preconditioned, and the next state, as matrices."""
+        if self.state is None:
+            raise unseen(self.optimizer, self.parameters, self.i)
+        param = self.parameters.arrays[self.i]
+        try:
+            return _accumulate(
+                self.rule, count, self.grad, param, self.state, self.view
             )
+        except StateMismatch as error:
+            raise unfit(self.optimizer, self.parameters, self.i, str(error)) from None
 
-        def loss_of_others(others: PyTree) -> Any:
-            changed = parameters.align(others, "the parameters")
-            return value_fn and value_fn(_with_others(parameters, views, changed))
+    def step(self, direction: Matrix, state: PyTree) -> tuple[AnyLeaf, PyTree]:
+        """The update, and the next state as it is kept."""
+        param = self.parameters.arrays[self.i]
+        return _step(self.rule, direction, param, state, self.state, self.view)
 
-        updates, fallback = self.fallback.update(
-            only_others(grads),
-            only_others(parameters.arrays),
-            value=value,
-            value_fn=value_fn and loss_of_others,
+
+@once_per_shape
+def _accumulate(
+    rule: AbstractRefreshedMatrixOptimizer,
+    count: Int[Array, ""],
+    grad: Leaf,
+    param: Leaf,
+    state: PyTree,
+    view: MatrixView,
+) -> tuple[Matrix, PyTree]:
+    check_state(lambda param: rule.init_matrix(param, view), param, state)
+    dtype = compute_dtype(param.dtype)
+
+    def as_matrices(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        x = widen(x, dtype)
+        return view.matrices(gathered(x)) if x.shape == param.shape else x
+
+    t = count.astype(real_dtype(dtype))
+    grads = as_matrices(grad.astype(dtype))
+    return rule.accumulate(t, grads, jtu.tree_map(as_matrices, state))
+
+
+@once_per_shape
+def _step(
+    rule: AbstractRefreshedMatrixOptimizer,
+    direction: Matrix,
+    param: Leaf,
+    state: PyTree,
+    kept: PyTree,
+    view: MatrixView,
+) -> tuple[Leaf, PyTree]:
+    def as_kept(x: Shaped[Array, "..."], old: Shaped[Array, "..."]) -> Any:
+        x = x.astype(old.dtype)
+        return sharded_like(view.array(x), param) if old.shape == param.shape else x
+
+    wide = param.astype(direction.dtype)
+    update = rule.step(sharded_like(view.array(direction), param), wide)
+    return update, jtu.tree_map(as_kept, state, kept)
+
+
+class _Batch(NamedTuple):
+    """Matrices of one size that are treated together."""
+
+    members: list[int]
+    lengths: list[int]
+    rule: AbstractRefreshedMatrixOptimizer
+    x: Inexact[Array, "batch _ _"]
+    state: PyTree
+
+
+def _in_batches(
+    every_rule: Sequence[AbstractRefreshedMatrixOptimizer],
+    accumulated: Sequence[tuple[Matrix, PyTree]],
+    count: Int[Array, ""],
+) -> list[tuple[Matrix, PyTree]]:
+    """The direction and the next state of each parameter."""
+    batches = _batched_by_size(every_rule, accumulated)
+    states = _refreshed(batches, count)
+    results: list[Any] = [None] * len(accumulated)
+    for batch, state in zip(batches, states):
+        made = _precondition(batch.rule, count, batch.x, state)
+        leaves, treedef = jtu.tree_flatten(made)
+        columns = [_parted(x, batch.lengths, count) for x in leaves]
+        for k, i in enumerate(batch.members):
+            results[i] = treedef.unflatten([column[k] for column in columns])
+    return results
+
+
+def _batched_by_size(
+    every_rule: Sequence[AbstractRefreshedMatrixOptimizer],
+    accumulated: Sequence[tuple[Matrix, PyTree]],
+) -> list[_Batch]:
+    groups: dict[Any, list[int]] = {}
+    for i, tree in enumerate(accumulated):
+        leaves, treedef = jtu.tree_flatten(tree)
+        sizes = tuple((x.shape[1:], str(x.dtype)) for x in leaves)
+        groups.setdefault((treedef, sizes), []).append(i)
+    batches = []
+    for members in groups.values():
+        lengths = [len(accumulated[i][0]) for i in members]
+        rule = _rule_of_all([every_rule[i] for i in members], lengths)
+        x, state = jtu.tree_map(_joined, *[accumulated[i] for i in members])
+        batches.append(_Batch(members, lengths, rule, x, state))
+    return batches
+
+
+def _rule_of_all(
+    every_rule: Sequence[AbstractRefreshedMatrixOptimizer], lengths: Sequence[int]
+) -> AbstractRefreshedMatrixOptimizer:
+    """One rule for a batch: what differs from matrix to matrix is an array with a row
+    for each."""
+    first = every_rule[0]
+    columns: dict[str, Any] = {"matrices": None}
+    if hasattr(first, "mask"):  # it has done its part: other rates are 0 there
+        columns["mask"] = None
+    for name in hyperparameter_names(first):
+        scalars = [getattr(rule, name) for rule in every_rule]
+        if len({id(x) for x in scalars}) > 1:
+            each = [jnp.full((n, 1, 1), x) for x, n in zip(scalars, lengths)]
+            columns[name] = jnp.concatenate(each)
+    for name in key_names(first):
+        keys = [getattr(rule, name) for rule in every_rule]
+        columns[name] = jnp.concatenate(
+            [_keys_of_stack(key, n) for key, n in zip(keys, lengths)]
         )
-        return parameters.align(updates, "the updates"), fallback
+    return replace_fields(first, **columns)
 
 
-def _rules(
-    optimizer: AbstractMatrixOptimizer, parameters: Parameters
-) -> list[AbstractMatrixOptimizer]:
-    # The fallback has its own hyperparameters and is no part of the rule.
-    return rules(replace_fields(optimizer, fallback=None), parameters)
+def _keys_of_stack(key: KeyData, length: int) -> KeyData:
+    if length == 1:
+        return key[None]
+    keys = jax.random.split(jax.random.wrap_key_data(key), length)
+    return jax.random.key_data(keys)
 
 
-def _state_shapes(
-    every_rule: Sequence[AbstractMatrixOptimizer],
-    parameters: Parameters,
-    views: Sequence[MatrixView | None],
-) -> list[tuple[int, ...]]:
-    """The shape of the first array in the state of each matrix."""
-    known: dict[Any, tuple[int, ...]] = {}
-    shapes = []
-    for rule, param, view in zip(every_rule, parameters.arrays, views):
-        key = view, param.dtype
-        if view is not None and key not in known:
-            state = jax.eval_shape(rule.init_matrix, param, view)
-            known[key] = next((x.shape for x in jax.tree.leaves(state)), param.shape)
-        shapes.append(known.get(key, param.shape))
-    return shapes
+def _refreshed(batches: Sequence[_Batch], count: Int[Array, ""]) -> list[PyTree]:
+    """The states of all batches, refreshed where this is due."""
+    states = [batch.state for batch in batches]
+    dues = [batch.rule.due(count, batch.state) for batch in batches]
+    if not dues or any(due is None for due in dues):
+        return states
+
+    def refreshed(states: list[PyTree]) -> list[PyTree]:
+        return [
+            _refresh(batch.rule, count, batch.x, state, due)
+            for batch, state, due in zip(batches, states, dues)
+        ]
+
+    # One branch for all of them, which in most steps costs nothing.
+    some = jnp.any(jnp.stack([jnp.any(due) for due in dues]))
+    return jax.lax.cond(some, refreshed, lambda states: states, states)
 
 
-def _with_others(
-    parameters: Parameters, views: Sequence[MatrixView | None], others: Sequence[Any]
-) -> Any:
-    """The model with all that is no matrix exchanged."""
-    arrays = [
-        other if view is None else old
-        for old, other, view in zip(parameters.arrays, others, views)
+@once_per_shape
+def _refresh(
+    rule: AbstractRefreshedMatrixOptimizer,
+    count: Int[Array, ""],
+    x: Matrix,
+    state: PyTree,
+    due: Bool[Array, "..."],
+) -> PyTree:
+    new = rule.refresh(count.astype(real_dtype(x.dtype)), x, state)
+    if due.ndim == 0:  # all of them, or the branch were not taken
+        return new
+
+    def chosen(new: Array, old: Array) -> Array:
+        return jnp.where(due.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return jtu.tree_map(chosen, new, state)
+
+
+@once_per_shape
+def _precondition(
+    rule: AbstractRefreshedMatrixOptimizer,
+    count: Int[Array, ""],
+    x: Matrix,
+    state: PyTree,
+) -> tuple[Matrix, PyTree]:
+    return rule.precondition(count.astype(real_dtype(x.dtype)), x, state)
+
+
+def _joined(*parts: Shaped[Array, "_ ..."]) -> Shaped[Array, "_ ..."]:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+def _parted(
+    batch: Shaped[Array, "_ ..."], lengths: Sequence[int], count: Int[Array, ""]
+) -> list[Shaped[Array, "_ ..."]]:
+    """What `_joined` made one."""
+    if len(lengths) == 1:
+        return [batch]
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    return [
+        jax.lax.dynamic_slice_in_dim(batch, start, length)
+        for start, length in zip(opaque_indices(starts, count), lengths)
     ]
-    return parameters.tree(arrays, rest=True)

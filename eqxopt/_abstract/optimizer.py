@@ -1,9 +1,9 @@
-"""The contract of transforms and optimizers."""
+"""The contract: what transforms and optimizers can do."""
 
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, dataclass_transform, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,10 +11,22 @@ from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
 from .._compile.closures import as_pytree
-from .._fields.hyperparameter import at_step, HyperparameterIn, PerParameter
-from .._number import check_ranges
+from .._fields import (
+    at_step,
+    dtype_option,
+    hyperparameter,
+    HyperparameterIn,
+    key_field,
+    mask_of,
+    matrices_of,
+    PerParameter,
+    word,
+)
+from .._number import check_fields, integer
 from .._tree import Parameters, replace_fields
-from .._types import Leaf, Scalar, Self
+from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
+from .show import completions, show, Signature
+from .step import as_loss, checked_step, Step
 
 
 M = TypeVar("M")
@@ -22,16 +34,53 @@ O = TypeVar("O", bound="AbstractOptimizer")
 T = TypeVar("T", bound="AbstractTransform")
 
 
-class AbstractTransform(eqx.Module):
+def as_optimizer(x: Any) -> Any:
+    """A field converter: the optimizer that another one holds."""
+    if not isinstance(x, AbstractOptimizer):
+        raise TypeError(
+            f"a wrapper takes an optimizer first, such as `eqxopt.SGD(0.1)`, not {x!r}"
+        )
+    return x
+
+
+def inner(**options: Any) -> Any:
+    """Declare a field that holds another optimizer."""
+    return eqx.field(converter=as_optimizer, **options)
+
+
+@dataclass_transform(
+    field_specifiers=(
+        eqx.field,
+        hyperparameter,
+        integer,
+        mask_of,
+        matrices_of,
+        dtype_option,
+        word,
+        key_field,
+        inner,
+    )
+)
+class TransformMeta(type(eqx.Module)):
+    """The metaclass of transforms.
+
+    It only tells type checkers which functions declare a field.
+    """
+
+
+class AbstractTransform(eqx.Module, metaclass=TransformMeta):
     """Turns gradients into updates, and carries the hyperparameters and the state that
     this takes.
 
-    A transform is immutable. Before `init` it is only its hyperparameters; `init`
-    gives one that fits a model, and every `update` gives its successor.
+    A transform is immutable. Before `init` it has only its hyperparameters; `init`
+    returns one that fits a model, and every `update` returns its successor.
+
+    A subclass writes `start` and `advance`, which are given flat parameters and checked
+    gradients. For most rules there is a base class that writes these two.
     """
 
     uses_value_fn: ClassVar[bool] = False
-    """Whether `update` itself calls `value_fn`, rather than passing it on to inner
+    """Whether `advance` itself calls `value_fn`, rather than passing it on to inner
     transforms."""
     per_example: ClassVar[bool] = False
     """Whether gradients come for each example, along a leading axis."""
@@ -40,17 +89,33 @@ class AbstractTransform(eqx.Module):
     state: PyTree = eqx.field(default=None, init=False)
     """A tree of the model's shape with each parameter's own state at its place."""
 
+    __signature__: ClassVar[Signature] = Signature()
+
     def __check_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
+
+    def __repr__(self) -> str:
+        return show(self, inner_transforms(self))
+
+    def __dir__(self) -> list[str]:
+        return completions(self)
 
     @abc.abstractmethod
+    def start(self, parameters: Parameters) -> Self:
+        """This transform with a fresh state for `parameters`."""
+
+    @abc.abstractmethod
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
+        """The update of each parameter, `None` where there is none, and the next
+        transform."""
+
     def init(self, params: PyTree) -> Self:
         """This transform with a fresh state for `params`, a model or any pytree.
 
         Parameters are the inexact arrays; everything else in `params` is ignored.
         """
+        return self.start(Parameters(params))
 
-    @abc.abstractmethod
     def update(
         self,
         grads: PyTree,
@@ -64,6 +129,9 @@ class AbstractTransform(eqx.Module):
         The updates have the model's shape, with `None` where there is no gradient,
         and at least float32.
         """
+        step = _opened(self, grads, Parameters(params), value, value_fn)
+        updates, new = self.advance(step)
+        return step.parameters.tree(updates), new
 
     def replace(self, **changes: Any) -> Self:
         """This transform with some hyperparameters changed and its state kept.
@@ -86,7 +154,9 @@ class AbstractTransform(eqx.Module):
                 label, rest = _owner(new, name)
                 inner = inner_transforms(new)[label].replace(**{rest: value})
                 new = replace_inner(new, {label: inner})
-        new.__check_init__()
+        for cls in type(new).__mro__:  # as Equinox does for a new object
+            if "__check_init__" in vars(cls):
+                vars(cls)["__check_init__"](new)
         return new
 
     def hyperparameters(self) -> dict[str, Any]:
@@ -115,6 +185,10 @@ class AbstractTransform(eqx.Module):
 class AbstractOptimizer(AbstractTransform):
     """A transform whose updates train a model by themselves."""
 
+    @abc.abstractmethod
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        """The arrays to evaluate the model with, one for each parameter."""
+
     def apply(
         self,
         grads: PyTree,
@@ -132,23 +206,23 @@ class AbstractOptimizer(AbstractTransform):
 
         - `grads`: a tree of the model's shape, as `equinox.filter_grad` gives. A
             parameter whose gradient is `None` stays as it is, and so does its state.
-            Gradients of complex parameters have to be conjugated first, for JAX gives
-            the conjugate of what points uphill; [`eqxopt.make_step`][] does so.
+            Conjugate gradients of complex parameters first, since JAX gives the
+            conjugate of what points uphill; [`eqxopt.make_step`][] does so.
         - `params`: the model, or any pytree. What is not an inexact array passes
             through.
         - `value`: the loss at `params`, a scalar. Only some optimizers need it.
         - `value_fn`: the loss as a function of the model. Only some optimizers need
-            it. A function made anew in every step, such as a `lambda` of the batch,
-            is not compiled anew if all else that it reads stays the same.
+            it. A function that is made in every step, such as a `lambda` of the batch,
+            compiles once if everything else that it reads stays the same.
 
-        **Returns:** `(params, optimizer)`, of the very types, shapes and dtypes that
-        went in.
+        **Returns:** `(params, optimizer)`, with the types, shapes and dtypes that went
+        in.
 
         **Raises:** a `ValueError` or `TypeError`, before anything is computed, if
         there was no `init` or the gradients do not fit the model.
         """
         if value is not None:
-            value = needed_value(self, value)
+            value = as_loss(type(self).__name__, value)
         # Inside a function that is being compiled another jit would only cost time.
         if in_jit():
             return _apply(self, grads, params, value, value_fn)
@@ -156,10 +230,12 @@ class AbstractOptimizer(AbstractTransform):
             value_fn = as_pytree(value_fn) if _uses_value_fn(self) else _undeclared
         return _compiled_apply(self, grads, params, value, value_fn)
 
-    @abc.abstractmethod
     def eval_params(self, params: M) -> M:
         """The model to evaluate: an averaged one for the methods that keep an average,
         `params` itself for the others."""
+        parameters = Parameters(params)
+        arrays = self.evaluate(parameters)
+        return params if arrays is parameters.arrays else parameters.model(arrays)
 
 
 def _apply(
@@ -169,11 +245,70 @@ def _apply(
     value: Scalar | None,
     value_fn: Callable[..., Any] | None,
 ) -> tuple[M, O]:
-    updates, optimizer = optimizer.update(grads, params, value=value, value_fn=value_fn)
-    return add_updates(params, updates), optimizer
+    step = _opened(optimizer, grads, Parameters(params), value, value_fn)
+    updates, optimizer = optimizer.advance(step)
+    return step.parameters.model(moved(step.parameters.arrays, updates)), optimizer
 
 
 _compiled_apply = eqx.filter_jit(_apply)
+
+
+def _opened(
+    transform: AbstractTransform,
+    grads: PyTree,
+    parameters: Parameters,
+    value: Any,
+    value_fn: Callable[..., Any] | None,
+) -> Step:
+    """The step of a transform that the user called."""
+    count_of(transform)
+    name, per_example = type(transform).__name__, transform.per_example
+    return checked_step(
+        name, grads, parameters, value, value_fn, per_example=per_example
+    )
+
+
+def count_of(transform: AbstractTransform) -> Int[Array, ""]:
+    """The count of updates, which `init` starts."""
+    if transform.count is None:
+        name = type(transform).__name__
+        raise ValueError(f"`{name}` has no state: call `opt = opt.init(model)` first")
+    return transform.count
+
+
+def needed_value(optimizer: AbstractOptimizer, value: Scalar | None) -> Scalar:
+    """The loss, for the optimizers that cannot do without."""
+    if value is None:
+        also = ", value_fn=lambda model: ..." if optimizer.uses_value_fn else ""
+        raise ValueError(
+            f"`{type(optimizer).__name__}` needs the loss: call `opt.apply(grads, "
+            f"model, value=loss{also})`"
+        )
+    return value
+
+
+def needed_value_fn(
+    optimizer: AbstractOptimizer, value_fn: Callable[..., Any] | None
+) -> Callable[[Any], Scalar]:
+    """The loss as a function of the model, for the optimizers that cannot do
+    without."""
+    name = type(optimizer).__name__
+    if value_fn is None:
+        raise ValueError(
+            f"`{name}` needs the loss as a function of the model: call "
+            "`opt.apply(grads, model, value_fn=lambda model: ...)`"
+        )
+
+    def loss(params: Any) -> Scalar:
+        value = jnp.asarray(value_fn(params))
+        if value.shape != ():
+            raise ValueError(
+                f"`{name}.apply`: `value_fn` must give a scalar, but gave an array of "
+                f"shape {value.shape}"
+            )
+        return value
+
+    return loss
 
 
 def _uses_value_fn(transform: AbstractTransform) -> bool:
@@ -192,21 +327,16 @@ def in_jit() -> bool:
     return isinstance(jnp.zeros(()), Tracer)
 
 
-def add_updates(params: M, updates: PyTree) -> M:
-    """`params + updates`, summed in the wider dtype and rounded once."""
-    parameters = Parameters(params)
-    return parameters.tree(
-        [
-            param if update is None else added(param, update)
-            for param, update in zip(
-                parameters.arrays, parameters.align(updates, "the updates")
-            )
-        ],
-        rest=True,
-    )
+def moved(params: list[AnyLeaf], updates: Leaves) -> list[AnyLeaf]:
+    """The parameters after their updates."""
+    return [
+        param if update is None else added(param, update)
+        for param, update in zip(params, updates)
+    ]
 
 
 def added(param: Leaf, update: Leaf) -> Leaf:
+    """`param + update`, summed in the wider dtype and rounded once."""
     if param.dtype == update.dtype:
         return param + update
     return (param.astype(update.dtype) + update).astype(param.dtype)
@@ -277,60 +407,3 @@ def _all_names(transform: AbstractTransform) -> list[str]:
     return own + [
         f"{label}.{name}" for label, x in inner.items() for name in _all_names(x)
     ]
-
-
-def count_of(transform: AbstractTransform) -> Int[Array, ""]:
-    """The count of updates, which `init` starts."""
-    if transform.count is None:
-        name = type(transform).__name__
-        raise ValueError(f"`{name}` has no state: call `opt = opt.init(model)` first")
-    return transform.count
-
-
-def needed_value(optimizer: AbstractOptimizer, value: Any) -> Scalar:
-    """The loss as an array, for the optimizers that cannot do without."""
-    name = type(optimizer).__name__
-    if value is None:
-        also = ", value_fn=lambda model: ..." if optimizer.uses_value_fn else ""
-        raise ValueError(
-            f"`{name}` needs the loss: call `opt.apply(grads, model, value=loss{also})`"
-        )
-    value = jnp.asarray(value)
-    if value.shape != ():
-        raise ValueError(
-            f"`{name}.apply`: `value` must be a scalar, but has shape {value.shape}"
-        )
-    return value
-
-
-def needed_value_fn(
-    optimizer: AbstractOptimizer, value_fn: Callable[..., Any] | None
-) -> Callable[[Any], Scalar]:
-    """The loss as a function of the model, for the optimizers that cannot do
-    without."""
-    name = type(optimizer).__name__
-    if value_fn is None:
-        raise ValueError(
-            f"`{name}` needs the loss as a function of the model: call "
-            "`opt.apply(grads, model, value_fn=lambda model: ...)`"
-        )
-
-    def loss(params: Any) -> Scalar:
-        value = jnp.asarray(value_fn(params))
-        if value.shape != ():
-            raise ValueError(
-                f"`{name}.apply`: `value_fn` must give a scalar, but gave an array of "
-                f"shape {value.shape}"
-            )
-        return value
-
-    return loss
-
-
-def as_optimizer(x: AbstractOptimizer) -> AbstractOptimizer:
-    """A field converter: what a wrapper wraps."""
-    if not isinstance(x, AbstractOptimizer):
-        raise TypeError(
-            f"a wrapper takes an optimizer first, such as `eqxopt.SGD(0.1)`, not {x!r}"
-        )
-    return x

@@ -1,27 +1,27 @@
-"""What an optimizer sees of a model: its own hyperparameters for every parameter, and
-gradients that fit."""
+"""What a transform sees of a model: itself, with the hyperparameters of each parameter,
+and the states that it keeps."""
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int, PyTree
 
 from .._dtype import compute_dtype, real_dtype
-from .._fields.hyperparameter import at_step, fix_choice, PerParameter
-from .._fields.selectors import AbstractSelector
-from .._tree import array_leaves, Parameters, replace_fields
+from .._fields import AbstractSelector, at_step, fix_choice, own_keys, PerParameter
+from .._tree import array_leaves, is_nothing, Parameters, replace_fields
 from .._types import AnyLeaf, Scalar
 from .optimizer import AbstractTransform, count_of, hyperparameter_names
+from .step import Step
 
 
 T = TypeVar("T", bound=AbstractTransform)
 
 
-def started(transform: T, parameters: Parameters) -> T:
+def begun(transform: T, parameters: Parameters) -> T:
     """`transform` at count 0, with what it chooses for each parameter fixed."""
     name = type(transform).__name__
     fixed = {
@@ -34,72 +34,14 @@ def started(transform: T, parameters: Parameters) -> T:
     return replace_fields(transform, **fixed, count=zero, state=None)
 
 
-def gradients(
-    transform: AbstractTransform,
-    grads: PyTree,
-    parameters: Parameters,
-    *,
-    per_example: bool = False,
-) -> list[AnyLeaf | None]:
-    """The gradient of each parameter, or `None`, once all are known to fit; with
-    `per_example` those of each example along a leading axis."""
-    name = type(transform).__name__
-    leaves = parameters.align(grads, f"`{name}`: the gradients")
-    batch: tuple[int | str, ...] = ()
-    for i, grad in enumerate(leaves):
-        if getattr(grad, "dtype", None) == jax.dtypes.float0:
-            leaves[i] = None
-        elif grad is not None:
-            _check_gradient(name, parameters, i, grad)
-            if per_example and not batch:
-                batch = grad.shape[:1] or ("batch",)
-            _check_shape(name, parameters, i, grad, batch)
-    return leaves
-
-
-def _check_gradient(name: str, parameters: Parameters, i: int, grad: Any) -> None:
-    param = parameters.arrays[i]
-    if not eqx.is_array(grad):
-        raise TypeError(
-            f"`{name}`: the gradient at {parameters.path(i)} is not an array but "
-            f"{grad!r}"
-        )
-    if not jnp.issubdtype(grad.dtype, jnp.inexact):
-        raise TypeError(
-            f"`{name}`: the gradient at {parameters.path(i)} has dtype {grad.dtype}; "
-            "gradients are floating-point, or `None` for a parameter to leave alone"
-        )
-    if jnp.iscomplexobj(grad) and not jnp.iscomplexobj(param):
-        raise TypeError(
-            f"`{name}`: the gradient at {parameters.path(i)} has dtype {grad.dtype}, "
-            f"but the parameter is real, {param.dtype}"
-        )
-
-
-def _check_shape(
-    name: str, parameters: Parameters, i: int, grad: Array, batch: tuple[int | str, ...]
-) -> None:
-    shape = (*batch, *parameters.arrays[i].shape)
-    if grad.shape == shape:
-        return
-    expected = f"the parameter has shape {shape}"
-    if batch:
-        expected = (
-            f"one for each example has {shape}. Make them with "
-            "`jax.vmap(jax.grad(loss), in_axes=(None, 0))`"
-        )
-    raise ValueError(
-        f"`{name}`: the gradient at {parameters.path(i)} has shape {grad.shape}, but "
-        f"{expected}"
-    )
-
-
 def rules(transform: T, parameters: Parameters) -> list[T]:
     """The transform as each parameter sees it: hyperparameters are scalars of its
     compute dtype at this step, masks are booleans, and other selectors what they
     choose."""
     columns = _hyperparameter_columns(transform, parameters)
     selected, masked = _selector_columns(transform, parameters)
+    # Equal numbers stay one object, which is how batches tell that they are equal.
+    casts: dict[Hashable, Array] = {}
     made: dict[Hashable, T] = {}
     rules = []
     for i, param in enumerate(parameters.arrays):
@@ -108,17 +50,29 @@ def rules(transform: T, parameters: Parameters) -> list[T]:
         # Usually all parameters share one rule, and so one set of arguments.
         key = (dtype, *on.values(), *(id(column[i]) for column in columns.values()))
         if key not in made:
-            scalars = {
-                field: jnp.zeros((), dtype)
-                if not on.get(masked.get(field, ""), True)
-                else column[i].astype(dtype)
-                for field, column in columns.items()
-            }
+            scalars = {}
+            for field, column in columns.items():
+                off = on.get(masked.get(field, "")) is False
+                number = None if off else column[i]
+                if (id(number), dtype) not in casts:
+                    casts[id(number), dtype] = (
+                        jnp.zeros((), dtype) if off else column[i].astype(dtype)
+                    )
+                scalars[field] = casts[id(number), dtype]
             made[key] = replace_fields(
                 transform, count=None, state=None, **scalars, **on
             )
         rules.append(made[key])
     return rules
+
+
+def keyed_rules(transform: T, parameters: Parameters) -> list[T]:
+    """`rules`, with the random keys of this step and each parameter."""
+    keys = own_keys(transform, count_of(transform), len(parameters))
+    return [
+        replace_fields(rule, **own) if own else rule
+        for rule, own in zip(rules(transform, parameters), keys)
+    ]
 
 
 def _hyperparameter_columns(
@@ -184,28 +138,111 @@ def reached(
 
 def states_of(
     transform: AbstractTransform,
-    parameters: Parameters,
-    grads: Sequence[Any],
+    step: Step,
     shapes: Sequence[tuple[int, ...]] | None = None,
 ) -> list[Any]:
     """The transform's own state of each parameter, known to fit where there is a
     gradient: its first array has the parameter's shape, or that of `shapes`."""
-    name = type(transform).__name__
-    states = parameters.align(transform.state, f"`{name}`: the optimizer's states")
+    parameters, grads = step.parameters, step.grads
+    states = kept_states(transform, parameters)
     for i, (param, state, grad) in enumerate(zip(parameters.arrays, states, grads)):
         if grad is None:
             continue
         if state is None:
-            raise ValueError(
-                f"`{name}`: {parameters.path(i)} was no parameter when `init` saw the "
-                "model. Call `opt = opt.init(model)` again."
-            )
+            raise unseen(transform, parameters, i)
         expected = param.shape if shapes is None else shapes[i]
         shape = next((x.shape for x in array_leaves(state)), expected)
         if shape != expected:
-            raise ValueError(
-                f"`{name}`: the state at {parameters.path(i)} does not fit the "
-                f"parameter of shape {param.shape}: it has shape {shape}. Call "
-                "`opt = opt.init(model)` again."
-            )
+            raise unfit(transform, parameters, i, f"it has shape {shape}")
     return states
+
+
+def kept_states(transform: AbstractTransform, parameters: Parameters) -> list[Any]:
+    """The state of each parameter, `None` for one that `init` did not see."""
+    count_of(transform)
+    if is_nothing(transform.state):
+        return [()] * len(parameters)
+    what = f"`{type(transform).__name__}`: the optimizer's states"
+    return parameters.align(transform.state, what)
+
+
+def state_tree(parameters: Parameters, states: Sequence[Any]) -> PyTree:
+    """The states as the field `state` holds them."""
+    # If no parameter has state, store `()` once: flattening a tree of `()` costs time
+    # in every step.
+    if all(map(is_nothing, states)):
+        return ()
+    return parameters.tree(states)
+
+
+def unfit(
+    transform: AbstractTransform, parameters: Parameters, i: int, why: str
+) -> ValueError:
+    """The error for a state that does not fit the `i`-th parameter."""
+    return ValueError(
+        f"`{type(transform).__name__}`: the state at {parameters.path(i)} does not fit "
+        f"the parameter of shape {parameters.arrays[i].shape}: {why}. Call `opt = "
+        "opt.init(model)` again."
+    )
+
+
+def unseen(transform: AbstractTransform, parameters: Parameters, i: int) -> ValueError:
+    """The error for a parameter without a state."""
+    return ValueError(
+        f"`{type(transform).__name__}`: {parameters.path(i)} was no parameter when "
+        "`init` saw the model. Call `opt = opt.init(model)` again."
+    )
+
+
+class StateMismatch(Exception):
+    """A state that was made for another parameter, or with other options."""
+
+
+def check_state(
+    init: Callable[[AnyLeaf], PyTree], param: AnyLeaf, state: PyTree
+) -> None:
+    """Check that a state is like what `init` makes for this parameter."""
+    expected = jax.eval_shape(init, param)
+    if jtu.tree_structure(expected) != jtu.tree_structure(state):
+        raise StateMismatch("it was made with other options")
+    for new, old in zip(jtu.tree_leaves(expected), array_leaves(state)):
+        if new.shape != old.shape:
+            raise StateMismatch(f"it has shape {old.shape} and not {new.shape}")
+
+
+def check_result(
+    rule: AbstractTransform, method: str, result: Any, param: AnyLeaf, state: PyTree
+) -> tuple[AnyLeaf, PyTree]:
+    """The update and the state that `method` returned, checked."""
+    where = f"`{type(rule).__name__}.{method}`"
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(
+            f"{where} must return the update and the next state, `return update, "
+            f"state`, but it returned {_kind(result)}. A rule without state returns "
+            "`update, ()`."
+        )
+    update, new = result
+    if getattr(update, "shape", None) != param.shape:
+        raise TypeError(
+            f"{where} must return an update of the parameter's shape, {param.shape}, "
+            f"but it returned {_kind(update)}"
+        )
+    if jtu.tree_structure(new) != jtu.tree_structure(state):
+        raise TypeError(
+            f"{where} must return a state like that of `init_leaf`, "
+            f"{jtu.tree_structure(state)}, but it returned {jtu.tree_structure(new)}"
+        )
+    for x, old in zip(jtu.tree_leaves(new), jtu.tree_leaves(state)):
+        if jnp.shape(x) != old.shape:
+            raise TypeError(
+                f"{where} must keep the shapes of the state: `init_leaf` returned an "
+                f"array of shape {old.shape}, and now it has shape {jnp.shape(x)}"
+            )
+    return update, new
+
+
+def _kind(x: Any) -> str:
+    shape = getattr(x, "shape", None)
+    if shape is not None:
+        return f"an array of shape {shape}"
+    return f"a tuple of {len(x)}" if isinstance(x, tuple) else f"{x!r}"

@@ -1,8 +1,9 @@
-"""Work that is done once, also for hundreds of parameters."""
+"""Work that is traced, compiled or computed once, also for hundreds of parameters."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +18,24 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-def per_leaf(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, of the arrays of one parameter, compiled on its own so that
-    parameters of equal shape are traced once."""
+def compute_with(dtype: jnp.dtype) -> contextlib.AbstractContextManager[Any]:
+    """The promotion rules for a parameter of `dtype`: a complex one meets real
+    hyperparameters and moments everywhere."""
+    complex_ = jnp.issubdtype(dtype, jnp.complexfloating)
+    mode = "standard" if complex_ else jax.config.jax_numpy_dtype_promotion  # pyright: ignore
+    return jax.numpy_dtype_promotion(mode)
+
+
+def once_per_shape(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, of the arrays of one parameter, as a program of its own: parameters
+    of equal shape are traced and lowered once."""
 
     @jax.jit
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        # A complex parameter meets real hyperparameters.
-        complex_ = any(map(jnp.iscomplexobj, jtu.tree_leaves((args, kwargs))))
-        mode = "standard" if complex_ else jax.config.jax_numpy_dtype_promotion  # pyright: ignore
-        with jax.numpy_dtype_promotion(mode):
+        dtypes = [x.dtype for x in jtu.tree_leaves((args, kwargs))]
+        complex_ = any(jnp.issubdtype(x, jnp.complexfloating) for x in dtypes)
+        with compute_with(jnp.dtype(jnp.complex64 if complex_ else jnp.float32)):
             return function(*args, **kwargs)
 
     return run

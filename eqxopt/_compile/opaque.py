@@ -1,4 +1,4 @@
-"""Places in an array that the compiler does not know."""
+"""Numbers that the compiler cannot know."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 
-def hidden(places: Sequence[int], count: Int[Array, ""]) -> tuple[Int[Array, ""], ...]:
-    """`places`, as numbers at which slices of one size share a kernel. Slices at places
-    that the compiler knows are a kernel each, with all that is computed of them, which
-    can take most of the time to compile.
+def opaque_indices(
+    indices: Sequence[int], count: Int[Array, ""]
+) -> tuple[Int[Array, ""], ...]:
+    """`indices` as numbers that the compiler cannot fold into the program.
 
-    `count` is that of the updates: the compiler cannot tell that it is not negative.
+    Slices of one size at unknown indices share one kernel. At known indices each gets
+    a kernel of its own, with everything that is computed from it.
+
+    `count` is the count of updates: the compiler cannot tell that it is never
+    negative.
     """
     return jax.lax.cond(
         count < 0,
-        lambda: tuple(jnp.zeros((), jnp.int32) for _ in places),
-        lambda: tuple(jnp.asarray(place, jnp.int32) for place in places),
+        lambda: tuple(jnp.zeros((), jnp.int32) for _ in indices),
+        lambda: tuple(jnp.asarray(i, jnp.int32) for i in indices),
     )

@@ -1,1 +1,41 @@
-"""What a field of a transform can hold."""
+"""What a field of a transform can hold, and what declares one."""
+
+from .hyperparameter import (
+    as_hyperparameter as as_hyperparameter,
+    at_step as at_step,
+    fix_choice as fix_choice,
+    Hyperparameter as Hyperparameter,
+    hyperparameter as hyperparameter,
+    HyperparameterIn as HyperparameterIn,
+    HyperparameterLike as HyperparameterLike,
+    OptionalHyperparameter as OptionalHyperparameter,
+    PerParameter as PerParameter,
+)
+from .keys import (
+    fading_noise as fading_noise,
+    Key as Key,
+    key_field as key_field,
+    key_names as key_names,
+    KeyData as KeyData,
+    own_keys as own_keys,
+)
+from .matrices import (
+    default_matrices as default_matrices,
+    Matrices as Matrices,
+    matrices_of as matrices_of,
+    MatricesField as MatricesField,
+    MatricesLike as MatricesLike,
+    MatrixView as MatrixView,
+    view_of as view_of,
+)
+from .options import DType as DType, dtype_option as dtype_option, word as word
+from .selectors import (
+    AbstractSelector as AbstractSelector,
+    as_labels as as_labels,
+    as_mask as as_mask,
+    Labels as Labels,
+    Mask as Mask,
+    mask_of as mask_of,
+    MaskLike as MaskLike,
+    OptionalMask as OptionalMask,
+)

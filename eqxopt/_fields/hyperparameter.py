@@ -1,15 +1,15 @@
 """Hyperparameters: a number, a schedule, or a choice of these for each parameter."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, overload, TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TYPE_CHECKING, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
 from jaxtyping import Array, Int, PyTree
 
-from .._number import as_number, copied, Interval, Number, NumberLike
+from .._number import as_number, copied, Interval, NumberLike
 from .._schedule.abstract import AbstractSchedule, as_schedule
 from .._tree import choose, is_function, needed_arguments, Parameters
 from .._types import Scalar
@@ -44,7 +44,7 @@ class PerParameter(eqx.Module):
         ```
     """
 
-    tree: PyTree[Number | AbstractSchedule]
+    tree: PyTree[Scalar | AbstractSchedule]
     function: Callable[..., Any] | None = eqx.field(static=True)
 
     def __init__(self, choice: PyTree | Callable[..., Any]):
@@ -54,37 +54,62 @@ class PerParameter(eqx.Module):
             self.tree = jtu.tree_map(_number_or_schedule, choice, is_leaf=_is_schedule)
             self.function = None
 
-    def at(self, parameters: Parameters, what: str) -> list[Number | AbstractSchedule]:
+    def at(self, parameters: Parameters, what: str) -> list[Scalar | AbstractSchedule]:
         """The hyperparameter of each parameter."""
         if self.function is None:
             return choose(self.tree, parameters, what, is_leaf=_is_schedule)
         chosen = choose(self.function, parameters, what)
         return [_number_or_schedule(value) for value in chosen]
 
-    def by_path(self) -> Iterator[tuple[str, Number | AbstractSchedule]]:
+    def by_path(self) -> Iterator[tuple[str, Scalar | AbstractSchedule]]:
         """The choices with the places that they speak for."""
         flat, _ = jtu.tree_flatten_with_path(self.tree, is_leaf=_is_schedule)
         return ((jtu.keystr(path), leaf) for path, leaf in flat)
 
 
-if TYPE_CHECKING:
-    # What a rule sees: the base class has put the scalar of this step there.
-    Hyperparameter: TypeAlias = Scalar
-else:
-    Hyperparameter: TypeAlias = Number | AbstractSchedule | PerParameter
-
 HyperparameterLike: TypeAlias = (
-    NumberLike | AbstractSchedule | Callable[..., Any] | PerParameter | PyTree
+    NumberLike
+    | AbstractSchedule
+    | Callable[..., Any]
+    | PerParameter
+    | Mapping
+    | tuple
+    | list
+    | eqx.Module
 )
+"""What a hyperparameter is set to: a number or scalar array, a schedule or function of
+the step, or a choice per parameter, which is a function of the path and the array or a
+tree that is a prefix of the model."""
+
+if TYPE_CHECKING:
+
+    class Hyperparameter:
+        """A field that is set to a `HyperparameterLike`. Inside a rule it is read as
+        the scalar of this step and this parameter."""
+
+        def __get__(self, instance: object, owner: Any = None) -> Scalar: ...
+        def __set__(self, instance: object, value: HyperparameterLike) -> None: ...
+
+    class OptionalHyperparameter:
+        """A `Hyperparameter` that may also be `None`."""
+
+        def __get__(self, instance: object, owner: Any = None) -> Scalar | None: ...
+        def __set__(
+            self, instance: object, value: HyperparameterLike | None
+        ) -> None: ...
+
+else:
+    Hyperparameter: TypeAlias = Scalar | AbstractSchedule | PerParameter
+    OptionalHyperparameter: TypeAlias = Hyperparameter | None
 
 
-def _number_or_schedule(x: Any) -> Number | AbstractSchedule:
+def _number_or_schedule(x: Any) -> Scalar | AbstractSchedule:
     if isinstance(x, AbstractSchedule) or is_function(x):
         return as_schedule(x)
     return as_number(x)
 
 
-def as_hyperparameter(x: Any) -> Number | AbstractSchedule | PerParameter:
+def as_hyperparameter(x: Any) -> Scalar | AbstractSchedule | PerParameter:
     """`x` in the form in which an optimizer keeps it."""
     if isinstance(x, PerParameter):
         return copied(x)
@@ -111,14 +136,10 @@ class HyperparameterIn:
 
     interval: Interval
 
-    @overload  # a tree may be None too, but that is not what is meant
-    def __call__(self, x: None) -> None: ...  # pyright: ignore[reportOverlappingOverload]
-    @overload
-    def __call__(self, x: HyperparameterLike) -> Hyperparameter: ...
     def __call__(self, x: Any) -> Any:
         return None if x is None else as_hyperparameter(x)
 
-    def numbers(self, value: Any) -> Iterator[tuple[str, Number]]:
+    def numbers(self, value: Any) -> Iterator[tuple[str, Scalar]]:
         """The numbers in a converted value, each with its place in it. A schedule's
         own numbers have ranges of their own."""
         tree = value.tree if isinstance(value, PerParameter) else value
@@ -127,17 +148,40 @@ class HyperparameterIn:
                 yield jtu.keystr(path), leaf
 
 
-real = HyperparameterIn(Interval("(-inf, inf)"))
-nonnegative = HyperparameterIn(Interval("[0, inf)"))
-positive = HyperparameterIn(Interval("(0, inf)"))
-fraction = HyperparameterIn(Interval("[0, 1)"))
-open_fraction = HyperparameterIn(Interval("(0, 1)"))
-closed_fraction = HyperparameterIn(Interval("[0, 1]"))
-at_least_one = HyperparameterIn(Interval("[1, inf)"))
-# With infinity for no bound.
-bound = HyperparameterIn(Interval("[-inf, inf]"))
-nonnegative_bound = HyperparameterIn(Interval("[0, inf]"))
-at_least_one_bound = HyperparameterIn(Interval("[1, inf]"))
+def hyperparameter(interval: str, **options: Any) -> Any:
+    """Declare a field of a transform that holds a live hyperparameter.
+
+    The user gives a number, a schedule or a choice per parameter. Inside a rule,
+    `self.name` is the scalar of this step and this parameter.
+
+    **Arguments:**
+
+    - `interval`: where its numbers must lie, as `"[0, 1)"`. Infinite ends take
+        `"[0, inf)"`, or `"[0, inf]"` if infinity itself is allowed.
+    - `options`: what a dataclass field takes, such as `default=0.9` and `kw_only=True`.
+        A field that may be `None` has the type `OptionalHyperparameter`.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> from eqxopt.rules import Hyperparameter, hyperparameter
+        >>> class Descent(eqxopt.AbstractLeafwiseOptimizer):
+        ...     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+        ...
+        ...     def init_leaf(self, param):
+        ...         return ()
+        ...
+        ...     def update_leaf(self, t, grad, param, state):
+        ...         return -self.learning_rate * grad, state
+        >>> params = jnp.ones(2)
+        >>> opt = Descent(lambda step: 0.5 / (step + 1)).init(params)
+        >>> print(opt.apply(params, params)[0])
+        [0.5 0.5]
+
+        ```
+    """
+    return eqx.field(converter=HyperparameterIn(Interval(interval)), **options)
 
 
 def fix_choice(value: Any, parameters: Parameters, what: str) -> Any:
@@ -148,8 +192,8 @@ def fix_choice(value: Any, parameters: Parameters, what: str) -> Any:
 
 
 def at_step(
-    value: Number | AbstractSchedule, step: Int[Array, ""], what: str
-) -> Number:
+    value: Scalar | AbstractSchedule, step: Int[Array, ""], what: str
+) -> Scalar:
     """The scalar that a number or schedule gives at `step`."""
     if not isinstance(value, AbstractSchedule):
         return value

@@ -1,16 +1,30 @@
 """Random keys as fields of an optimizer."""
 
 import dataclasses
-from typing import Any
+from typing import Any, TYPE_CHECKING, TypeAlias
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
-from .._compile.opaque import hidden
+from .._compile.opaque import opaque_indices
+from .._math import sqrt
+from .._types import Leaf, Scalar
 
 
-KeyData = UInt32[Array, "..."]
+KeyData: TypeAlias = UInt32[Array, "..."]
+
+if TYPE_CHECKING:
+
+    class Key:
+        """A field that is set to a seed or a key, and read as its bits."""
+
+        def __get__(self, instance: object, owner: Any = None) -> KeyData: ...
+        def __set__(self, instance: object, value: int | Array) -> None: ...
+
+else:
+    Key: TypeAlias = KeyData
 
 
 def as_key_data(seed: int | Int[Array, ""] | PRNGKeyArray) -> KeyData:
@@ -26,22 +40,30 @@ def as_key_data(seed: int | Int[Array, ""] | PRNGKeyArray) -> KeyData:
     raise TypeError(f"expected an integer seed or a PRNG key, got {seed!r}")
 
 
+def key_names(module: Any) -> list[str]:
+    """The names of the fields that hold random keys."""
+    return [
+        field.name
+        for field in dataclasses.fields(module)
+        if field.metadata.get("converter") is as_key_data
+    ]
+
+
 def own_keys(
     module: Any, count: Int[Array, ""], length: int
 ) -> list[dict[str, KeyData]]:
     """The key fields of `module`, made the own ones of each of `length` parameters at
     the step `count`."""
     columns = {
-        field.name: jax.random.key_data(
+        name: jax.random.key_data(
             jax.random.split(
                 jax.random.fold_in(
-                    jax.random.wrap_key_data(getattr(module, field.name)), count
+                    jax.random.wrap_key_data(getattr(module, name)), count
                 ),
                 length,
             )
         )
-        for field in dataclasses.fields(module)
-        if field.metadata.get("converter") is as_key_data
+        for name in key_names(module)
     }
     if not columns:
         return [{}] * length
@@ -50,5 +72,25 @@ def own_keys(
             name: jax.lax.dynamic_index_in_dim(keys, place, keepdims=False)
             for name, keys in columns.items()
         }
-        for place in hidden(range(length), count)
+        for place in opaque_indices(range(length), count)
     ]
+
+
+def fading_noise(
+    key: KeyData,
+    like: Leaf,
+    eta: Scalar,
+    gamma: Scalar,
+    t: Scalar,
+) -> Leaf:
+    r"""Noise of variance $\eta / t^\gamma$ in every entry."""
+    noise = jax.random.normal(jax.random.wrap_key_data(key), like.shape, like.dtype)
+    return sqrt(eta * t**-gamma) * noise
+
+
+def key_field(**options: Any) -> Any:
+    """A field that holds the bits of a random key, set to a seed or a key.
+
+    Inside a rule it is the key of this step and this parameter.
+    """
+    return eqx.field(converter=as_key_data, **options)

@@ -1,18 +1,17 @@
-"""What a parameter is as a matrix, and matrices of one shape in one batch."""
+"""Which parameters are matrices, and how each is seen as one."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TYPE_CHECKING, TypeAlias
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Inexact
 
-from .._compile.opaque import hidden
 from .._tree import Parameters
-from .._types import AnyLeaf, Matrix, Scalar
+from .._types import AnyLeaf, Matrix
 from .selectors import AbstractSelector
 
 
@@ -32,6 +31,20 @@ class MatrixView:
 
     def array(self, matrices: Matrix) -> AnyLeaf:
         return matrices.reshape(self.shape)
+
+
+MatricesLike: TypeAlias = (
+    Callable[[str, Array], bool | str]
+    | bool
+    | str
+    | Mapping
+    | tuple
+    | list
+    | eqx.Module
+)
+"""What says which parameters are matrices: a function of `(path, array)` or a tree that
+is a prefix of the model, giving `True` or `"matrix"`, `"stack"`, `False` or
+`"fallback"`."""
 
 
 class Matrices(AbstractSelector):
@@ -95,49 +108,19 @@ def default_matrices(path: str, array: AnyLeaf) -> str:
     return "matrix" if min(rows, columns) > 1 else "fallback"
 
 
-def in_batches(
-    function: Callable[..., Inexact[Array, "_ r c"]],
-    matrices: Sequence[Inexact[Array, "_ _ _"]],
-    count: Int[Array, ""],
-    *scalars: Sequence[Scalar],
-) -> list[Inexact[Array, "_ _ _"]]:
-    """`function` of each batch of matrices and its `scalars`, all of one shape and
-    dtype at once. `count` is that of the updates."""
-    groups: dict[Any, list[int]] = {}
-    for i, x in enumerate(matrices):
-        groups.setdefault((x.shape[1:], str(x.dtype)), []).append(i)
-    results = list(matrices)
-    for members in groups.values():
-        lengths = [len(matrices[i]) for i in members]
-        columns = [_column([column[i] for i in members], lengths) for column in scalars]
-        result = function(joined([matrices[i] for i in members]), *columns)
-        for i, part in zip(members, parted(result, lengths, count)):
-            results[i] = part
-    return results
+if TYPE_CHECKING:
+
+    class MatricesField:
+        """A field that is set to a choice of matrices. Inside a rule it is read as the
+        kind of this parameter."""
+
+        def __get__(self, instance: object, owner: Any = None) -> Any: ...
+        def __set__(self, instance: object, value: MatricesLike) -> None: ...
+
+else:
+    MatricesField: TypeAlias = Matrices
 
 
-def joined(batches: Sequence[Inexact[Array, "_ ..."]]) -> Inexact[Array, "_ ..."]:
-    """One batch of all."""
-    return batches[0] if len(batches) == 1 else jnp.concatenate(batches)
-
-
-def _column(
-    scalars: Sequence[Scalar], lengths: Sequence[int]
-) -> Float[Array, "#batch 1 1"]:
-    """Each scalar as often as its length says, beside a batch."""
-    if len({id(x) for x in scalars}) == 1:  # usually all share one
-        return scalars[0][None, None, None]
-    return jnp.concatenate([jnp.full((n, 1, 1), x) for x, n in zip(scalars, lengths)])
-
-
-def parted(
-    batch: Inexact[Array, "_ ..."], lengths: Sequence[int], count: Int[Array, ""]
-) -> list[Inexact[Array, "_ ..."]]:
-    """What `joined` made one, `count` being that of the updates."""
-    if len(lengths) == 1:
-        return [batch]
-    starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    return [
-        jax.lax.dynamic_slice_in_dim(batch, place, length)
-        for place, length in zip(hidden(starts, count), lengths)
-    ]
+def matrices_of(**options: Any) -> Any:
+    """Declare a static field that says which parameters are matrices."""
+    return eqx.field(converter=as_matrices, static=True, kw_only=True, **options)

@@ -1,7 +1,31 @@
-"""Options that are one of a few words."""
+"""Static options: one of a few words, a dtype."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TYPE_CHECKING, TypeAlias
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import DTypeLike
+
+from .._dtype import as_dtype
+
+
+if TYPE_CHECKING:
+
+    class DType:
+        """A field that is set to anything that names a dtype, or to `None`."""
+
+        def __get__(self, instance: object, owner: Any = None) -> jnp.dtype | None: ...
+        def __set__(self, instance: object, value: DTypeLike | None) -> None: ...
+
+else:
+    DType: TypeAlias = jnp.dtype | None
+
+
+def dtype_option(**options: Any) -> Any:
+    """A static field that holds the dtype in which a state is kept, or `None` for that
+    of the parameter, at least float32."""
+    return eqx.field(converter=as_dtype, static=True, **options)
 
 
 def one_of(name: str, *known: str) -> Callable[[Any], Any]:
@@ -14,3 +38,8 @@ def one_of(name: str, *known: str) -> Callable[[Any], Any]:
         return word
 
     return convert
+
+
+def word(name: str, *known: str, **options: Any) -> Any:
+    """A static field that holds one of a few words."""
+    return eqx.field(converter=one_of(name, *known), static=True, **options)

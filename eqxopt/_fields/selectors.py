@@ -1,8 +1,10 @@
 """Selectors that are fixed when a step is traced: masks and labels."""
 
 import abc
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TYPE_CHECKING, TypeAlias
 
+import equinox as eqx
 import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array
@@ -54,6 +56,13 @@ class AbstractSelector(abc.ABC):
         ]
 
 
+MaskLike: TypeAlias = (
+    Callable[[str, Array], bool] | bool | Mapping | tuple | list | eqx.Module
+)
+"""What a mask is set to: a function of `(path, array)`, or a tree of booleans that is a
+prefix of the model."""
+
+
 class Mask(AbstractSelector):
     """Which parameters something is done to: booleans."""
 
@@ -72,6 +81,19 @@ class Labels(AbstractSelector):
         return value
 
 
+if TYPE_CHECKING:
+
+    class OptionalMask:
+        """A field that is set to a choice of booleans. Inside a rule it is read as the
+        boolean of this parameter."""
+
+        def __get__(self, instance: object, owner: Any = None) -> bool | None: ...
+        def __set__(self, instance: object, value: MaskLike | None) -> None: ...
+
+else:
+    OptionalMask: TypeAlias = Mask | None
+
+
 def as_mask(choice: Any) -> Mask | None:
     return choice if choice is None or isinstance(choice, Mask) else Mask(choice)
 
@@ -80,6 +102,10 @@ def as_labels(choice: Any) -> Labels:
     return choice if isinstance(choice, Labels) else Labels(choice)
 
 
-def mask_of(*hyperparameters: str) -> dict[str, Any]:
-    """Field metadata: where the mask is False, these hyperparameters are 0."""
-    return {"masks": hyperparameters}
+def mask_of(*hyperparameters: str, **options: Any) -> Any:
+    """Declare a static field that holds a mask.
+
+    Where the mask is False, these hyperparameters are 0.
+    """
+    metadata = {"masks": hyperparameters}
+    return eqx.field(converter=as_mask, static=True, metadata=metadata, **options)

@@ -9,8 +9,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from .._fields.hyperparameter import at_step, HyperparameterIn, PerParameter
-from .._number import check_ranges
+from .._fields import at_step, HyperparameterIn, PerParameter
+from .._number import check_fields
 from .._tree import replace_fields
 from .._types import Scalar, Self
 
@@ -38,7 +38,7 @@ class AbstractLineSearch(eqx.Module):
     """Chooses how far to go in a direction, by looking at the loss along it."""
 
     def __check_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
 
     @abc.abstractmethod
     def search(

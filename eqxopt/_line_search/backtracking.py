@@ -2,18 +2,13 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from .._fields.hyperparameter import (
-    at_least_one,
-    at_least_one_bound,
+from .._fields import (
     Hyperparameter,
-    nonnegative,
-    open_fraction,
-    positive,
+    hyperparameter,
 )
 from .._types import Scalar
 from .abstract import AbstractLineSearch, Line, Point
@@ -80,17 +75,13 @@ class BacktrackingLineSearch(AbstractLineSearch):
         ```
     """
 
-    max_backtracking_steps: Hyperparameter = eqx.field(
-        converter=at_least_one, default=20
-    )
-    slope_rtol: Hyperparameter = eqx.field(converter=nonnegative, default=1e-4)
-    decrease_factor: Hyperparameter = eqx.field(converter=open_fraction, default=0.8)
-    increase_factor: Hyperparameter = eqx.field(
-        converter=at_least_one_bound, default=1.5
-    )
-    max_learning_rate: Hyperparameter = eqx.field(converter=positive, default=1.0)
-    atol: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    rtol: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    max_backtracking_steps: Hyperparameter = hyperparameter("[1, inf)", default=20)
+    slope_rtol: Hyperparameter = hyperparameter("[0, inf)", default=1e-4)
+    decrease_factor: Hyperparameter = hyperparameter("(0, 1)", default=0.8)
+    increase_factor: Hyperparameter = hyperparameter("[1, inf]", default=1.5)
+    max_learning_rate: Hyperparameter = hyperparameter("(0, inf)", default=1.0)
+    atol: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    rtol: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
 
     def search(
         self, line: Line, start: Point, grads: PyTree, previous: Scalar

@@ -2,19 +2,16 @@
 
 from typing import Literal, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from .._fields.hyperparameter import (
-    at_least_one,
+from .._fields import (
     Hyperparameter,
-    nonnegative,
-    nonnegative_bound,
-    positive,
+    hyperparameter,
+    OptionalHyperparameter,
+    word,
 )
-from .._fields.options import one_of
 from .._types import Scalar
 from .abstract import AbstractLineSearch, Line, Point
 
@@ -102,22 +99,16 @@ class ZoomLineSearch(AbstractLineSearch):
         ```
     """
 
-    max_linesearch_steps: Hyperparameter = eqx.field(converter=at_least_one, default=20)
-    max_learning_rate: Hyperparameter | None = eqx.field(
-        converter=positive, default=None
-    )
-    tol: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    increase_factor: Hyperparameter = eqx.field(converter=at_least_one, default=2.0)
-    slope_rtol: Hyperparameter = eqx.field(converter=nonnegative, default=1e-4)
-    curv_rtol: Hyperparameter = eqx.field(converter=nonnegative_bound, default=0.9)
-    approx_dec_rtol: Hyperparameter | None = eqx.field(
-        converter=nonnegative, default=1e-6
-    )
-    stepsize_precision: Hyperparameter = eqx.field(converter=nonnegative, default=1e-5)
-    initial_guess_strategy: Literal["one", "keep"] = eqx.field(
-        converter=one_of("initial_guess_strategy", "one", "keep"),
-        default="one",
-        static=True,
+    max_linesearch_steps: Hyperparameter = hyperparameter("[1, inf)", default=20)
+    max_learning_rate: OptionalHyperparameter = hyperparameter("(0, inf)", default=None)
+    tol: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    increase_factor: Hyperparameter = hyperparameter("[1, inf)", default=2.0)
+    slope_rtol: Hyperparameter = hyperparameter("[0, inf)", default=1e-4)
+    curv_rtol: Hyperparameter = hyperparameter("[0, inf]", default=0.9)
+    approx_dec_rtol: OptionalHyperparameter = hyperparameter("[0, inf)", default=1e-6)
+    stepsize_precision: Hyperparameter = hyperparameter("[0, inf)", default=1e-5)
+    initial_guess_strategy: Literal["one", "keep"] = word(
+        "initial_guess_strategy", "one", "keep", default="one"
     )
 
     def search(

@@ -20,9 +20,7 @@ def is_factored(shape: tuple[int, ...], least: int) -> bool:
     return len(shape) > 1 and shape[longest_axes(shape)[0]] >= max(least, 1)
 
 
-def zero_factors(
-    param: Leaf,
-) -> tuple[Float[Array, "*rows"], Float[Array, "*cols"]]:
+def zero_factors(param: Leaf) -> tuple[Float[Array, "*rows"], Float[Array, "*cols"]]:
     """Zeros to keep the mean of a parameter's squares in, as a row and a column."""
     short, long = longest_axes(param.shape)
     return reduced_zeros(param, (long,)), reduced_zeros(param, (short,))
@@ -48,11 +46,7 @@ def mix_factors(
     )
 
 
-def over_root(
-    x: Leaf,
-    row: Float[Array, "*rows"],
-    col: Float[Array, "*cols"],
-) -> Leaf:
+def over_root(x: Leaf, row: Float[Array, "*rows"], col: Float[Array, "*cols"]) -> Leaf:
     r"""$x / \sqrt{r c / \operatorname{mean}(r)}$, the mean of squares being what the
     row $r$ and the column $c$ tell."""
     short, long = longest_axes(x.shape)

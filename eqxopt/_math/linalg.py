@@ -34,9 +34,7 @@ def _batched(function: Callable[[Any], Any], x: Inexact[Array, "batch n n"]) -> 
 
 @jax.custom_jvp
 def inverse_power(
-    x: Inexact[Array, "batch n n"],
-    eps: Scalar,
-    exponent: Scalar,
+    x: Inexact[Array, "batch n n"], eps: Scalar, exponent: Scalar
 ) -> Inexact[Array, "batch n n"]:
     r"""$(X + \varepsilon I)^{-p}$, in which eigenvalues of $X$ that only rounding makes
     negative count as 0.

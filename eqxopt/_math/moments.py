@@ -37,12 +37,7 @@ def reduced_zeros(param: AnyLeaf, axes: tuple[int, ...]) -> Float[Array, "..."]:
 
 
 def debiased_mean(
-    mu: Leaf,
-    grad: Leaf,
-    b1: Scalar,
-    t: Scalar,
-    *,
-    nesterov: bool,
+    mu: Leaf, grad: Leaf, b1: Scalar, t: Scalar, *, nesterov: bool
 ) -> Leaf:
     r"""$\hat m_t$ from the running mean $m_t$: without the bias of its start at zero,
     and with `nesterov` looking one step ahead."""

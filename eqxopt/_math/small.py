@@ -15,11 +15,7 @@ from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
 T = TypeVar("T")
 
 
-def ema(
-    mean: Leaf,
-    new: Leaf,
-    decay: Scalar,
-) -> Leaf:
+def ema(mean: Leaf, new: Leaf, decay: Scalar) -> Leaf:
     r"""Exponential moving average, $\beta m + (1 - \beta) x$."""
     # One weight, from the one stored `decay`, so that `debias` undoes precisely what
     # this does, also in float32; and written with the fewest operations, because a
@@ -218,11 +214,7 @@ def clipped(x: Leaf, bound: Scalar) -> Leaf:
     return jnp.clip(x, -bound, bound)
 
 
-def ramp(
-    step: Scalar,
-    begin: float | Scalar,
-    length: float | Scalar,
-) -> Scalar:
+def ramp(step: Scalar, begin: float | Scalar, length: float | Scalar) -> Scalar:
     """From 0 at `begin` straight to 1 after `length` steps, constant before and after.
 
     A length of 0 is a jump. At both corners the derivative is that from the right.

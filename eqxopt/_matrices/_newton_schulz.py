@@ -1,13 +1,16 @@
 """Newton-Schulz iterations: the nearest orthogonal matrix by multiplications alone."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, dataclass_transform, Literal
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact
 
-from .._math.small import adjoint, divide, stable_norm
+from .._fields import DType, dtype_option, word
+from .._math import adjoint, divide, stable_norm
+from .._number import check_fields, integer
 from .._types import Matrix
 
 
@@ -43,30 +46,97 @@ def as_coefficients(x: Any) -> tuple[Triple, ...]:
     if isinstance(x, str):
         if x not in PRESETS:
             known = ", ".join(repr(name) for name in PRESETS)
-            raise ValueError(f"`ns_coefficients` has no {x!r}; it has {known}")
+            raise ValueError(f"`coefficients` has no {x!r}; it has {known}")
         return PRESETS[x]
     rows = tuple(x)
     if len(rows) == 3 and all(isinstance(row, float | int) for row in rows):
         rows = (rows,)
     if not rows or any(np.shape(row) != (3,) for row in rows):
         raise ValueError(
-            "`ns_coefficients` are three numbers, or three for each step, but got "
-            f"{x!r}"
+            f"`coefficients` are three numbers, or three for each step, but got {x!r}"
         )
     return tuple((float(a), float(b), float(c)) for a, b, c in rows)
 
 
-def normalized(x: Matrix, eps: Float[Array, "#batch 1 1"]) -> Matrix:
-    """Each matrix by its Frobenius norm, and so with no singular value above 1."""
-    return divide(x, stable_norm(x, axes=(-2, -1)) + eps)
+@dataclass_transform(field_specifiers=(eqx.field, integer, dtype_option, word))
+class OptionsMeta(type(eqx.Module)):
+    """The metaclass of modules of static options.
+
+    It only tells type checkers which functions declare a field.
+    """
+
+
+class NewtonSchulz(eqx.Module, metaclass=OptionsMeta):
+    r"""Brings all singular values of matrices near 1, by matrix products alone.
+
+    From $X_0 = X / (\|X\| + \varepsilon)$, each step takes
+
+    $$
+    A = X X^*, \qquad X \leftarrow a X + (b A + c A^2) X
+    $$
+
+    It is what [`eqxopt.Muon`][], [`eqxopt.NorMuon`][] and [`eqxopt.Scion`][] hold as
+    `newton_schulz`.
+
+    **Arguments:**
+
+    - `coefficients`: $(a, b, c)$, or one such triple for each step, of which the last
+        is repeated; or `"standard"`, the default, which is (3.4445, -4.775, 2.0315) and
+        leaves singular values between about 0.7 and 1.2; or `"polar-express"`, the best
+        polynomial for each step, which comes closer to 1.
+    - `steps`: the number of steps, an integer in [1, inf). Default 5.
+    - `method`: `"gram"`, the default, or `"standard"`. Where a matrix is at least 1.5
+        times as long as wide, `"gram"` makes the steps on the small $X X^*$, which at
+        4 : 1 takes half the operations; only rounding differs.
+    - `dtype`: the dtype of the steps. By default that of the parameter, and at least
+        float32, which suits CPUs. bfloat16 is far faster on accelerators; combine it
+        with `"polar-express"` and `method="standard"`, because the large first
+        coefficients magnify what rounding does to $X X^*$.
+
+    **Raises:** a `ValueError` for coefficients or words that it does not know.
+
+    **Source:** Jordan et al., [Muon: An optimizer for hidden layers in neural
+    networks](https://kellerjordan.github.io/posts/muon/), 2024; Amsel et al., [The
+    Polar Express](https://arxiv.org/abs/2505.16932), 2025; Dao AI Lab, [Gram
+    Newton-Schulz](https://dao-lab.ai/blog/2026/gram-newton-schulz), 2026.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp, eqxopt
+        >>> x = jnp.array([[3.0, 0.0], [0.0, 1.0]])
+        >>> steps = eqxopt.NewtonSchulz("polar-express", steps=8)
+        >>> print(steps(x[None], jnp.array(0.0))[0].round(3))
+        [[1. 0.]
+         [0. 1.]]
+
+        ```
+    """
+
+    coefficients: tuple[Triple, ...] = eqx.field(
+        converter=as_coefficients, default="standard", static=True
+    )
+    steps: int = integer("[1, inf)", default=5)
+    method: Literal["gram", "standard"] = word(
+        "method", "gram", "standard", default="gram"
+    )
+    dtype: DType = dtype_option(default=None)
+
+    def __check_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(self, x: Matrix, eps: Float[Array, "..."]) -> Matrix:
+        """Each matrix of a batch, orthogonal or nearly so."""
+        dtype = x.dtype if self.dtype is None or jnp.iscomplexobj(x) else self.dtype
+        # Divided in the precision that came: its squares need not fit the other.
+        unit = divide(x, stable_norm(x, axes=(-2, -1)) + eps).astype(dtype)
+        gram = self.method == "gram"
+        steps = newton_schulz(unit, self.coefficients, self.steps, gram=gram)
+        return steps.astype(x.dtype)
 
 
 def newton_schulz(
-    x: Matrix,
-    coefficients: Sequence[Triple],
-    steps: int,
-    *,
-    gram: bool,
+    x: Matrix, coefficients: Sequence[Triple], steps: int, *, gram: bool
 ) -> Matrix:
     """Each matrix, of norm 1, with its singular values brought near 1.
 
@@ -108,3 +178,9 @@ def _gram_steps(x: Matrix, triples: Sequence[Triple]) -> Matrix:
         if k + 1 < len(triples):
             r = p @ (p @ r)
     return x if q is None else q @ x
+
+
+def spectral_scale(rows: int, columns: int) -> float:
+    """By what an orthogonal matrix is multiplied, so that a step changes outputs alike
+    for every shape."""
+    return max(1.0, rows / max(columns, 1)) ** 0.5

@@ -11,11 +11,10 @@ from jaxtyping import Array, Inexact, Int
 
 from .._abstract.optimizer import count_of
 from .._abstract.together import decayed_step, together
-from .._compile.once import per_leaf
-from .._fields.matrices import MatrixView
-from .._math.linalg import eigh, orthonormal_columns
-from .._math.small import adjoint, ema, no_update, product
-from .._sharding import gathered, laid_like
+from .._compile.once import once_per_shape
+from .._fields import MatrixView
+from .._math import adjoint, eigh, ema, no_update, orthonormal_columns, product
+from .._sharding import gathered, sharded_like
 from .._types import AnyLeaf, Leaf, Matrix, Scalar
 
 
@@ -54,11 +53,7 @@ def means(old: Sides, new: Sides, decay: Scalar) -> Sides:
     return jtu.tree_map(lambda mean, x: ema(mean, x, decay), old, new)
 
 
-def outer_products(
-    by_rows: Matrix,
-    by_columns: Matrix,
-    like: Sides,
-) -> Sides:
+def outer_products(by_rows: Matrix, by_columns: Matrix, like: Sides) -> Sides:
     r"""$X X^*$ of the first and $X^* X$ of the second, on the sides that `like`
     has."""
     return Sides(
@@ -84,7 +79,7 @@ def multiplied(x: Matrix, sides: Sides) -> Matrix:
     return x if sides.right is None else product(x, sides.right)
 
 
-@per_leaf
+@once_per_shape
 def whole(grad: Leaf, state: Any, view: MatrixView) -> tuple[Matrix, Any]:
     """The gradient and the moments in a state, `mu` and perhaps `nu`, as matrices,
     whole on every device."""
@@ -93,10 +88,10 @@ def whole(grad: Leaf, state: Any, view: MatrixView) -> tuple[Matrix, Any]:
     return as_matrices(grad).astype(state.mu.dtype), state
 
 
-@per_leaf
+@once_per_shape
 def laid_out(state: Any, param: Leaf, view: MatrixView) -> Any:
     """The state of a parameter with moments that lie as it does."""
-    return _with_moments(lambda x: laid_like(view.array(x), param), state)
+    return _with_moments(lambda x: sharded_like(view.array(x), param), state)
 
 
 def _with_moments(function: Callable[[Array], Array], state: Any) -> Any:
@@ -147,13 +142,9 @@ def rotated_updates(
     return updates, [laid_out(*each) for each in zip(new_states, params, views)]
 
 
-@per_leaf
+@once_per_shape
 def _after_the_first(
-    count: Int[Array, ""],
-    rule: Any,
-    matrices: Matrix,
-    param: Leaf,
-    view: MatrixView,
+    count: Int[Array, ""], rule: Any, matrices: Matrix, param: Leaf, view: MatrixView
 ) -> Leaf:
     update = decayed_step(rule, matrices, param, view)
     return jnp.where(count == 1, no_update(update), update)

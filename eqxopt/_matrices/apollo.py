@@ -3,29 +3,33 @@
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
-from .._compile.once import per_leaf
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
+from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._fields.keys import as_key_data, KeyData
-from .._fields.matrices import (
-    as_matrices,
+from .._fields import (
     default_matrices,
-    Matrices,
+    Hyperparameter,
+    hyperparameter,
+    Key,
+    key_field,
+    KeyData,
+    mask_of,
+    matrices_of,
+    MatricesField,
     MatrixView,
+    OptionalHyperparameter,
+    OptionalMask,
     transposed_if,
+    word,
 )
-from .._fields.options import one_of
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import abs_sq, clip_factor, ema, one_minus_power, sqrt, stable_norm
-from .._number import check_counts, check_ranges
-from .._sharding import gathered, laid_like
+from .._math import abs_sq, clip_factor, ema, one_minus_power, sqrt, stable_norm
+from .._number import integer
+from .._sharding import gathered, sharded_like
 from .._types import AnyLeaf, Leaf
 from ._fallback import default_fallback
 
@@ -126,40 +130,24 @@ class APOLLO(AbstractMatrixOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    rank: int = eqx.field(default=256, static=True)
-    update_proj_gap: int = eqx.field(default=200, static=True)
-    scale: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    rank: int = integer("[1, inf)", default=256)
+    update_proj_gap: int = integer("[1, inf)", default=200)
+    scale: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9, kw_only=True)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999, kw_only=True)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-6, kw_only=True)
+    scale_type: Literal["channel", "tensor"] = word(
+        "scale_type", "channel", "tensor", default="channel", kw_only=True
     )
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9, kw_only=True)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999, kw_only=True)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6, kw_only=True)
-    scale_type: Literal["channel", "tensor"] = eqx.field(
-        converter=one_of("scale_type", "channel", "tensor"),
-        default="channel",
-        static=True,
-        kw_only=True,
+    max_growth: OptionalHyperparameter = hyperparameter(
+        "(0, inf)", default=1.01, kw_only=True
     )
-    max_growth: Hyperparameter | None = eqx.field(
-        converter=positive, default=1.01, kw_only=True
-    )
-    matrices: Matrices = eqx.field(
-        converter=as_matrices, default=default_matrices, static=True, kw_only=True
-    )
-    fallback: AbstractOptimizer = eqx.field(
-        converter=as_optimizer, default_factory=default_fallback, kw_only=True
-    )
-    seed: KeyData = eqx.field(converter=as_key_data, default=0, kw_only=True)
-
-    def __check_init__(self) -> None:
-        check_ranges(self)
-        check_counts(self, "rank", "update_proj_gap")
+    matrices: MatricesField = matrices_of(default=default_matrices)
+    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
+    seed: Key = key_field(default=0, kw_only=True)
 
     def init_matrix(self, param: AnyLeaf, view: MatrixView) -> Sketch:
         dtype = compute_dtype(param.dtype)
@@ -191,7 +179,7 @@ class APOLLO(AbstractMatrixOptimizer):
         return [update for update, _ in results], [state for _, state in results]
 
 
-@per_leaf
+@once_per_shape
 def _update(
     rule: APOLLO,
     count: Int[Array, ""],
@@ -216,7 +204,7 @@ def _update(
         scaled, norm = limit * scaled, limit * norm
     unbiased = sqrt(one_minus_power(rule.b2, t)) / one_minus_power(rule.b1, t)
     step = sqrt(rule.scale) * unbiased * scaled
-    step = laid_like(view.array(transposed_if(tall, step)), param)
+    step = sharded_like(view.array(transposed_if(tall, step)), param)
     update = -rule.learning_rate * (step + rule.weight_decay * param.astype(dtype))
     return update, Sketch(state.age + 1, key, mu, nu, norm)
 

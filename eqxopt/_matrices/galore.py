@@ -3,27 +3,28 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
-from .._compile.once import per_leaf
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
+from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.matrices import (
-    as_matrices,
+from .._fields import (
     default_matrices,
-    Matrices,
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    matrices_of,
+    MatricesField,
     MatrixView,
+    OptionalMask,
     transposed_if,
 )
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import abs_sq, debias, ema, sqrt
-from .._number import check_counts, check_ranges
-from .._sharding import gathered, laid_like
+from .._math import abs_sq, debias, ema, sqrt
+from .._number import integer
+from .._sharding import gathered, sharded_like
 from .._types import AnyLeaf, Leaf, Matrix
 from ._fallback import default_fallback
 
@@ -111,30 +112,17 @@ class GaLore(AbstractMatrixOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    rank: int = eqx.field(default=128, static=True)
-    update_proj_gap: int = eqx.field(default=200, static=True)
-    scale: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9, kw_only=True)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999, kw_only=True)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8, kw_only=True)
-    matrices: Matrices = eqx.field(
-        converter=as_matrices, default=default_matrices, static=True, kw_only=True
-    )
-    fallback: AbstractOptimizer = eqx.field(
-        converter=as_optimizer, default_factory=default_fallback, kw_only=True
-    )
-
-    def __check_init__(self) -> None:
-        check_ranges(self)
-        check_counts(self, "rank", "update_proj_gap")
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    rank: int = integer("[1, inf)", default=128)
+    update_proj_gap: int = integer("[1, inf)", default=200)
+    scale: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9, kw_only=True)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999, kw_only=True)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8, kw_only=True)
+    matrices: MatricesField = matrices_of(default=default_matrices)
+    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
 
     def init_matrix(self, param: AnyLeaf, view: MatrixView) -> Subspace:
         dtype = compute_dtype(param.dtype)
@@ -165,7 +153,7 @@ class GaLore(AbstractMatrixOptimizer):
         return [update for update, _ in results], [state for _, state in results]
 
 
-@per_leaf
+@once_per_shape
 def _update(
     rule: GaLore,
     count: Int[Array, ""],
@@ -187,7 +175,7 @@ def _update(
     mu, nu = ema(state.mu, low, rule.b1), ema(state.nu, abs_sq(low), rule.b2)
     mu_hat, nu_hat = debias(mu, rule.b1, t), debias(nu, rule.b2, t)
     direction = rule.scale * (basis @ (mu_hat / (sqrt(nu_hat) + rule.eps)))
-    step = laid_like(view.array(transposed_if(wide, direction)), param)
+    step = sharded_like(view.array(transposed_if(wide, direction)), param)
     update = -rule.learning_rate * (step + rule.weight_decay * param.astype(dtype))
     return update, Subspace(state.age + 1, basis, mu, nu)
 

@@ -1,26 +1,27 @@
 """Muon: momentum made orthogonal."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
-
 import equinox as eqx
-import jax.numpy as jnp
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
-from .._abstract.together import decayed_step
-from .._compile.once import per_leaf
-from .._dtype import as_dtype, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
-from .._fields.options import one_of
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.moments import Momentum
-from .._number import check_counts, check_ranges
-from .._types import AnyLeaf, Leaf, Matrix
+from .._abstract.optimizer import AbstractOptimizer, inner
+from .._dtype import zeros_like
+from .._fields import (
+    default_matrices,
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    matrices_of,
+    MatricesField,
+    MatrixView,
+    OptionalHyperparameter,
+    OptionalMask,
+)
+from .._math import debiased_mean, ema, Momentum
+from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
-from ._newton_schulz import as_coefficients, Triple
-from ._orthogonal import momentum_matrices, orthogonalized, spectral_scale
+from ._newton_schulz import NewtonSchulz, spectral_scale
 
 
 class Muon(AbstractMatrixOptimizer):
@@ -40,9 +41,8 @@ class Muon(AbstractMatrixOptimizer):
     \end{aligned}
     $$
 
-    where $\mathrm{NS}$ brings all singular values near 1: from $X_0 = \hat m_t /
-    (\|\hat m_t\| + \varepsilon)$, in each step $A = X X^*$ and $X \leftarrow a X + (b A
-    + c A^2) X$.
+    where $\mathrm{NS}$, the steps of [`eqxopt.NewtonSchulz`][], brings all singular
+    values near 1.
 
     A weight of `equinox.nn.Linear` is the matrix (out, in); a convolution kernel
     (out, in, ...) is flattened to (out, in · ...). Matrices of one shape are treated
@@ -55,11 +55,6 @@ class Muon(AbstractMatrixOptimizer):
 
     - `learning_rate`: $\alpha \ge 0$, of the matrices alone.
     - `beta`: $\beta \in [0, 1)$. Default 0.95.
-    - `ns_coefficients`: $(a, b, c)$, or one such triple for each step, of which the
-        last is repeated; or `"standard"`, the default, which is (3.4445, -4.775,
-        2.0315) and leaves singular values between about 0.7 and 1.2; or
-        `"polar-express"`, the best polynomial for each step, which comes closer to 1.
-    - `ns_steps`: how many steps, at least 1. Default 5.
     - `eps`: $\varepsilon \ge 0$. Default 1e-8.
     - `weight_decay`: $\lambda \ge 0$. Default 0. Long training of large models wants
         0.1.
@@ -79,13 +74,7 @@ class Muon(AbstractMatrixOptimizer):
     - `fallback`: the optimizer of the other parameters. Default `AdamW(3e-4, b2=0.95,
         weight_decay=0.0)`.
     - `nesterov`: whether to look one step ahead. Default `True`.
-    - `method`: `"gram"`, the default, or `"standard"`. Where a matrix is at least 1.5
-        times as long as wide, `"gram"` makes the steps on the small $X X^*$, which at
-        4 : 1 takes half the operations; only rounding differs.
-    - `compute_dtype`: the dtype of the steps. By default that of the parameter, and at
-        least float32, which suits CPUs. bfloat16 is far faster on accelerators; there
-        combine `"polar-express"` with `method="standard"`, because its large first
-        coefficients magnify what rounding does to $X X^*$.
+    - `newton_schulz`: the steps $\mathrm{NS}$, an [`eqxopt.NewtonSchulz`][].
     - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
         and at least float32.
 
@@ -119,80 +108,37 @@ class Muon(AbstractMatrixOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    beta: Hyperparameter = eqx.field(converter=fraction, default=0.95)
-    ns_coefficients: tuple[Triple, ...] = eqx.field(
-        converter=as_coefficients, default="standard", static=True
-    )
-    ns_steps: int = eqx.field(default=5, static=True)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
-    consistent_rms: Hyperparameter | None = eqx.field(
-        converter=nonnegative, default=None
-    )
-    matrices: Matrices = eqx.field(
-        converter=as_matrices, default=default_matrices, static=True, kw_only=True
-    )
-    fallback: AbstractOptimizer = eqx.field(
-        converter=as_optimizer, default_factory=default_fallback, kw_only=True
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    beta: Hyperparameter = hyperparameter("[0, 1)", default=0.95)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    consistent_rms: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
+    matrices: MatricesField = matrices_of(default=default_matrices)
+    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
     nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
-    method: Literal["gram", "standard"] = eqx.field(
-        converter=one_of("method", "gram", "standard"),
-        default="gram",
-        static=True,
-        kw_only=True,
-    )
-    compute_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True, kw_only=True
-    )
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True, kw_only=True
-    )
+    newton_schulz: NewtonSchulz = eqx.field(default_factory=NewtonSchulz, kw_only=True)
+    mu_dtype: DType = dtype_option(default=None, kw_only=True)
 
-    def __check_init__(self) -> None:
-        check_ranges(self)
-        check_counts(self, "ns_steps")
-
-    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> Momentum:
-        del view
+    def init_matrix(self, param: Leaf, view: MatrixView) -> Momentum:
         return Momentum(zeros_like(param, self.mu_dtype))
 
-    def update_matrices(
-        self,
-        rules: Sequence[Any],
-        grads: Sequence[AnyLeaf],
-        params: Sequence[AnyLeaf],
-        states: Sequence[Any],
-        views: Sequence[MatrixView],
-    ) -> tuple[list[AnyLeaf], list[Any]]:
-        count = count_of(self)
-        directions, means = [], []
-        for rule, grad, param, state, view in zip(rules, grads, params, states, views):
-            direction, mean = momentum_matrices(rule, count, grad, param, state, view)
-            directions.append(direction)
-            means.append(mean)
-        eps = [rule.eps for rule in rules]
-        orthogonal = orthogonalized(self, directions, eps, count)
-        updates = [
-            _update(rule, x, param, view)
-            for rule, x, param, view in zip(rules, orthogonal, params, views)
-        ]
-        return updates, means
+    def accumulate(
+        self, t: Scalar, grad: Matrix, state: Momentum
+    ) -> tuple[Matrix, Momentum]:
+        mu = ema(state.mu, grad, self.beta)
+        mu_hat = debiased_mean(mu, grad, self.beta, t, nesterov=self.nesterov)
+        return mu_hat, Momentum(mu)
 
+    def precondition(
+        self, t: Scalar, x: Matrix, state: Momentum
+    ) -> tuple[Matrix, Momentum]:
+        _, rows, columns = x.shape
+        if self.consistent_rms is None:
+            scale = spectral_scale(rows, columns)
+        else:
+            scale = self.consistent_rms * max(rows, columns) ** 0.5
+        return scale * self.newton_schulz(x, self.eps), state
 
-@per_leaf
-def _update(
-    rule: Muon,
-    orthogonal: Matrix,
-    param: Leaf,
-    view: MatrixView,
-) -> Leaf:
-    scale = spectral_scale(view.rows, view.columns, rule.consistent_rms)
-    return decayed_step(rule, scale * orthogonal, param, view)
+    def step(self, direction: Leaf, param: Leaf) -> Leaf:
+        return -self.learning_rate * (direction + self.weight_decay * param)

@@ -8,16 +8,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
 from .._abstract.together import decayed_step, together
-from .._dtype import as_dtype, compute_dtype, real_dtype, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
-from .._fields.options import one_of
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.moments import Momentum
-from .._math.small import abs_sq, divide, ema, sqrt, stable_norm
-from .._number import check_counts, check_ranges
+from .._dtype import compute_dtype, real_dtype, zeros_like
+from .._fields import (
+    default_matrices,
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    matrices_of,
+    MatricesField,
+    MatrixView,
+    OptionalHyperparameter,
+    OptionalMask,
+    word,
+)
+from .._math import abs_sq, divide, ema, Momentum, sqrt, stable_norm
+from .._number import integer
 from .._types import AnyLeaf, Leaf, Matrix
 from ._fallback import default_fallback
 from ._newton_schulz import as_coefficients, Triple
@@ -104,47 +113,25 @@ class NorMuon(AbstractMatrixOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    beta: Hyperparameter = eqx.field(converter=fraction, default=0.95)
-    beta2: Hyperparameter = eqx.field(converter=fraction, default=0.95)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    beta: Hyperparameter = hyperparameter("[0, 1)", default=0.95)
+    beta2: Hyperparameter = hyperparameter("[0, 1)", default=0.95)
     ns_coefficients: tuple[Triple, ...] = eqx.field(
         converter=as_coefficients, default="standard", static=True
     )
-    ns_steps: int = eqx.field(default=5, static=True)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.01)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
-    consistent_rms: Hyperparameter | None = eqx.field(
-        converter=nonnegative, default=None
-    )
-    matrices: Matrices = eqx.field(
-        converter=as_matrices, default=default_matrices, static=True, kw_only=True
-    )
-    fallback: AbstractOptimizer = eqx.field(
-        converter=as_optimizer, default_factory=default_fallback, kw_only=True
-    )
+    ns_steps: int = integer("[1, inf)", default=5)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.01)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    consistent_rms: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
+    matrices: MatricesField = matrices_of(default=default_matrices)
+    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
-    method: Literal["gram", "standard"] = eqx.field(
-        converter=one_of("method", "gram", "standard"),
-        default="gram",
-        static=True,
-        kw_only=True,
+    method: Literal["gram", "standard"] = word(
+        "method", "gram", "standard", default="gram", kw_only=True
     )
-    compute_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True, kw_only=True
-    )
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True, kw_only=True
-    )
-
-    def __check_init__(self) -> None:
-        check_ranges(self)
-        check_counts(self, "ns_steps")
+    compute_dtype: DType = dtype_option(default=None, kw_only=True)
+    mu_dtype: DType = dtype_option(default=None, kw_only=True)
 
     def init_matrix(self, param: AnyLeaf, view: MatrixView) -> MomentumAndRows:
         real = real_dtype(compute_dtype(param.dtype))
@@ -181,8 +168,7 @@ class NorMuon(AbstractMatrixOptimizer):
 
 
 def _evened(
-    rule: NorMuon,
-    pair: tuple[Matrix, Float[Array, "batch rows"]],
+    rule: NorMuon, pair: tuple[Matrix, Float[Array, "batch rows"]]
 ) -> tuple[Matrix, Float[Array, "batch rows"]]:
     """Orthogonal matrices with their rows brought to one size, and what is known of
     these."""

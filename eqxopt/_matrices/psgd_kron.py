@@ -3,28 +3,30 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact, Int
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype, compute_dtype, real_dtype, zeros_like
-from .._fields.hyperparameter import (
-    closed_fraction,
-    fraction,
+from .._dtype import compute_dtype, real_dtype, zeros_like
+from .._fields import (
+    DType,
+    dtype_option,
     Hyperparameter,
-    nonnegative,
-    positive,
+    hyperparameter,
+    Key,
+    key_field,
+    mask_of,
+    matrices_of,
+    MatricesField,
+    MatrixView,
+    OptionalMask,
+    view_of,
 )
-from .._fields.keys import as_key_data, KeyData
-from .._fields.matrices import as_matrices, Matrices, MatrixView, view_of
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import abs_sq, debias, divide, ema, norm, sqrt
-from .._math.units import is_one_unit
-from .._number import check_counts, check_ranges
+from .._math import abs_sq, debias, divide, ema, is_one_unit, norm, sqrt
+from .._number import integer
 from .._schedule.abstract import Custom, Step
-from .._sharding import gathered, laid_like
+from .._sharding import gathered, sharded_like
 from .._types import AnyLeaf, Leaf, Matrix, Scalar
 
 
@@ -140,34 +142,19 @@ class PSGDKron(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    preconditioner_update_probability: Hyperparameter = hyperparameter(
+        "[0, 1]", default_factory=lambda: Custom(update_probability)
     )
-    preconditioner_update_probability: Hyperparameter = eqx.field(
-        converter=closed_fraction, default_factory=lambda: Custom(update_probability)
-    )
-    max_size_triangular: int = eqx.field(default=8192, static=True)
-    preconditioner_lr: Hyperparameter = eqx.field(converter=nonnegative, default=0.1)
-    preconditioner_init_scale: Hyperparameter = eqx.field(
-        converter=positive, default=1.0
-    )
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
-    matrices: Matrices = eqx.field(
-        converter=as_matrices, default=all_but_vectors, static=True, kw_only=True
-    )
-    seed: KeyData = eqx.field(converter=as_key_data, default=0, kw_only=True)
-
-    def __check_init__(self) -> None:
-        check_ranges(self)
-        check_counts(self, "max_size_triangular")
+    max_size_triangular: int = integer("[1, inf)", default=8192)
+    preconditioner_lr: Hyperparameter = hyperparameter("[0, inf)", default=0.1)
+    preconditioner_init_scale: Hyperparameter = hyperparameter("(0, inf)", default=1.0)
+    mu_dtype: DType = dtype_option(default=None)
+    matrices: MatricesField = matrices_of(default=all_but_vectors)
+    seed: Key = key_field(default=0, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> Kron:
         view, dtype = seen(param, self.matrices), compute_dtype(param.dtype)
@@ -189,11 +176,7 @@ class PSGDKron(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Kron,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Kron
     ) -> tuple[Leaf, Kron]:
         if param.size == 0:
             return grad, state
@@ -211,7 +194,7 @@ class PSGDKron(AbstractLeafwiseOptimizer):
         direction = on_both_sides(adjoint_times, left, right, whitened)
         size = sqrt(jnp.mean(abs_sq(direction), (-2, -1), keepdims=True))
         direction = direction / jnp.maximum(1, size / MAX_RMS)
-        step = laid_like(view.array(direction), param) + self.weight_decay * param
+        step = sharded_like(view.array(direction), param) + self.weight_decay * param
         new = Kron(mu, left, right, jnp.where(due, 0, waited))
         return -self.learning_rate * step, new
 

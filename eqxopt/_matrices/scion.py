@@ -7,16 +7,23 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
-from .._compile.once import per_leaf
-from .._dtype import as_dtype, compute_dtype, widen, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
-from .._fields.options import one_of
-from .._math.moments import Momentum
-from .._math.small import ema
-from .._number import check_counts, check_ranges
-from .._sharding import gathered, laid_like
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
+from .._compile.once import once_per_shape
+from .._dtype import compute_dtype, widen, zeros_like
+from .._fields import (
+    default_matrices,
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+    matrices_of,
+    MatricesField,
+    MatrixView,
+    word,
+)
+from .._math import ema, Momentum
+from .._number import integer
+from .._sharding import gathered, sharded_like
 from .._types import AnyLeaf, Leaf
 from ._fallback import default_fallback
 from ._newton_schulz import as_coefficients, Triple
@@ -104,43 +111,25 @@ class Scion(AbstractMatrixOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    radius: Hyperparameter = eqx.field(converter=nonnegative, default=50.0)
-    beta: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    radius: Hyperparameter = hyperparameter("[0, inf)", default=50.0)
+    beta: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
     ns_coefficients: tuple[Triple, ...] = eqx.field(
         converter=as_coefficients, default="standard", static=True
     )
-    ns_steps: int = eqx.field(default=5, static=True)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-7)
-    norm: Literal["spectral", "sign"] = eqx.field(
-        converter=one_of("norm", "spectral", "sign"),
-        default="spectral",
-        static=True,
-        kw_only=True,
+    ns_steps: int = integer("[1, inf)", default=5)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-7)
+    norm: Literal["spectral", "sign"] = word(
+        "norm", "spectral", "sign", default="spectral", kw_only=True
     )
     constrained: bool = eqx.field(default=True, static=True, kw_only=True)
-    matrices: Matrices = eqx.field(
-        converter=as_matrices, default=default_matrices, static=True, kw_only=True
+    matrices: MatricesField = matrices_of(default=default_matrices)
+    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
+    method: Literal["gram", "standard"] = word(
+        "method", "gram", "standard", default="gram", kw_only=True
     )
-    fallback: AbstractOptimizer = eqx.field(
-        converter=as_optimizer, default_factory=default_fallback, kw_only=True
-    )
-    method: Literal["gram", "standard"] = eqx.field(
-        converter=one_of("method", "gram", "standard"),
-        default="gram",
-        static=True,
-        kw_only=True,
-    )
-    compute_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True, kw_only=True
-    )
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True, kw_only=True
-    )
-
-    def __check_init__(self) -> None:
-        check_ranges(self)
-        check_counts(self, "ns_steps")
+    compute_dtype: DType = dtype_option(default=None, kw_only=True)
+    mu_dtype: DType = dtype_option(default=None, kw_only=True)
 
     def init_matrix(self, param: AnyLeaf, view: MatrixView) -> Momentum:
         del view
@@ -160,7 +149,7 @@ class Scion(AbstractMatrixOptimizer):
             means.append(mean)
             new_states.append(new)
         if self.norm == "sign":
-            corners = [per_leaf(jnp.sign)(mean) for mean in means]
+            corners = [once_per_shape(jnp.sign)(mean) for mean in means]
         else:
             matrices = [v.matrices(gathered(m)) for m, v in zip(means, views)]
             eps = [rule.eps for rule in rules]
@@ -173,29 +162,21 @@ class Scion(AbstractMatrixOptimizer):
         return updates, new_states
 
 
-@per_leaf
+@once_per_shape
 def _mean(
-    rule: Scion,
-    grad: Leaf,
-    param: Leaf,
-    state: Momentum,
+    rule: Scion, grad: Leaf, param: Leaf, state: Momentum
 ) -> tuple[Leaf, Momentum]:
     dtype = compute_dtype(param.dtype)
     mu = ema(widen(state.mu, dtype), grad.astype(dtype), rule.beta)
     return mu, Momentum(mu.astype(state.mu.dtype))
 
 
-@per_leaf
-def _update(
-    rule: Scion,
-    corner: Leaf,
-    param: Leaf,
-    view: MatrixView,
-) -> Leaf:
+@once_per_shape
+def _update(rule: Scion, corner: Leaf, param: Leaf, view: MatrixView) -> Leaf:
     columns = max(view.columns, 1)
     sign = rule.norm == "sign"
     scale = 1 / columns if sign else (view.rows / columns) ** 0.5
-    step = rule.radius * scale * laid_like(corner, param)
+    step = rule.radius * scale * sharded_like(corner, param)
     if rule.constrained:
         step = step + param.astype(step.dtype)
     return -rule.learning_rate * step

@@ -11,15 +11,21 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Inexact, Int
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
 from .._abstract.together import decayed_step, together
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.linalg import inverse_power
-from .._math.small import abs_sq, debias, divide, ema, sqrt, stable_norm
-from .._number import check_counts, check_ranges
+from .._fields import (
+    default_matrices,
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    matrices_of,
+    MatricesField,
+    MatrixView,
+    OptionalMask,
+)
+from .._math import abs_sq, debias, divide, ema, inverse_power, sqrt, stable_norm
+from .._number import integer
 from .._types import AnyLeaf, Leaf, Matrix, RealLeaf
 from ._fallback import default_fallback
 from ._sides import (
@@ -125,34 +131,19 @@ class Shampoo(AbstractMatrixOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=positive, default=1e-12)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
-    exponent: Hyperparameter = eqx.field(converter=nonnegative, default=0.25)
-    precondition_frequency: int = eqx.field(default=10, static=True)
-    max_precond_dim: int = eqx.field(default=10000, static=True)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("(0, inf)", default=1e-12)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    exponent: Hyperparameter = hyperparameter("[0, inf)", default=0.25)
+    precondition_frequency: int = integer("[1, inf)", default=10)
+    max_precond_dim: int = integer("[1, inf)", default=10000)
     grafting: bool = eqx.field(default=True, static=True, kw_only=True)
-    graft_eps: Hyperparameter = eqx.field(
-        converter=nonnegative, default=1e-8, kw_only=True
-    )
-    matrices: Matrices = eqx.field(
-        converter=as_matrices, default=default_matrices, static=True, kw_only=True
-    )
-    fallback: AbstractOptimizer = eqx.field(
-        converter=as_optimizer, default_factory=default_fallback, kw_only=True
-    )
-
-    def __check_init__(self) -> None:
-        check_ranges(self)
-        check_counts(self, "precondition_frequency", "max_precond_dim")
+    graft_eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8, kw_only=True)
+    matrices: MatricesField = matrices_of(default=default_matrices)
+    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
 
     def init_matrix(self, param: AnyLeaf, view: MatrixView) -> PreconditionedMoments:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
@@ -189,8 +180,7 @@ class Shampoo(AbstractMatrixOptimizer):
 
 
 def _moments(
-    rule: Shampoo,
-    pair: tuple[Matrix, PreconditionedMoments],
+    rule: Shampoo, pair: tuple[Matrix, PreconditionedMoments]
 ) -> PreconditionedMoments:
     grad, old = pair
     outer = outer_products(grad, grad, old.factors)

@@ -3,19 +3,26 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Int
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer
+from .._abstract.optimizer import AbstractOptimizer, inner
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import abs_sq, divide, ema, one_minus_power, product, sqrt
-from .._number import check_counts, check_ranges
+from .._fields import (
+    default_matrices,
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    matrices_of,
+    MatricesField,
+    MatrixView,
+    OptionalHyperparameter,
+    OptionalMask,
+)
+from .._math import abs_sq, divide, ema, one_minus_power, product, sqrt
+from .._number import integer
 from .._types import AnyLeaf, Leaf, Matrix, RealLeaf
 from ._fallback import default_fallback
 from ._sides import (
@@ -112,30 +119,17 @@ class SOAP(AbstractMatrixOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.95)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.95)
-    shampoo_beta: Hyperparameter | None = eqx.field(converter=fraction, default=None)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.01)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
-    precondition_frequency: int = eqx.field(default=10, static=True)
-    max_precond_dim: int = eqx.field(default=10000, static=True)
-    matrices: Matrices = eqx.field(
-        converter=as_matrices, default=default_matrices, static=True, kw_only=True
-    )
-    fallback: AbstractOptimizer = eqx.field(
-        converter=as_optimizer, default_factory=default_fallback, kw_only=True
-    )
-
-    def __check_init__(self) -> None:
-        check_ranges(self)
-        check_counts(self, "precondition_frequency", "max_precond_dim")
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.95)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.95)
+    shampoo_beta: OptionalHyperparameter = hyperparameter("[0, 1)", default=None)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.01)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    precondition_frequency: int = integer("[1, inf)", default=10)
+    max_precond_dim: int = integer("[1, inf)", default=10000)
+    matrices: MatricesField = matrices_of(default=default_matrices)
+    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
 
     def init_matrix(self, param: AnyLeaf, view: MatrixView) -> RotatedMoments:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
@@ -160,9 +154,7 @@ class SOAP(AbstractMatrixOptimizer):
 
 
 def _step(
-    count: Int[Array, ""],
-    rule: SOAP,
-    pair: tuple[Matrix, RotatedMoments],
+    count: Int[Array, ""], rule: SOAP, pair: tuple[Matrix, RotatedMoments]
 ) -> tuple[Matrix, dict[str, Any]]:
     """The step of matrices of one size, and what changes in their state."""
     grad, old = pair

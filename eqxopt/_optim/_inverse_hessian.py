@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Inexact, Int
 
-from .._compile.once import per_leaf
+from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
-from .._math.small import divide, inner_product, own_copy, sqrt
+from .._math import divide, inner_product, own_copy, sqrt
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -112,18 +112,18 @@ def preconditioned(
     ]
 
 
-@per_leaf
+@once_per_shape
 def _older_products(pair: Change, x: Leaf) -> tuple[Scalar, Scalar, Scalar]:
     s, y = pair
     return inner_product(s, y), inner_product(y, y), inner_product(s, x)
 
 
-@per_leaf
+@once_per_shape
 def _plus(x: Leaf, factor: Scalar, y: Leaf) -> Leaf:
     return x + factor.astype(real_dtype(x.dtype)) * y
 
 
-@per_leaf
+@once_per_shape
 def times(x: Leaf, factor: Scalar) -> Leaf:
     return factor.astype(real_dtype(x.dtype)) * x
 
@@ -139,15 +139,13 @@ def _is_positive(x: Scalar) -> Bool[Array, ""]:
     return jnp.sqrt(jnp.maximum(x, 0)) > 0  # with a root, as above
 
 
-@per_leaf
-def _change_products(
-    change: Change,
-) -> tuple[Scalar, Scalar, Scalar]:
+@once_per_shape
+def _change_products(change: Change) -> tuple[Scalar, Scalar, Scalar]:
     s, y = change
     return inner_product(s, y), inner_product(s, s), inner_product(y, y)
 
 
-@per_leaf
+@once_per_shape
 def remembered(
     history: History, change: Change, place: Int[Array, ""], store: Bool[Array, ""]
 ) -> History:

@@ -2,14 +2,17 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import abs_sq, debias, divide, ema, sqrt
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
+)
+from .._math import abs_sq, debias, divide, ema, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -76,28 +79,19 @@ class AcProp(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-16)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=1e-16)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-16)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=1e-16)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> MeanAndVariance:
         return MeanAndVariance(zeros_like(param), real_zeros_like(param))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: MeanAndVariance,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: MeanAndVariance
     ) -> tuple[Leaf, MeanAndVariance]:
         s_hat = debias(state.s, self.b2, jnp.maximum(t - 1, 1))
         s_hat = jnp.where(t == 1, 1, s_hat)

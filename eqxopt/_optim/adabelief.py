@@ -6,10 +6,14 @@ import equinox as eqx
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.moments import debiased_mean
-from .._math.small import abs_sq, debias, ema, sqrt
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalHyperparameter,
+    OptionalMask,
+)
+from .._math import abs_sq, debias, debiased_mean, ema, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -75,29 +79,20 @@ class AdaBelief(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-16)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=1e-16)
-    weight_decay: Hyperparameter | None = eqx.field(converter=nonnegative, default=None)
-    weight_decay_mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-16)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=1e-16)
+    weight_decay: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
+    weight_decay_mask: OptionalMask = mask_of("weight_decay", default=None)
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> MeanAndVariance:
         return MeanAndVariance(zeros_like(param), real_zeros_like(param))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: MeanAndVariance,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: MeanAndVariance
     ) -> tuple[Leaf, MeanAndVariance]:
         mu = ema(state.mu, grad, self.b1)
         # The same as adding it once, at the end: but a compiler that takes the end for

@@ -2,13 +2,16 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
-
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import abs_sq, divide, ema, sqrt
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalHyperparameter,
+    OptionalMask,
+)
+from .._math import abs_sq, divide, ema, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -66,28 +69,17 @@ class Adadelta(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter | None = eqx.field(
-        converter=nonnegative, default=None
-    )
-    rho: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    weight_decay_mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
+    rho: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-6)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    weight_decay_mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> MeanSquares:
         return MeanSquares(real_zeros_like(param), real_zeros_like(param))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: MeanSquares,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: MeanSquares
     ) -> tuple[Leaf, MeanSquares]:
         grad = grad + self.weight_decay * param
         e_g = ema(state.e_g, abs_sq(grad), self.rho)

@@ -7,17 +7,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype, real_zeros_like, zeros_like
-from .._fields.hyperparameter import (
-    fraction,
+from .._dtype import real_zeros_like, zeros_like
+from .._fields import (
+    DType,
+    dtype_option,
     Hyperparameter,
-    nonnegative,
-    positive,
-    real,
+    hyperparameter,
+    mask_of,
+    OptionalHyperparameter,
+    OptionalMask,
 )
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.factored import is_factored, mix, mix_factors, over_root, zero_factors
-from .._math.small import abs_sq, divide, ema, rms, sqrt
+from .._math import (
+    abs_sq,
+    divide,
+    ema,
+    is_factored,
+    mix,
+    mix_factors,
+    over_root,
+    rms,
+    sqrt,
+    zero_factors,
+)
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -113,31 +124,18 @@ class Adafactor(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter | None = eqx.field(
-        converter=nonnegative, default=None
-    )
+    learning_rate: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
     min_dim_size_to_factor: int = eqx.field(default=128, static=True)
-    decay_rate: Hyperparameter = eqx.field(converter=nonnegative, default=0.8)
-    decay_offset: Hyperparameter = eqx.field(converter=real, default=0)
+    decay_rate: Hyperparameter = hyperparameter("[0, inf)", default=0.8)
+    decay_offset: Hyperparameter = hyperparameter("(-inf, inf)", default=0)
     multiply_by_parameter_scale: bool = eqx.field(default=True, static=True)
-    clipping_threshold: Hyperparameter | None = eqx.field(
-        converter=positive, default=1.0
-    )
-    momentum: Hyperparameter | None = eqx.field(converter=fraction, default=None)
-    dtype_momentum: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=jnp.float32, static=True
-    )
-    weight_decay_rate: Hyperparameter | None = eqx.field(
-        converter=nonnegative, default=None
-    )
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-30)
+    clipping_threshold: OptionalHyperparameter = hyperparameter("(0, inf)", default=1.0)
+    momentum: OptionalHyperparameter = hyperparameter("[0, 1)", default=None)
+    dtype_momentum: DType = dtype_option(default=jnp.float32)
+    weight_decay_rate: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-30)
     factored: bool = eqx.field(default=True, static=True)
-    weight_decay_mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay_rate"),
-    )
+    weight_decay_mask: OptionalMask = mask_of("weight_decay_rate", default=None)
 
     def init_leaf(self, param: Leaf) -> Factored | Unfactored:
         mu = None if self.momentum is None else zeros_like(param, self.dtype_momentum)
@@ -146,11 +144,7 @@ class Adafactor(AbstractLeafwiseOptimizer):
         return Unfactored(real_zeros_like(param), mu)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Factored | Unfactored,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Factored | Unfactored
     ) -> tuple[Leaf, Factored | Unfactored]:
         decay = 1 - jnp.maximum(t - self.decay_offset, 1) ** -self.decay_rate
         square = abs_sq(grad) + self.eps

@@ -2,12 +2,10 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
-
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like
-from .._fields.hyperparameter import Hyperparameter, nonnegative
-from .._math.small import abs_sq, divide, sqrt
+from .._fields import Hyperparameter, hyperparameter
+from .._math import abs_sq, divide, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -60,21 +58,15 @@ class Adagrad(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    initial_accumulator_value: Hyperparameter = eqx.field(
-        converter=nonnegative, default=0.1
-    )
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-7)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    initial_accumulator_value: Hyperparameter = hyperparameter("[0, inf)", default=0.1)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-7)
 
     def init_leaf(self, param: Leaf) -> SumOfSquares:
         return SumOfSquares(real_zeros_like(param) + self.initial_accumulator_value)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: SumOfSquares,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: SumOfSquares
     ) -> tuple[Leaf, SumOfSquares]:
         total = state.sum_of_squares + abs_sq(grad)
         direction = divide(grad, sqrt(total + self.eps))

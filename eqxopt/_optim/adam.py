@@ -1,14 +1,17 @@
 """Adam and NAdam, with and without decoupled weight decay."""
 
 import equinox as eqx
-import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.moments import debiased_mean, Moments, zero_moments
-from .._math.small import abs_sq, debias, ema, sqrt
+from .._fields import (
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
+)
+from .._math import abs_sq, debias, debiased_mean, ema, Moments, sqrt, zero_moments
 from .._types import Leaf, Scalar
 
 
@@ -66,25 +69,19 @@ class Adam(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mu_dtype: DType = dtype_option(default=None)
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param, self.mu_dtype)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Moments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
         direction, moments = adam_direction(self, t, grad, state)
         return -self.learning_rate * direction, moments
@@ -147,32 +144,21 @@ class AdamW(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=1e-4)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mu_dtype: DType = dtype_option(default=None)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=1e-4)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param, self.mu_dtype)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Moments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
         direction, moments = adam_direction(self, t, grad, state)
         return -self.learning_rate * (direction + self.weight_decay * param), moments
@@ -225,25 +211,19 @@ class NAdam(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mu_dtype: DType = dtype_option(default=None)
     nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param, self.mu_dtype)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Moments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
         direction, moments = adam_direction(self, t, grad, state)
         return -self.learning_rate * direction, moments
@@ -300,42 +280,28 @@ class NAdamW(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=1e-4)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mu_dtype: DType = dtype_option(default=None)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=1e-4)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
     nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param, self.mu_dtype)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Moments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
         direction, moments = adam_direction(self, t, grad, state)
         return -self.learning_rate * (direction + self.weight_decay * param), moments
 
 
 def adam_direction(
-    self: Adam | AdamW | NAdam | NAdamW,
-    t: Scalar,
-    grad: Leaf,
-    state: Moments,
+    self: Adam | AdamW | NAdam | NAdamW, t: Scalar, grad: Leaf, state: Moments
 ) -> tuple[Leaf, Moments]:
     r"""$\hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon)$."""
     mu = ema(state.mu, grad, self.b1)

@@ -7,11 +7,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.selectors import AbstractSelector, as_mask, Mask, mask_of
-from .._math.moments import reduced_zeros
-from .._math.small import abs_sq, debias, ema, sqrt
+from .._dtype import zeros_like
+from .._fields import (
+    AbstractSelector,
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
+)
+from .._math import abs_sq, debias, ema, reduced_zeros, sqrt
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -118,23 +124,16 @@ class AdamMini(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
     blocks: Blocks = eqx.field(
         converter=as_blocks, default=default_blocks, static=True, kw_only=True
     )
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True, kw_only=True
-    )
+    mu_dtype: DType = dtype_option(default=None, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> BlockMoments:
         shape, axes = view(param, self.blocks)
@@ -142,11 +141,7 @@ class AdamMini(AbstractLeafwiseOptimizer):
         return BlockMoments(mu, reduced_zeros(param.reshape(shape), axes))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: BlockMoments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: BlockMoments
     ) -> tuple[Leaf, BlockMoments]:
         shape, axes = view(param, self.blocks)
         total = jnp.sum(abs_sq(grad).reshape(shape), axis=axes)

@@ -2,14 +2,17 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import debias, ema
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
+)
+from .._math import debias, ema
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -59,20 +62,16 @@ class Adamax(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
 
     def init_leaf(self, param: Leaf) -> MeanAndPeak:
         return MeanAndPeak(zeros_like(param), real_zeros_like(param))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: MeanAndPeak,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: MeanAndPeak
     ) -> tuple[Leaf, MeanAndPeak]:
         direction, state = adamax_direction(self, t, grad, state)
         return -self.learning_rate * direction, state
@@ -122,37 +121,25 @@ class AdamaxW(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=1e-4)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=1e-4)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> MeanAndPeak:
         return MeanAndPeak(zeros_like(param), real_zeros_like(param))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: MeanAndPeak,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: MeanAndPeak
     ) -> tuple[Leaf, MeanAndPeak]:
         direction, state = adamax_direction(self, t, grad, state)
         return -self.learning_rate * (direction + self.weight_decay * param), state
 
 
 def adamax_direction(
-    self: Adamax | AdamaxW,
-    t: Scalar,
-    grad: Leaf,
-    state: MeanAndPeak,
+    self: Adamax | AdamaxW, t: Scalar, grad: Leaf, state: MeanAndPeak
 ) -> tuple[Leaf, MeanAndPeak]:
     r"""$\hat m_t / v_t$."""
     mu = ema(state.mu, grad, self.b1)

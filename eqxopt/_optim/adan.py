@@ -2,14 +2,17 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import abs_sq, debias, ema, sqrt
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
+)
+from .._math import abs_sq, debias, ema, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -79,19 +82,14 @@ class Adan(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.98)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.92)
-    b3: Hyperparameter = eqx.field(converter=fraction, default=0.99)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.98)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.92)
+    b3: Hyperparameter = hyperparameter("[0, 1)", default=0.99)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> NesterovMoments:
         return NesterovMoments(
@@ -102,11 +100,7 @@ class Adan(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: NesterovMoments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: NesterovMoments
     ) -> tuple[Leaf, NesterovMoments]:
         delta = jnp.where(t == 1, 0, grad - state.gradient)
         mu = ema(state.mu, grad, self.b1)

@@ -2,14 +2,17 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
-import jax.numpy as jnp
-
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype, real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import abs_sq, debias, ema, sqrt
+from .._dtype import real_zeros_like, zeros_like
+from .._fields import (
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
+)
+from .._math import abs_sq, debias, ema, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -89,23 +92,16 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    b3: Hyperparameter = eqx.field(converter=fraction, default=0.9999)
-    alpha: Hyperparameter = eqx.field(converter=nonnegative, default=5.0)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    b3: Hyperparameter = hyperparameter("[0, 1)", default=0.9999)
+    alpha: Hyperparameter = hyperparameter("[0, inf)", default=5.0)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mu_dtype: DType = dtype_option(default=None)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> MixedMoments:
         return MixedMoments(
@@ -115,11 +111,7 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: MixedMoments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: MixedMoments
     ) -> tuple[Leaf, MixedMoments]:
         fast = ema(state.fast, grad, self.b1)
         slow = ema(state.slow, grad, self.b3)
@@ -192,29 +184,20 @@ class SimplifiedAdEMAMix(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.99)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.95)
-    alpha: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.99)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.95)
+    alpha: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> TraceAndMoment:
         return TraceAndMoment(trace=zeros_like(param), nu=real_zeros_like(param))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: TraceAndMoment,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: TraceAndMoment
     ) -> tuple[Leaf, TraceAndMoment]:
         trace = self.b1 * state.trace + grad
         nu = ema(state.nu, abs_sq(grad), self.b2)

@@ -4,10 +4,13 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._math.moments import Moments, zero_moments
-from .._math.small import abs_sq, clipped, divide, ema, sqrt
+from .._fields import (
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+)
+from .._math import abs_sq, clipped, divide, ema, Moments, sqrt, zero_moments
 from .._schedule.abstract import Custom, Step
 from .._types import Leaf, Scalar
 
@@ -66,30 +69,22 @@ class ADOPT(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.9999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.9999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-6)
+    mu_dtype: DType = dtype_option(default=None)
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
     use_clipping: bool = eqx.field(default=True, static=True, kw_only=True)
-    clip_value_fn: Hyperparameter = eqx.field(
-        converter=nonnegative,
-        default_factory=lambda: Custom(fourth_root),
-        kw_only=True,
+    clip_value_fn: Hyperparameter = hyperparameter(
+        "[0, inf)", default_factory=lambda: Custom(fourth_root), kw_only=True
     )
 
     def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param, self.mu_dtype)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Moments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
         first = t == 1
         scaled = divide(grad, jnp.maximum(sqrt(state.nu), self.eps))

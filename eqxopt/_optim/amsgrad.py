@@ -6,9 +6,14 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype, real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._math.small import abs_sq, debias, ema, sqrt
+from .._dtype import real_zeros_like, zeros_like
+from .._fields import (
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+)
+from .._math import abs_sq, debias, ema, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -71,14 +76,12 @@ class AMSGrad(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mu_dtype: DType = dtype_option(default=None)
     bias_correction_mu: bool = eqx.field(default=True, static=True)
     bias_correction_nu: bool = eqx.field(default=True, static=True)
 
@@ -90,11 +93,7 @@ class AMSGrad(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: MomentsAndPeak,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: MomentsAndPeak
     ) -> tuple[Leaf, MomentsAndPeak]:
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)

@@ -2,17 +2,33 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.factored import is_factored, mix, mix_factors, over_root, zero_factors
-from .._math.moments import Moments, zero_moments
-from .._math.small import abs_sq, divide, ema, rms, sqrt
+from .._dtype import zeros_like
+from .._fields import (
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
+)
+from .._math import (
+    abs_sq,
+    divide,
+    ema,
+    is_factored,
+    mix,
+    mix_factors,
+    Moments,
+    over_root,
+    rms,
+    sqrt,
+    zero_factors,
+    zero_moments,
+)
 from .._types import Leaf, Scalar
 
 
@@ -93,23 +109,16 @@ class CAME(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    b3: Hyperparameter = eqx.field(converter=fraction, default=0.9999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-30)
-    eps_instability: Hyperparameter = eqx.field(converter=nonnegative, default=1e-16)
-    clipping_threshold: Hyperparameter = eqx.field(converter=positive, default=1.0)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    b3: Hyperparameter = hyperparameter("[0, 1)", default=0.9999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-30)
+    eps_instability: Hyperparameter = hyperparameter("[0, inf)", default=1e-16)
+    clipping_threshold: Hyperparameter = hyperparameter("(0, inf)", default=1.0)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    mu_dtype: DType = dtype_option(default=None)
 
     def init_leaf(self, param: Leaf) -> Confidence | Moments:
         if not is_factored(param.shape, 2):
@@ -121,11 +130,7 @@ class CAME(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Confidence | Moments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Confidence | Moments
     ) -> tuple[Leaf, Confidence | Moments]:
         square = abs_sq(grad) + self.eps
         if isinstance(state, Moments):

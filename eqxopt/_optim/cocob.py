@@ -2,14 +2,17 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields.hyperparameter import Hyperparameter, nonnegative
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import divide, own_copy
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
+)
+from .._math import divide, own_copy
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -76,16 +79,11 @@ class COCOB(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    alpha: Hyperparameter = eqx.field(converter=nonnegative, default=100.0)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    alpha: Hyperparameter = hyperparameter("[0, inf)", default=100.0)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> Bets:
         return Bets(
@@ -97,11 +95,7 @@ class COCOB(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Bets,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Bets
     ) -> tuple[Leaf, Bets]:
         grad = self.learning_rate * (grad + self.weight_decay * param)
         magnitude = jnp.abs(grad)

@@ -8,8 +8,12 @@ import jax.numpy as jnp
 
 from .._abstract.coupled import AbstractCoupledOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._math.small import (
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    OptionalHyperparameter,
+)
+from .._math import (
     abs_sq,
     divide,
     ema,
@@ -111,12 +115,12 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    estim_lr0: Hyperparameter = eqx.field(converter=positive, default=1e-6)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    estim_lr0: Hyperparameter = hyperparameter("(0, inf)", default=1e-6)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
     shared_hyperparameters: ClassVar = ("b2", "estim_lr0")
 
     def init_leaf(self, param: Leaf) -> Adapted:
@@ -128,12 +132,7 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
         return unmoved(self.estim_lr0)
 
     def measure_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Adapted,
-        shared: Distance,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Adapted, shared: Distance
     ) -> tuple[Terms, Adapted]:
         size = rate(self, t, shared.estimate)
         step = size * grad
@@ -162,12 +161,7 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Adapted,
-        shared: Distance,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Adapted, shared: Distance
     ) -> Leaf:
         decayed = rate(self, t, shared.last_estimate) * self.weight_decay * param
         return -(state.mu / (sqrt(state.nu) + self.eps)) - decayed
@@ -236,14 +230,14 @@ class Prodigy(AbstractCoupledOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    b3: Hyperparameter | None = eqx.field(converter=fraction, default=None)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    estim_lr0: Hyperparameter = eqx.field(converter=positive, default=1e-6)
-    estim_lr_coef: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    b3: OptionalHyperparameter = hyperparameter("[0, 1)", default=None)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    estim_lr0: Hyperparameter = hyperparameter("(0, inf)", default=1e-6)
+    estim_lr_coef: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
     safeguard_warmup: bool = eqx.field(default=False, static=True)
     shared_hyperparameters: ClassVar = ("b2", "b3", "estim_lr0", "estim_lr_coef")
 
@@ -259,12 +253,7 @@ class Prodigy(AbstractCoupledOptimizer):
         return unmoved(self.estim_lr0)
 
     def measure_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: AdaptedFrom,
-        shared: Distance,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: AdaptedFrom, shared: Distance
     ) -> tuple[Terms, AdaptedFrom]:
         d = shared.estimate
         step = rate(self, t, d)
@@ -295,12 +284,7 @@ class Prodigy(AbstractCoupledOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: AdaptedFrom,
-        shared: Distance,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: AdaptedFrom, shared: Distance
     ) -> Leaf:
         direction = state.mu / (sqrt(state.nu) + shared.estimate * self.eps)
         direction = direction + self.weight_decay * param

@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.coupled import AbstractCoupledOptimizer
-from .._fields.hyperparameter import Hyperparameter, nonnegative
-from .._fields.options import one_of
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import divide, own_copy, sqrt, squared_norm, sum_of_squares
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalHyperparameter,
+    OptionalMask,
+    word,
+)
+from .._math import divide, own_copy, sqrt, squared_norm, sum_of_squares
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -102,20 +106,17 @@ class DoG(AbstractCoupledOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    init_step: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
-    init_step_type: Literal["heuristic", "distance", "learning_rate"] = eqx.field(
-        converter=one_of("init_step_type", "heuristic", "distance", "learning_rate"),
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    init_step: Hyperparameter = hyperparameter("[0, inf)", default=1e-6)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    init_step_type: Literal["heuristic", "distance", "learning_rate"] = word(
+        "init_step_type",
+        "heuristic",
+        "distance",
+        "learning_rate",
         default="heuristic",
-        static=True,
         kw_only=True,
     )
     shared_hyperparameters: ClassVar = ("init_step", "eps")
@@ -135,12 +136,7 @@ class DoG(AbstractCoupledOptimizer):
         return Distance(distance, zero, zero)
 
     def measure_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Start,
-        shared: Distance,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Start, shared: Distance
     ) -> tuple[Squares, Start]:
         grad = grad + self.weight_decay * param
         return Squares(squared_norm(param - state.start), squared_norm(grad)), state
@@ -156,12 +152,7 @@ class DoG(AbstractCoupledOptimizer):
         return Distance(distance, total, step_size)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Start,
-        shared: Distance,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Start, shared: Distance
     ) -> Leaf:
         grad = grad + self.weight_decay * param
         return -self.learning_rate * shared.step_size * grad
@@ -218,18 +209,13 @@ class DoWG(AbstractCoupledOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    init_estim_sq_dist: Hyperparameter | None = eqx.field(
-        converter=nonnegative, default=None
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    init_estim_sq_dist: OptionalHyperparameter = hyperparameter(
+        "[0, inf)", default=None
     )
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-4)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-4)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
     shared_hyperparameters: ClassVar = ("init_estim_sq_dist", "eps")
 
     def init_leaf(self, param: Leaf) -> Start:
@@ -241,12 +227,7 @@ class DoWG(AbstractCoupledOptimizer):
         return SquaredDistance(self.eps if first is None else first, zero, zero)
 
     def measure_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Start,
-        shared: SquaredDistance,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Start, shared: SquaredDistance
     ) -> tuple[Squares, Start]:
         grad = grad + self.weight_decay * param
         return Squares(squared_norm(param - state.start), squared_norm(grad)), state
@@ -261,12 +242,7 @@ class DoWG(AbstractCoupledOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Start,
-        shared: SquaredDistance,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Start, shared: SquaredDistance
     ) -> Leaf:
         grad = grad + self.weight_decay * param
         return -self.learning_rate * shared.step_size * grad

@@ -1,12 +1,11 @@
 """Fromage: Frobenius matched gradient descent."""
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax.lax import rsqrt
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._fields.hyperparameter import Hyperparameter, nonnegative
-from .._math.small import norm, trust_ratio
+from .._fields import Hyperparameter, hyperparameter
+from .._math import norm, trust_ratio
 from .._types import Leaf, Scalar
 
 
@@ -53,18 +52,14 @@ class Fromage(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    min_norm: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    min_norm: Hyperparameter = hyperparameter("[0, inf)", default=1e-6)
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         rate_sq = jnp.square(self.learning_rate)
         shrink = rsqrt(1 + rate_sq)

@@ -1,12 +1,8 @@
 """LAMB: Adam with steps in proportion to each parameter's norm."""
 
-import equinox as eqx
-
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.moments import Moments, zero_moments
-from .._math.small import abs_sq, debias, ema, norm, sqrt, trust_ratio
+from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
+from .._math import abs_sq, debias, ema, Moments, norm, sqrt, trust_ratio, zero_moments
 from .._types import Leaf, Scalar
 
 
@@ -62,28 +58,19 @@ class LAMB(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-6)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Moments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)

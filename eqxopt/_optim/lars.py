@@ -6,9 +6,13 @@ import equinox as eqx
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import norm, trust_ratio
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
+)
+from .._math import norm, trust_ratio
 from .._types import Leaf, Scalar
 
 
@@ -73,31 +77,20 @@ class LARS(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    weight_decay_mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=True,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
-    trust_coefficient: Hyperparameter = eqx.field(converter=nonnegative, default=0.001)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    trust_ratio_mask: Mask | None = eqx.field(
-        converter=as_mask, default=True, static=True
-    )
-    momentum: Hyperparameter = eqx.field(converter=fraction, default=0.9)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    weight_decay_mask: OptionalMask = mask_of("weight_decay", default=True)
+    trust_coefficient: Hyperparameter = hyperparameter("[0, inf)", default=0.001)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    trust_ratio_mask: OptionalMask = mask_of(default=True)
+    momentum: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
     nesterov: bool = eqx.field(default=False, static=True)
 
     def init_leaf(self, param: Leaf) -> Velocity:
         return Velocity(zeros_like(param))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Velocity,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Velocity
     ) -> tuple[Leaf, Velocity]:
         direction = grad + self.weight_decay * param
         rate = self.learning_rate

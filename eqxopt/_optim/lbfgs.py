@@ -19,13 +19,16 @@ from .._abstract.optimizer import (
 from .._abstract.rescaling import wide_gradients
 from .._abstract.rules import rules, started, states_of
 from .._compile.closures import as_pytree
-from .._compile.once import per_leaf
+from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
-from .._fields.hyperparameter import Hyperparameter, nonnegative
+from .._fields import (
+    hyperparameter,
+    OptionalHyperparameter,
+)
 from .._line_search.abstract import AbstractLineSearch, Point
 from .._line_search.zoom import ZoomLineSearch
-from .._math.small import no_update, own_copy, plus_one_if, zero_count
-from .._number import check_counts, check_ranges
+from .._math import no_update, own_copy, plus_one_if, zero_count
+from .._number import integer
 from .._tree import Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Count, Leaf, Scalar, Self
 from ._inverse_hessian import (
@@ -136,10 +139,8 @@ class LBFGS(AbstractOptimizer):
 
     uses_value_fn = True
 
-    learning_rate: Hyperparameter | None = eqx.field(
-        converter=nonnegative, default=None
-    )
-    memory_size: int = eqx.field(default=10, static=True)
+    learning_rate: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
+    memory_size: int = integer("[1, inf)", default=10)
     scale_init_precond: bool = eqx.field(default=True, static=True)
     linesearch: AbstractLineSearch | None = eqx.field(
         converter=_as_search, default_factory=ZoomLineSearch
@@ -152,10 +153,6 @@ class LBFGS(AbstractOptimizer):
     r"""$\eta$ of the last step that went anywhere, with a line search."""
     evaluations: Count = eqx.field(default=None, init=False)
     """How often the last line search evaluated the loss."""
-
-    def __check_init__(self) -> None:
-        check_ranges(self)
-        check_counts(self, "memory_size")
 
     def init(self, params: PyTree) -> Self:
         parameters = Parameters(params)
@@ -344,7 +341,7 @@ def _scaled(directions: Arrays, step_size: Scalar) -> Arrays:
     return [_scale(direction, step_size) for direction in directions]
 
 
-@per_leaf
+@once_per_shape
 def _scale(direction: Leaf, step_size: Scalar) -> Leaf:
     # A direction may be infinite where no step is made.
     moved = times(direction, step_size)

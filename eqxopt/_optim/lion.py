@@ -1,19 +1,18 @@
 """Lion."""
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype, zeros_like
-from .._fields.hyperparameter import (
-    fraction,
+from .._dtype import zeros_like
+from .._fields import (
+    DType,
+    dtype_option,
     Hyperparameter,
-    nonnegative,
-    open_fraction,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
 )
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.moments import Momentum
-from .._math.small import ema
+from .._math import ema, Momentum
 from .._types import Leaf, Scalar
 
 
@@ -65,29 +64,18 @@ class Lion(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=open_fraction, default=0.99)
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=1e-3)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("(0, 1)", default=0.99)
+    mu_dtype: DType = dtype_option(default=None)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=1e-3)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> Momentum:
         return Momentum(zeros_like(param, self.mu_dtype))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Momentum,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Momentum
     ) -> tuple[Leaf, Momentum]:
         mu = ema(state.mu, grad, self.b2)
         # By the new momentum, this is b2 times what the equation says. The old one is

@@ -2,13 +2,12 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._math.small import abs_sq, cbrt, divide
+from .._fields import Hyperparameter, hyperparameter
+from .._math import abs_sq, cbrt, divide
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -68,10 +67,10 @@ class MADGRAD(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    momentum: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    momentum: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-6)
 
     def init_leaf(self, param: Leaf) -> DualAverage:
         return DualAverage(
@@ -81,11 +80,7 @@ class MADGRAD(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: DualAverage,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: DualAverage
     ) -> tuple[Leaf, DualAverage]:
         grad = grad + self.weight_decay * param
         weight = (self.learning_rate + self.eps) * jnp.sqrt(t)

@@ -2,14 +2,19 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype, real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import abs_sq, clip_factor, debias, ema, norm, sqrt
+from .._dtype import real_zeros_like, zeros_like
+from .._fields import (
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
+)
+from .._math import abs_sq, clip_factor, debias, ema, norm, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -78,21 +83,14 @@ class MARS(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.95)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.99)
-    gamma: Hyperparameter = eqx.field(converter=nonnegative, default=0.025)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.95)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.99)
+    gamma: Hyperparameter = hyperparameter("[0, inf)", default=0.025)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    mu_dtype: DType = dtype_option(default=None)
 
     def init_leaf(self, param: Leaf) -> CorrectedMoments:
         return CorrectedMoments(
@@ -102,11 +100,7 @@ class MARS(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: CorrectedMoments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: CorrectedMoments
     ) -> tuple[Leaf, CorrectedMoments]:
         ahead = self.gamma * self.b1 / (1 - self.b1)
         corrected = grad + ahead * (grad - state.last)

@@ -9,17 +9,19 @@ import jax.numpy as jnp
 from .._abstract.coupled import AbstractCoupledOptimizer
 from .._abstract.optimizer import needed_value
 from .._dtype import zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, real
-from .._math.moments import Moments, Momentum, zero_moments
-from .._math.small import (
+from .._fields import Hyperparameter, hyperparameter
+from .._math import (
     abs_sq,
     clip_factor,
     debias,
     ema,
     inner_product,
+    Moments,
+    Momentum,
     one_minus_power,
     sqrt,
     squared_norm,
+    zero_moments,
 )
 from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
 
@@ -105,10 +107,10 @@ class MoMo(AbstractCoupledOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    beta: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    lower_bound: Hyperparameter = eqx.field(converter=real, default=0.0)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    beta: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    lower_bound: Hyperparameter = hyperparameter("(-inf, inf)", default=0.0)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
     adapt_lower_bound: bool = eqx.field(default=False, static=True)
     shared_hyperparameters: ClassVar = (
         "learning_rate",
@@ -124,12 +126,7 @@ class MoMo(AbstractCoupledOptimizer):
         return nothing_known(self.lower_bound)
 
     def measure_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Momentum,
-        shared: Model,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Momentum, shared: Model
     ) -> tuple[Terms, Momentum]:
         mu = ema(state.mu, grad, self.decay(t))
         terms = Terms(
@@ -142,12 +139,7 @@ class MoMo(AbstractCoupledOptimizer):
         return improved(self, self.decay(t), jnp.ones_like(t), loss, sums, shared)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Momentum,
-        shared: Model,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Momentum, shared: Model
     ) -> Leaf:
         decay = self.learning_rate * self.weight_decay
         return -shared.step_size * state.mu - decay / (1 + decay) * param
@@ -216,12 +208,12 @@ class MoMoAdam(AbstractCoupledOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative, default=1e-2)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    lower_bound: Hyperparameter = eqx.field(converter=real, default=0.0)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1e-2)
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    lower_bound: Hyperparameter = hyperparameter("(-inf, inf)", default=0.0)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
     adapt_lower_bound: bool = eqx.field(default=False, static=True)
     shared_hyperparameters: ClassVar = (
         "learning_rate",
@@ -237,12 +229,7 @@ class MoMoAdam(AbstractCoupledOptimizer):
         return nothing_known(self.lower_bound)
 
     def measure_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Moments,
-        shared: Model,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Moments, shared: Model
     ) -> tuple[Terms, Moments]:
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
@@ -258,12 +245,7 @@ class MoMoAdam(AbstractCoupledOptimizer):
         return improved(self, self.b1, rho, loss, sums, shared)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Moments,
-        shared: Model,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Moments, shared: Model
     ) -> Leaf:
         direction = state.mu / self.preconditioner(t, state.nu)
         decay = self.learning_rate * self.weight_decay

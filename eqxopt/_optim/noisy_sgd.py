@@ -1,11 +1,7 @@
 """Stochastic gradient descent with noise that fades."""
 
-import equinox as eqx
-
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._fields.hyperparameter import Hyperparameter, nonnegative, real
-from .._fields.keys import as_key_data, KeyData
-from .._fields.noise import fading_noise
+from .._fields import fading_noise, Hyperparameter, hyperparameter, Key, key_field
 from .._types import Leaf, Scalar
 
 
@@ -56,20 +52,16 @@ class NoisySGD(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    eta: Hyperparameter = eqx.field(converter=nonnegative, default=0.01)
-    gamma: Hyperparameter = eqx.field(converter=real, default=0.55)
-    seed: KeyData = eqx.field(converter=as_key_data, default=0)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    eta: Hyperparameter = hyperparameter("[0, inf)", default=0.01)
+    gamma: Hyperparameter = hyperparameter("(-inf, inf)", default=0.55)
+    seed: Key = key_field(default=0)
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         noise = fading_noise(self.seed, grad, self.eta, self.gamma, t)
         return -self.learning_rate * (grad + noise), ()

@@ -2,13 +2,12 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import compute_dtype, real_dtype, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._math.small import abs_sq, ema, sqrt
+from .._fields import Hyperparameter, hyperparameter
+from .._math import abs_sq, ema, sqrt
 from .._types import Leaf, Scalar
 
 
@@ -73,12 +72,12 @@ class NovoGrad(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.25)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.25)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-6)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
 
     def init_leaf(self, param: Leaf) -> NormMoments:
         return NormMoments(
@@ -87,11 +86,7 @@ class NovoGrad(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: NormMoments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: NormMoments
     ) -> tuple[Leaf, NormMoments]:
         nu = ema(state.nu, jnp.sum(abs_sq(grad)), jnp.where(t == 1, 0, self.b2))
         normalized = grad / (sqrt(nu + self.eps_root) + self.eps)

@@ -2,12 +2,11 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import zeros_like
-from .._fields.hyperparameter import Hyperparameter, nonnegative, real
+from .._fields import Hyperparameter, hyperparameter
 from .._types import Leaf, Scalar
 
 
@@ -58,19 +57,15 @@ class OptimisticGradientDescent(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    alpha: Hyperparameter = eqx.field(converter=real, default=1.0)
-    beta: Hyperparameter = eqx.field(converter=real, default=1.0)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    alpha: Hyperparameter = hyperparameter("(-inf, inf)", default=1.0)
+    beta: Hyperparameter = hyperparameter("(-inf, inf)", default=1.0)
 
     def init_leaf(self, param: Leaf) -> PreviousGradient:
         return PreviousGradient(zeros_like(param))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: PreviousGradient,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: PreviousGradient
     ) -> tuple[Leaf, PreviousGradient]:
         previous = jnp.where(t == 1, grad, state.gradient)
         direction = self.alpha * grad + self.beta * (grad - previous)

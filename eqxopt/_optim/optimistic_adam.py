@@ -6,10 +6,14 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype, real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, real
-from .._math.moments import debiased_mean
-from .._math.small import abs_sq, debias, ema, sqrt
+from .._dtype import real_zeros_like, zeros_like
+from .._fields import (
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+)
+from .._math import abs_sq, debias, debiased_mean, ema, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -77,18 +81,14 @@ class OptimisticAdam(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    alpha: Hyperparameter = eqx.field(converter=real, default=1.0, kw_only=True)
-    beta: Hyperparameter = eqx.field(converter=real, default=1.0, kw_only=True)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9, kw_only=True)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999, kw_only=True)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8, kw_only=True)
-    eps_root: Hyperparameter = eqx.field(
-        converter=nonnegative, default=0.0, kw_only=True
-    )
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True, kw_only=True
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    alpha: Hyperparameter = hyperparameter("(-inf, inf)", default=1.0, kw_only=True)
+    beta: Hyperparameter = hyperparameter("(-inf, inf)", default=1.0, kw_only=True)
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9, kw_only=True)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999, kw_only=True)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8, kw_only=True)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=0.0, kw_only=True)
+    mu_dtype: DType = dtype_option(default=None, kw_only=True)
     nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> MomentsAndDirection:
@@ -99,11 +99,7 @@ class OptimisticAdam(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: MomentsAndDirection,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: MomentsAndDirection
     ) -> tuple[Leaf, MomentsAndDirection]:
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)

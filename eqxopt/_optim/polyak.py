@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.coupled import AbstractCoupledOptimizer
 from .._abstract.optimizer import needed_value
-from .._fields.hyperparameter import Hyperparameter, nonnegative, real
-from .._fields.options import one_of
-from .._math.small import squared_norm
+from .._fields import Hyperparameter, hyperparameter, word
+from .._math import squared_norm
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -64,13 +62,11 @@ class PolyakSGD(AbstractCoupledOptimizer):
         ```
     """
 
-    max_learning_rate: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    scaling: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    f_min: Hyperparameter = eqx.field(converter=real, default=0.0)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    variant: Literal["sps", "sps+"] = eqx.field(
-        converter=one_of("variant", "sps", "sps+"), default="sps", static=True
-    )
+    max_learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    scaling: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    f_min: Hyperparameter = hyperparameter("(-inf, inf)", default=0.0)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    variant: Literal["sps", "sps+"] = word("variant", "sps", "sps+", default="sps")
     shared_hyperparameters: ClassVar = ("f_min", "eps")
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
@@ -80,12 +76,7 @@ class PolyakSGD(AbstractCoupledOptimizer):
         return Polyak(jnp.zeros_like(self.f_min))
 
     def measure_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
-        shared: Polyak,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()], shared: Polyak
     ) -> tuple[Scalar, tuple[()]]:
         return squared_norm(grad), state
 
@@ -100,12 +91,7 @@ class PolyakSGD(AbstractCoupledOptimizer):
         return Polyak(jnp.where(vanishing, 0, gap / jnp.where(vanishing, 1, below)))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
-        shared: Polyak,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()], shared: Polyak
     ) -> Leaf:
         step_size = jnp.minimum(shared.step_size, self.max_learning_rate)
         return -self.scaling * step_size * grad

@@ -4,14 +4,21 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._fields.hyperparameter import (
-    fraction,
+from .._fields import (
     Hyperparameter,
+    hyperparameter,
     HyperparameterIn,
-    nonnegative,
 )
-from .._math.moments import debiased_mean, Moments, zero_moments
-from .._math.small import abs_sq, debias, ema, one_minus_power, sqrt
+from .._math import (
+    abs_sq,
+    debias,
+    debiased_mean,
+    ema,
+    Moments,
+    one_minus_power,
+    sqrt,
+    zero_moments,
+)
 from .._number import Interval
 from .._types import Leaf, Scalar
 
@@ -79,11 +86,11 @@ class RAdam(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    eps_root: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    eps_root: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
     threshold: Hyperparameter = eqx.field(converter=at_least_4, default=5.0)
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
 
@@ -91,11 +98,7 @@ class RAdam(AbstractLeafwiseOptimizer):
         return zero_moments(param)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Moments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)

@@ -7,8 +7,12 @@ import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._math.small import abs_sq, divide, ema, one_minus_power, sqrt
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    OptionalHyperparameter,
+)
+from .._math import abs_sq, divide, ema, one_minus_power, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -94,12 +98,12 @@ class RMSProp(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    decay: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    initial_scale: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    decay: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    initial_scale: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
     centered: bool = eqx.field(default=False, static=True)
-    momentum: Hyperparameter | None = eqx.field(converter=fraction, default=None)
+    momentum: OptionalHyperparameter = hyperparameter("[0, 1)", default=None)
     nesterov: bool = eqx.field(default=False, static=True)
     eps_in_sqrt: bool = eqx.field(default=True, static=True, kw_only=True)
     bias_correction: bool = eqx.field(default=False, static=True, kw_only=True)
@@ -112,11 +116,7 @@ class RMSProp(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: ScaleAndTrace,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: ScaleAndTrace
     ) -> tuple[Leaf, ScaleAndTrace]:
         nu, mu, trace = state
         weights = one_minus_power(self.decay, t) if self.bias_correction else None

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
+from .._fields import Hyperparameter, hyperparameter
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -85,11 +85,11 @@ class Rprop(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    eta_minus: Hyperparameter = eqx.field(converter=fraction, default=0.5)
-    eta_plus: Hyperparameter = eqx.field(converter=positive, default=1.2)
-    min_step_size: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
-    max_step_size: Hyperparameter = eqx.field(converter=positive, default=50.0)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    eta_minus: Hyperparameter = hyperparameter("[0, 1)", default=0.5)
+    eta_plus: Hyperparameter = hyperparameter("(0, inf)", default=1.2)
+    min_step_size: Hyperparameter = hyperparameter("[0, inf)", default=1e-6)
+    max_step_size: Hyperparameter = hyperparameter("(0, inf)", default=50.0)
     delayed: bool = eqx.field(default=True, static=True, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> StepSizes:
@@ -105,11 +105,7 @@ class Rprop(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: StepSizes,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: StepSizes
     ) -> tuple[Leaf, StepSizes]:
         # Scaled, because a product of small numbers could underflow to 0.
         agreement = -(2.0**64 * state.step) * grad

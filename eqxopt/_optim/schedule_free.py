@@ -2,21 +2,19 @@
 
 from typing import NamedTuple, TypeVar
 
-import equinox as eqx
-import jax.numpy as jnp
-
 from .._abstract.averages import averages, first_iterates, Iterates, next_iterates
 from .._abstract.leafwise import AbstractLeafwiseTransform
 from .._abstract.optimizer import AbstractOptimizer
-from .._dtype import as_dtype, real_zeros_like
-from .._fields.hyperparameter import (
-    fraction,
+from .._dtype import real_zeros_like
+from .._fields import (
+    DType,
+    dtype_option,
     Hyperparameter,
-    nonnegative,
-    open_fraction,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
 )
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import abs_sq, debias, divide, ema, ramp, sqrt
+from .._math import abs_sq, debias, divide, ema, ramp, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -84,31 +82,19 @@ class ScheduleFreeSGD(AbstractLeafwiseTransform, AbstractOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    warmup_steps: Hyperparameter = eqx.field(converter=nonnegative, default=0)
-    b1: Hyperparameter = eqx.field(converter=open_fraction, default=0.9)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    weight_lr_power: Hyperparameter = eqx.field(converter=nonnegative, default=2.0)
-    state_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        kw_only=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    warmup_steps: Hyperparameter = hyperparameter("[0, inf)", default=0)
+    b1: Hyperparameter = hyperparameter("(0, 1)", default=0.9)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    weight_lr_power: Hyperparameter = hyperparameter("[0, inf)", default=2.0)
+    state_dtype: DType = dtype_option(default=None)
+    mask: OptionalMask = mask_of("weight_decay", default=None, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> Iterates:
         return first_iterates(param, self.state_dtype)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Iterates,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Iterates
     ) -> tuple[Leaf, Iterates]:
         direction = grad + self.weight_decay * param
         return _step(self, t, direction, param, state)
@@ -176,34 +162,22 @@ class ScheduleFreeAdamW(AbstractLeafwiseTransform, AbstractOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative, default=0.0025)
-    warmup_steps: Hyperparameter = eqx.field(converter=nonnegative, default=0)
-    b1: Hyperparameter = eqx.field(converter=open_fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    weight_lr_power: Hyperparameter = eqx.field(converter=nonnegative, default=2.0)
-    state_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        kw_only=True,
-        metadata=mask_of("weight_decay"),
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=0.0025)
+    warmup_steps: Hyperparameter = hyperparameter("[0, inf)", default=0)
+    b1: Hyperparameter = hyperparameter("(0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    weight_lr_power: Hyperparameter = hyperparameter("[0, inf)", default=2.0)
+    state_dtype: DType = dtype_option(default=None)
+    mask: OptionalMask = mask_of("weight_decay", default=None, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> IteratesAndSquares:
         iterates = first_iterates(param, self.state_dtype)
         return IteratesAndSquares(iterates, real_zeros_like(param))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: IteratesAndSquares,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: IteratesAndSquares
     ) -> tuple[Leaf, IteratesAndSquares]:
         nu = ema(state.nu, abs_sq(grad), self.b2)
         scaled = divide(grad, sqrt(debias(nu, self.b2, t)) + self.eps)

@@ -3,11 +3,16 @@
 from typing import NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
+from .._dtype import zeros_like
+from .._fields import (
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+    OptionalHyperparameter,
+)
 from .._types import Leaf, Scalar
 
 
@@ -59,12 +64,10 @@ class SGD(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    momentum: Hyperparameter | None = eqx.field(converter=fraction, default=None)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    momentum: OptionalHyperparameter = hyperparameter("[0, 1)", default=None)
     nesterov: bool = eqx.field(default=False, static=True)
-    accumulator_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
+    accumulator_dtype: DType = dtype_option(default=None)
 
     def init_leaf(self, param: Leaf) -> Trace | tuple[()]:
         if self.momentum is None:
@@ -72,11 +75,7 @@ class SGD(AbstractLeafwiseOptimizer):
         return Trace(zeros_like(param, self.accumulator_dtype))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Trace | tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Trace | tuple[()]
     ) -> tuple[Leaf, Trace | tuple[()]]:
         momentum = self.momentum
         if momentum is None or not isinstance(state, Trace):

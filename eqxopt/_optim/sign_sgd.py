@@ -1,13 +1,11 @@
 """Descent along signs, of the gradient and of its running mean."""
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype, zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._math.moments import Momentum
-from .._math.small import ema
+from .._dtype import zeros_like
+from .._fields import DType, dtype_option, Hyperparameter, hyperparameter
+from .._math import ema, Momentum
 from .._types import Leaf, Scalar
 
 
@@ -44,17 +42,13 @@ class SignSGD(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         return -self.learning_rate * jnp.sign(grad), ()
 
@@ -105,21 +99,15 @@ class Signum(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    beta: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    accumulator_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    beta: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    accumulator_dtype: DType = dtype_option(default=None)
 
     def init_leaf(self, param: Leaf) -> Momentum:
         return Momentum(zeros_like(param, self.accumulator_dtype))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Momentum,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Momentum
     ) -> tuple[Leaf, Momentum]:
         mu = ema(state.mu, grad, self.beta)
         return -self.learning_rate * jnp.sign(mu), Momentum(mu)

@@ -3,15 +3,17 @@
 import functools
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import zeros_like
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._math.moments import reduced_zeros
-from .._math.small import abs_sq, divide, ema, sqrt
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    OptionalHyperparameter,
+)
+from .._math import abs_sq, divide, ema, reduced_zeros, sqrt
 from .._types import Leaf, Scalar
 
 
@@ -72,9 +74,9 @@ class SM3(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    momentum: Hyperparameter | None = eqx.field(converter=fraction, default=0.9)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8, kw_only=True)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    momentum: OptionalHyperparameter = hyperparameter("[0, 1)", default=0.9)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> Cover:
         return Cover(
@@ -83,11 +85,7 @@ class SM3(AbstractLeafwiseOptimizer):
         )
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Cover,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Cover
     ) -> tuple[Leaf, Cover]:
         cover = across(grad.ndim)
         bounds = [jnp.expand_dims(mu, axes) for mu, axes in zip(state.bounds, cover)]

@@ -3,28 +3,34 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._abstract.optimizer import AbstractOptimizer, count_of, needed_value_fn
 from .._abstract.rules import gradients, rules, started, states_of
-from .._compile.once import per_leaf
+from .._compile.once import once_per_shape
 from .._dtype import (
-    as_dtype,
     compute_dtype,
     real_dtype,
     real_zeros_like,
     widen,
     zeros_like,
 )
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._fields.keys import as_key_data, KeyData
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import clipped, debias, ema
-from .._number import check_counts, check_ranges
-from .._sharding import beside, laid_like
+from .._fields import (
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+    Key,
+    key_field,
+    mask_of,
+    OptionalHyperparameter,
+    OptionalMask,
+)
+from .._math import clipped, debias, ema
+from .._number import integer
+from .._sharding import beside, sharded_like
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, RealLeaf, Scalar, Self
 
@@ -110,28 +116,17 @@ class Sophia(AbstractOptimizer):
 
     uses_value_fn = True
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.965)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.99)
-    eps: Hyperparameter = eqx.field(converter=positive, default=1e-8)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=1e-4)
-    weight_decay_mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
-    gamma: Hyperparameter = eqx.field(converter=nonnegative, default=0.01)
-    clip_threshold: Hyperparameter | None = eqx.field(converter=positive, default=1.0)
-    update_interval: int = eqx.field(default=10, static=True)
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
-    seed: KeyData = eqx.field(converter=as_key_data, default=0, kw_only=True)
-
-    def __check_init__(self) -> None:
-        check_ranges(self)
-        check_counts(self, "update_interval")
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.965)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.99)
+    eps: Hyperparameter = hyperparameter("(0, inf)", default=1e-8)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=1e-4)
+    weight_decay_mask: OptionalMask = mask_of("weight_decay", default=None)
+    gamma: Hyperparameter = hyperparameter("[0, inf)", default=0.01)
+    clip_threshold: OptionalHyperparameter = hyperparameter("(0, inf)", default=1.0)
+    update_interval: int = integer("[1, inf)", default=10)
+    mu_dtype: DType = dtype_option(default=None)
+    seed: Key = key_field(default=0, kw_only=True)
 
     def init(self, params: PyTree) -> Self:
         parameters = Parameters(params)
@@ -190,13 +185,9 @@ class Sophia(AbstractOptimizer):
         return params
 
 
-@per_leaf
+@once_per_shape
 def _step(
-    rule: Sophia,
-    count: Int[Array, ""],
-    grad: Leaf,
-    param: Leaf,
-    state: Curvature,
+    rule: Sophia, count: Int[Array, ""], grad: Leaf, param: Leaf, state: Curvature
 ) -> tuple[Leaf, Leaf]:
     """The update, and the next running mean of the gradient."""
     dtype = compute_dtype(param.dtype)
@@ -239,7 +230,7 @@ def _signs(key: PRNGKeyArray, arrays: Sequence[AnyLeaf]) -> list[AnyLeaf]:
     for number, ((shape, dtype), members) in enumerate(alike.items()):
         drawn = _drawn(jax.random.fold_in(key, number), (len(members), *shape), dtype)
         for k, i in enumerate(members):
-            signs[i] = laid_like(drawn[k], arrays[i])
+            signs[i] = sharded_like(drawn[k], arrays[i])
     return signs
 
 
@@ -250,10 +241,6 @@ def _drawn(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> AnyLe
     return jax.lax.complex(real, imaginary) * 0.5**0.5
 
 
-@per_leaf
-def _averaged(
-    hessian: RealLeaf,
-    diagonal: RealLeaf,
-    decay: Scalar,
-) -> RealLeaf:
+@once_per_shape
+def _averaged(hessian: RealLeaf, diagonal: RealLeaf, decay: Scalar) -> RealLeaf:
     return ema(hessian, diagonal.astype(hessian.dtype), decay)

@@ -1,14 +1,17 @@
 """StableAdamW."""
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import as_dtype
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative, positive
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.moments import Moments, zero_moments
-from .._math.small import abs_sq, debias, divide, ema, rms, sqrt
+from .._fields import (
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalMask,
+)
+from .._math import abs_sq, debias, divide, ema, Moments, rms, sqrt, zero_moments
 from .._types import Leaf, Scalar
 
 
@@ -66,31 +69,20 @@ class StableAdamW(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.99)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-8)
-    mu_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=0.2)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
-    clipping_threshold: Hyperparameter = eqx.field(converter=positive, default=1.0)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.99)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
+    mu_dtype: DType = dtype_option(default=None)
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.2)
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    clipping_threshold: Hyperparameter = hyperparameter("(0, inf)", default=1.0)
 
     def init_leaf(self, param: Leaf) -> Moments:
         return zero_moments(param, self.mu_dtype)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Moments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)

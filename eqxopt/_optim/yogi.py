@@ -1,12 +1,10 @@
 """Yogi."""
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._fields.hyperparameter import fraction, Hyperparameter, nonnegative
-from .._math.moments import Moments, zero_moments
-from .._math.small import abs_sq, debias, ema, sqrt
+from .._fields import Hyperparameter, hyperparameter
+from .._math import abs_sq, debias, ema, Moments, sqrt, zero_moments
 from .._types import Leaf, Scalar
 
 
@@ -53,21 +51,17 @@ class Yogi(AbstractLeafwiseOptimizer):
         ```
     """
 
-    learning_rate: Hyperparameter = eqx.field(converter=nonnegative)
-    b1: Hyperparameter = eqx.field(converter=fraction, default=0.9)
-    b2: Hyperparameter = eqx.field(converter=fraction, default=0.999)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-3)
+    learning_rate: Hyperparameter = hyperparameter("[0, inf)")
+    b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9)
+    b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-3)
 
     def init_leaf(self, param: Leaf) -> Moments:
         mu, nu = zero_moments(param)
         return Moments(mu + 1e-6, nu + 1e-6)
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: Moments,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
         mu = ema(state.mu, grad, self.b1)
         square = abs_sq(grad)

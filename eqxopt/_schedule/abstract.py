@@ -8,7 +8,13 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from .._number import check_ranges, copied, Number, NumberLike, real_number
+from .._number import (
+    check_fields,
+    copied,
+    Number,
+    number,
+    NumberLike,
+)
 from .._tree import is_function
 from .._types import Scalar
 
@@ -35,7 +41,7 @@ class AbstractSchedule(eqx.Module):
         """The value at `step`."""
 
     def __check_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
 
     def __add__(self, other: "ScheduleLike") -> "Sum":
         return Sum(self, other)
@@ -79,7 +85,7 @@ class Constant(AbstractSchedule):
         ```
     """
 
-    value: Number = eqx.field(converter=real_number)
+    value: Number = number("(-inf, inf)")
 
     def __call__(self, step: Step) -> Scalar:
         return self.value

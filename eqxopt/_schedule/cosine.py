@@ -3,17 +3,14 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from .._math.small import half_cosine, lerp, ramp
+from .._math import half_cosine, lerp, ramp
 from .._number import (
     check_increasing,
-    nonnegative_number,
     Number,
-    positive_number,
-    real_number,
+    number,
 )
 from .._types import Scalar
 from .abstract import AbstractSchedule, Step
@@ -47,10 +44,10 @@ class CosineDecay(AbstractSchedule):
         ```
     """
 
-    init_value: Number = eqx.field(converter=real_number)
-    decay_steps: Number = eqx.field(converter=positive_number)
-    alpha: Number = eqx.field(converter=real_number, default=0.0)
-    exponent: Number = eqx.field(converter=positive_number, default=1.0)
+    init_value: Number = number("(-inf, inf)")
+    decay_steps: Number = number("(0, inf)")
+    alpha: Number = number("(-inf, inf)", default=0.0)
+    exponent: Number = number("(0, inf)", default=1.0)
 
     def __call__(self, step: Step) -> Scalar:
         done = ramp(jnp.asarray(step, dtype=float), 0.0, self.decay_steps)
@@ -82,12 +79,12 @@ class WarmupCosineDecay(AbstractSchedule):
         ```
     """
 
-    init_value: Number = eqx.field(converter=real_number)
-    peak_value: Number = eqx.field(converter=real_number)
-    warmup_steps: Number = eqx.field(converter=nonnegative_number)
-    decay_steps: Number = eqx.field(converter=positive_number)
-    end_value: Number = eqx.field(converter=real_number, default=0.0)
-    exponent: Number = eqx.field(converter=positive_number, default=1.0)
+    init_value: Number = number("(-inf, inf)")
+    peak_value: Number = number("(-inf, inf)")
+    warmup_steps: Number = number("[0, inf)")
+    decay_steps: Number = number("(0, inf)")
+    end_value: Number = number("(-inf, inf)", default=0.0)
+    exponent: Number = number("(0, inf)", default=1.0)
 
     def __check_init__(self) -> None:
         check_increasing(self, "warmup_steps", "decay_steps")

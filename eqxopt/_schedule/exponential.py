@@ -3,8 +3,8 @@
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._math.small import lerp, ramp
-from .._number import nonnegative_number, Number, positive_number, real_number
+from .._math import lerp, ramp
+from .._number import Number, number
 from .._types import Scalar
 from .abstract import AbstractSchedule, Step
 
@@ -39,12 +39,12 @@ class ExponentialDecay(AbstractSchedule):
         ```
     """
 
-    init_value: Number = eqx.field(converter=real_number)
-    transition_steps: Number = eqx.field(converter=positive_number)
-    decay_rate: Number = eqx.field(converter=positive_number)
-    transition_begin: Number = eqx.field(converter=nonnegative_number, default=0)
+    init_value: Number = number("(-inf, inf)")
+    transition_steps: Number = number("(0, inf)")
+    decay_rate: Number = number("(0, inf)")
+    transition_begin: Number = number("[0, inf)", default=0)
     staircase: bool = eqx.field(default=False, static=True)
-    end_value: Number | None = eqx.field(converter=real_number, default=None)
+    end_value: Number = number("(-inf, inf)", default=None)
 
     def __call__(self, step: Step) -> Scalar:
         elapsed = jnp.asarray(step, dtype=float) - self.transition_begin
@@ -80,14 +80,14 @@ class WarmupExponentialDecay(AbstractSchedule):
         ```
     """
 
-    init_value: Number = eqx.field(converter=real_number)
-    peak_value: Number = eqx.field(converter=real_number)
-    warmup_steps: Number = eqx.field(converter=nonnegative_number)
-    transition_steps: Number = eqx.field(converter=positive_number)
-    decay_rate: Number = eqx.field(converter=positive_number)
-    transition_begin: Number = eqx.field(converter=nonnegative_number, default=0)
+    init_value: Number = number("(-inf, inf)")
+    peak_value: Number = number("(-inf, inf)")
+    warmup_steps: Number = number("[0, inf)")
+    transition_steps: Number = number("(0, inf)")
+    decay_rate: Number = number("(0, inf)")
+    transition_begin: Number = number("[0, inf)", default=0)
     staircase: bool = eqx.field(default=False, static=True)
-    end_value: Number | None = eqx.field(converter=real_number, default=None)
+    end_value: Number = number("(-inf, inf)", default=None)
 
     def __call__(self, step: Step) -> Scalar:
         t = jnp.asarray(step, dtype=float)
@@ -98,9 +98,7 @@ class WarmupExponentialDecay(AbstractSchedule):
 
 
 def _decayed(
-    schedule: ExponentialDecay | WarmupExponentialDecay,
-    start: Scalar,
-    elapsed: Scalar,
+    schedule: ExponentialDecay | WarmupExponentialDecay, start: Scalar, elapsed: Scalar
 ) -> Scalar:
     times = jnp.maximum(elapsed, 0) / schedule.transition_steps
     if schedule.staircase:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._number import check_increasing, nonnegative_numbers, Numbers
+from .._number import check_increasing, Numbers, numbers
 from .._types import Scalar
 from .abstract import AbstractSchedule, as_schedule, ScheduleLike, Step
 
@@ -41,7 +41,7 @@ class Join(AbstractSchedule):
     """
 
     schedules: tuple[AbstractSchedule, ...] = eqx.field(converter=_as_schedules)
-    boundaries: Numbers = eqx.field(converter=nonnegative_numbers)
+    boundaries: Numbers = numbers("[0, inf)")
 
     def __check_init__(self) -> None:
         schedules, boundaries = len(self.schedules), len(self.boundaries)

@@ -6,16 +6,13 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._math.small import half_cosine, lerp, ramp
+from .._math import half_cosine, lerp, ramp
 from .._number import (
     check_increasing,
-    nonnegative_numbers,
     Number,
+    number,
     Numbers,
-    positive_number,
-    proportion,
-    real_number,
-    real_numbers,
+    numbers,
 )
 from .._types import Scalar
 from .abstract import AbstractSchedule, Step
@@ -45,9 +42,9 @@ class PiecewiseConstant(AbstractSchedule):
         ```
     """
 
-    init_value: Number = eqx.field(converter=real_number)
-    boundaries: Numbers = eqx.field(converter=nonnegative_numbers)
-    values: Numbers = eqx.field(converter=real_numbers)
+    init_value: Number = number("(-inf, inf)")
+    boundaries: Numbers = numbers("[0, inf)")
+    values: Numbers = numbers("(-inf, inf)")
 
     def __check_init__(self) -> None:
         _check_pieces(self)
@@ -84,9 +81,9 @@ class PiecewiseInterpolate(AbstractSchedule):
     """
 
     interpolate_type: str = eqx.field(static=True)
-    init_value: Number = eqx.field(converter=real_number)
-    boundaries: Numbers = eqx.field(converter=nonnegative_numbers)
-    values: Numbers = eqx.field(converter=real_numbers)
+    init_value: Number = number("(-inf, inf)")
+    boundaries: Numbers = numbers("[0, inf)")
+    values: Numbers = numbers("(-inf, inf)")
 
     def __check_init__(self) -> None:
         if self.interpolate_type not in _CURVES:
@@ -143,12 +140,12 @@ class OneCycleLinear(AbstractSchedule):
         ```
     """
 
-    transition_steps: Number = eqx.field(converter=positive_number)
-    peak_value: Number = eqx.field(converter=real_number)
-    pct_start: Number = eqx.field(converter=proportion, default=0.3)
-    pct_final: Number = eqx.field(converter=proportion, default=0.85)
-    div_factor: Number = eqx.field(converter=positive_number, default=25.0)
-    final_div_factor: Number = eqx.field(converter=positive_number, default=1e4)
+    transition_steps: Number = number("(0, inf)")
+    peak_value: Number = number("(-inf, inf)")
+    pct_start: Number = number("[0, 1]", default=0.3)
+    pct_final: Number = number("[0, 1]", default=0.85)
+    div_factor: Number = number("(0, inf)", default=25.0)
+    final_div_factor: Number = number("(0, inf)", default=1e4)
 
     def __check_init__(self) -> None:
         check_increasing(self, "pct_start", "pct_final")
@@ -199,11 +196,11 @@ class OneCycleCosine(AbstractSchedule):
         ```
     """
 
-    transition_steps: Number = eqx.field(converter=positive_number)
-    peak_value: Number = eqx.field(converter=real_number)
-    pct_start: Number = eqx.field(converter=proportion, default=0.3)
-    div_factor: Number = eqx.field(converter=positive_number, default=25.0)
-    final_div_factor: Number = eqx.field(converter=positive_number, default=1e4)
+    transition_steps: Number = number("(0, inf)")
+    peak_value: Number = number("(-inf, inf)")
+    pct_start: Number = number("[0, 1]", default=0.3)
+    div_factor: Number = number("(0, inf)", default=25.0)
+    final_div_factor: Number = number("(0, inf)", default=1e4)
 
     def __call__(self, step: Step) -> Scalar:
         length = self.transition_steps

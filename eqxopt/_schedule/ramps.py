@@ -1,10 +1,9 @@
 """Schedules that go from one value to another along a line or a power of it."""
 
-import equinox as eqx
 import jax.numpy as jnp
 
-from .._math.small import lerp, ramp
-from .._number import nonnegative_number, Number, positive_number, real_number
+from .._math import lerp, ramp
+from .._number import Number, number
 from .._types import Scalar
 from .abstract import AbstractSchedule, Step
 
@@ -33,10 +32,10 @@ class Linear(AbstractSchedule):
         ```
     """
 
-    init_value: Number = eqx.field(converter=real_number)
-    end_value: Number = eqx.field(converter=real_number)
-    transition_steps: Number = eqx.field(converter=positive_number)
-    transition_begin: Number = eqx.field(converter=nonnegative_number, default=0)
+    init_value: Number = number("(-inf, inf)")
+    end_value: Number = number("(-inf, inf)")
+    transition_steps: Number = number("(0, inf)")
+    transition_begin: Number = number("[0, inf)", default=0)
 
     def __call__(self, step: Step) -> Scalar:
         t = jnp.asarray(step, dtype=float)
@@ -71,11 +70,11 @@ class Polynomial(AbstractSchedule):
         ```
     """
 
-    init_value: Number = eqx.field(converter=real_number)
-    end_value: Number = eqx.field(converter=real_number)
-    power: Number = eqx.field(converter=positive_number)
-    transition_steps: Number = eqx.field(converter=positive_number)
-    transition_begin: Number = eqx.field(converter=nonnegative_number, default=0)
+    init_value: Number = number("(-inf, inf)")
+    end_value: Number = number("(-inf, inf)")
+    power: Number = number("(0, inf)")
+    transition_steps: Number = number("(0, inf)")
+    transition_begin: Number = number("[0, inf)", default=0)
 
     def __call__(self, step: Step) -> Scalar:
         t = jnp.asarray(step, dtype=float)

@@ -4,8 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from .._math.small import divide, half_cosine, lerp, ramp, sqrt
-from .._number import nonnegative_number, Number, positive_number, real_number
+from .._math import divide, half_cosine, lerp, ramp, sqrt
+from .._number import Number, number
 from .._types import Scalar
 from .abstract import AbstractSchedule, Step
 
@@ -31,9 +31,9 @@ class WarmupConstant(AbstractSchedule):
         ```
     """
 
-    init_value: Number = eqx.field(converter=real_number)
-    peak_value: Number = eqx.field(converter=real_number)
-    warmup_steps: Number = eqx.field(converter=nonnegative_number)
+    init_value: Number = number("(-inf, inf)")
+    peak_value: Number = number("(-inf, inf)")
+    warmup_steps: Number = number("[0, inf)")
 
     def __call__(self, step: Step) -> Scalar:
         done = ramp(jnp.asarray(step, dtype=float), 0.0, self.warmup_steps)
@@ -79,10 +79,10 @@ class InverseSquareRoot(AbstractSchedule):
         ```
     """
 
-    init_value: Number = eqx.field(converter=real_number)
-    peak_value: Number = eqx.field(converter=real_number)
-    warmup_steps: Number = eqx.field(converter=nonnegative_number)
-    timescale: Number | None = eqx.field(converter=positive_number, default=None)
+    init_value: Number = number("(-inf, inf)")
+    peak_value: Number = number("(-inf, inf)")
+    warmup_steps: Number = number("[0, inf)")
+    timescale: Number = number("(0, inf)", default=None)
 
     def __check_init__(self) -> None:
         known = not isinstance(self.warmup_steps, Tracer)
@@ -147,12 +147,12 @@ class WarmupStableDecay(AbstractSchedule):
         ```
     """
 
-    init_value: Number = eqx.field(converter=real_number)
-    peak_value: Number = eqx.field(converter=real_number)
-    warmup_steps: Number = eqx.field(converter=nonnegative_number)
-    stable_steps: Number = eqx.field(converter=nonnegative_number)
-    decay_steps: Number = eqx.field(converter=nonnegative_number)
-    end_value: Number = eqx.field(converter=real_number, default=0.0)
+    init_value: Number = number("(-inf, inf)")
+    peak_value: Number = number("(-inf, inf)")
+    warmup_steps: Number = number("[0, inf)")
+    stable_steps: Number = number("[0, inf)")
+    decay_steps: Number = number("[0, inf)")
+    end_value: Number = number("(-inf, inf)", default=0.0)
     decay_type: str = eqx.field(default="linear", static=True)
 
     def __check_init__(self) -> None:

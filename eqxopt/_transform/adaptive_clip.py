@@ -4,9 +4,17 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseTransform
-from .._fields.hyperparameter import Hyperparameter, nonnegative, positive
-from .._math.small import abs_sq, clip_factor, sqrt, stable_norm
-from .._math.units import as_unit_axis, axes_within_unit, is_one_unit, UnitAxis
+from .._fields import Hyperparameter, hyperparameter
+from .._math import (
+    abs_sq,
+    as_unit_axis,
+    axes_within_unit,
+    clip_factor,
+    is_one_unit,
+    sqrt,
+    stable_norm,
+    UnitAxis,
+)
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -57,8 +65,8 @@ class AdaptiveGradientClipping(AbstractLeafwiseTransform):
         ```
     """
 
-    clipping: Hyperparameter = eqx.field(converter=nonnegative)
-    eps: Hyperparameter = eqx.field(converter=positive, default=1e-3)
+    clipping: Hyperparameter = hyperparameter("[0, inf)")
+    eps: Hyperparameter = hyperparameter("(0, inf)", default=1e-3)
     unit_axis: UnitAxis = eqx.field(converter=as_unit_axis, default=0, static=True)
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
@@ -66,11 +74,7 @@ class AdaptiveGradientClipping(AbstractLeafwiseTransform):
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         axes = self.axes(param)
         squares = jnp.sum(abs_sq(param), axis=axes, keepdims=axes is not None)

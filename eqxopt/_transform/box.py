@@ -1,11 +1,10 @@
 """Bounds on the parameters."""
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax.core import Tracer
 
 from .._abstract.leafwise import AbstractLeafwiseTransform
-from .._fields.hyperparameter import bound, Hyperparameter
+from .._fields import hyperparameter, OptionalHyperparameter
 from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
 
 
@@ -40,11 +39,7 @@ class KeepNonnegative(AbstractLeafwiseTransform):
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         return jnp.maximum(grad, -param), ()
 
@@ -82,8 +77,8 @@ class KeepInBox(AbstractLeafwiseTransform):
         ```
     """
 
-    low: Hyperparameter | None = eqx.field(converter=bound, default=None)
-    high: Hyperparameter | None = eqx.field(converter=bound, default=None)
+    low: OptionalHyperparameter = hyperparameter("[-inf, inf]", default=None)
+    high: OptionalHyperparameter = hyperparameter("[-inf, inf]", default=None)
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
         _check_real(param, "KeepInBox")
@@ -98,11 +93,7 @@ class KeepInBox(AbstractLeafwiseTransform):
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         new = param + grad
         update = grad

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseTransform
-from .._math.units import as_unit_axis, axes_within_unit, UnitAxis
+from .._math import as_unit_axis, axes_within_unit, UnitAxis
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -59,11 +59,7 @@ class CentralizeGradients(AbstractLeafwiseTransform):
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         axes = self.axes(param)
         if math.prod(param.shape[axis] for axis in axes) <= 1:

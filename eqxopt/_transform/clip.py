@@ -12,8 +12,8 @@ from .._abstract.optimizer import AbstractTransform, count_of
 from .._abstract.rescaling import rescaled, wide_gradients
 from .._abstract.rules import rules, started
 from .._dtype import widest_real_dtype
-from .._fields.hyperparameter import Hyperparameter, nonnegative_bound
-from .._math.small import clip_factor, global_norm, stable_norm
+from .._fields import Hyperparameter, hyperparameter
+from .._math import clip_factor, global_norm, stable_norm
 from .._tree import Parameters, replace_fields
 from .._types import Leaf, Scalar, Self
 
@@ -45,17 +45,13 @@ class ClipByValue(AbstractLeafwiseTransform):
         ```
     """
 
-    max_delta: Hyperparameter = eqx.field(converter=nonnegative_bound)
+    max_delta: Hyperparameter = hyperparameter("[0, inf]")
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         if jnp.iscomplexobj(grad):
             return grad * clip_factor(jnp.abs(grad), self.max_delta), ()
@@ -95,17 +91,13 @@ class ClipByNorm(AbstractLeafwiseTransform):
         ```
     """
 
-    max_norm: Hyperparameter = eqx.field(converter=nonnegative_bound)
+    max_norm: Hyperparameter = hyperparameter("[0, inf]")
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         return grad * clip_factor(stable_norm(grad), self.max_norm), ()
 
@@ -143,7 +135,7 @@ class ClipByGlobalNorm(AbstractTransform):
         ```
     """
 
-    max_norm: Hyperparameter = eqx.field(converter=nonnegative_bound)
+    max_norm: Hyperparameter = hyperparameter("[0, inf]")
     norm: Scalar | None = eqx.field(default=None, init=False)
     """The norm of the last gradients before clipping; 0 before the first update, and
     `None` before `init`."""

@@ -1,10 +1,7 @@
 """Weight decay as a term of the gradients."""
 
-import equinox as eqx
-
 from .._abstract.leafwise import AbstractLeafwiseTransform
-from .._fields.hyperparameter import Hyperparameter, real
-from .._fields.selectors import as_mask, Mask, mask_of
+from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
 from .._types import Leaf, Scalar
 
 
@@ -44,22 +41,13 @@ class AddDecayedWeights(AbstractLeafwiseTransform):
         ```
     """
 
-    weight_decay: Hyperparameter = eqx.field(converter=real)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
+    weight_decay: Hyperparameter = hyperparameter("(-inf, inf)")
+    mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         return grad + self.weight_decay * param, ()

@@ -44,11 +44,7 @@ class ZeroNaNs(AbstractLeafwiseTransform):
         return NaNs(found=jnp.zeros((), bool), updates=jnp.zeros((), jnp.int32))
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: NaNs,
+        self, t: Scalar, grad: Leaf, param: Leaf, state: NaNs
     ) -> tuple[Leaf, NaNs]:
         missing = jnp.isnan(grad)
         found = jnp.any(missing)

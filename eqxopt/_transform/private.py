@@ -3,18 +3,23 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from .._abstract.optimizer import AbstractTransform, count_of
 from .._abstract.rules import gradients, scalar_of, started
-from .._compile.once import per_leaf
+from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
-from .._fields.hyperparameter import Hyperparameter, nonnegative, positive
-from .._fields.keys import as_key_data, KeyData, own_keys
-from .._math.small import abs_sq, clip_factor, sqrt
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    Key,
+    key_field,
+    KeyData,
+    own_keys,
+)
+from .._math import abs_sq, clip_factor, sqrt
 from .._tree import Parameters, replace_fields
 from .._types import Leaf, Scalar, Self
 
@@ -79,9 +84,9 @@ class DifferentiallyPrivateAggregate(AbstractTransform):
 
     per_example = True
 
-    l2_norm_clip: Hyperparameter = eqx.field(converter=positive)
-    noise_multiplier: Hyperparameter = eqx.field(converter=nonnegative)
-    seed: KeyData = eqx.field(converter=as_key_data)
+    l2_norm_clip: Hyperparameter = hyperparameter("(0, inf)")
+    noise_multiplier: Hyperparameter = hyperparameter("[0, inf)")
+    seed: Key = key_field()
 
     def init(self, params: PyTree) -> Self:
         return started(self, Parameters(params))
@@ -120,13 +125,13 @@ def _clip_factors(
     return clip_factor(sqrt(jnp.sum(squares, axis=0)), clip.astype(dtype))
 
 
-@per_leaf
+@once_per_shape
 def _square_norms(grads: Inexact[Array, "batch ..."]) -> Float[Array, " batch"]:
     wide = grads.astype(compute_dtype(grads.dtype))
     return jnp.sum(abs_sq(wide), axis=tuple(range(1, grads.ndim)))
 
 
-@per_leaf
+@once_per_shape
 def _noisy_mean(
     grads: Inexact[Array, " batch *shape"],
     param: Leaf,

@@ -11,8 +11,8 @@ from .._abstract.leafwise import AbstractLeafwiseTransform
 from .._abstract.optimizer import AbstractTransform, count_of
 from .._abstract.rescaling import rescaled, wide_gradients
 from .._abstract.rules import rules, started
-from .._fields.hyperparameter import Hyperparameter, nonnegative, real
-from .._math.small import divide, global_norm, norm, stable_norm, trust_ratio
+from .._fields import Hyperparameter, hyperparameter
+from .._math import divide, global_norm, norm, stable_norm, trust_ratio
 from .._tree import Parameters, replace_fields
 from .._types import Leaf, Scalar, Self
 
@@ -47,17 +47,13 @@ class Scale(AbstractLeafwiseTransform):
         ```
     """
 
-    factor: Hyperparameter = eqx.field(converter=real)
+    factor: Hyperparameter = hyperparameter("(-inf, inf)")
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         return self.factor * grad, ()
 
@@ -96,19 +92,15 @@ class ScaleByTrustRatio(AbstractLeafwiseTransform):
         ```
     """
 
-    min_norm: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    trust_coefficient: Hyperparameter = eqx.field(converter=nonnegative, default=1.0)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    min_norm: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    trust_coefficient: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         ratio = trust_ratio(
             jnp.maximum(norm(param), self.min_norm),
@@ -150,11 +142,7 @@ class Sign(AbstractLeafwiseTransform):
         return ()
 
     def update_leaf(
-        self,
-        t: Scalar,
-        grad: Leaf,
-        param: Leaf,
-        state: tuple[()],
+        self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
         return jnp.sign(grad), ()
 
@@ -192,8 +180,8 @@ class Normalize(AbstractTransform):
         ```
     """
 
-    scale_factor: Hyperparameter = eqx.field(converter=real, default=1.0)
-    eps: Hyperparameter = eqx.field(converter=nonnegative, default=1e-6)
+    scale_factor: Hyperparameter = hyperparameter("(-inf, inf)", default=1.0)
+    eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-6)
     per_parameter: bool = eqx.field(default=False, static=True, kw_only=True)
 
     def init(self, params: PyTree) -> Self:

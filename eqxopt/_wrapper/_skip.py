@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from .._abstract.optimizer import AbstractOptimizer
-from .._math.small import no_update, select
+from .._math import no_update, select
 from .._tree import Parameters
 from .._types import AnyLeaf, Scalar
 

@@ -11,15 +11,15 @@ from jaxtyping import Array, Bool, PyTree
 
 from .._abstract.optimizer import (
     AbstractOptimizer,
-    as_optimizer,
     count_of,
+    inner,
     needed_value,
 )
 from .._abstract.rules import gradients, reached, started, states_of
-from .._compile.once import all_finite, per_leaf
+from .._compile.once import all_finite, once_per_shape
 from .._dtype import real_dtype, zeros_like
-from .._fields.hyperparameter import at_least_one, Hyperparameter
-from .._math.small import no_update, plus_one_if, zero_count
+from .._fields import Hyperparameter, hyperparameter
+from .._math import no_update, plus_one_if, zero_count
 from .._number import as_number, NumberLike
 from .._sharding import beside
 from .._tree import Parameters, replace_fields
@@ -86,8 +86,8 @@ class Accumulate(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    every: Hyperparameter = eqx.field(converter=at_least_one)
+    optimizer: AbstractOptimizer = inner()
+    every: Hyperparameter = hyperparameter("[1, inf)")
     drop_nonfinite: bool = eqx.field(default=False, static=True, kw_only=True)
     micro_steps: Count = eqx.field(default=None, init=False)
     """The micro-batches taken in since the last update."""
@@ -188,20 +188,15 @@ class Accumulate(AbstractOptimizer):
         return self.optimizer.eval_params(params)
 
 
-@per_leaf
-def _plus(
-    total: Leaf,
-    new: Leaf,
-    weight: Scalar,
-    used: Bool[Array, ""],
-) -> Leaf:
+@once_per_shape
+def _plus(total: Leaf, new: Leaf, weight: Scalar, used: Bool[Array, ""]) -> Leaf:
     # What is not used is taken out before the product, whose derivative by the weight
     # it would still be.
     new = jnp.where(used, new.astype(total.dtype), 0)
     return total + weight.astype(real_dtype(total.dtype)) * new
 
 
-@per_leaf
+@once_per_shape
 def _over(total: Leaf, weight: Scalar) -> Leaf:
     return total / weight.astype(real_dtype(total.dtype))
 

@@ -1,25 +1,15 @@
 """Updates only where the gradient agrees."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
-from .._abstract.rules import gradients, rules, started
-from .._compile.once import per_leaf
-from .._fields.hyperparameter import Hyperparameter, positive
-from .._math.small import agreement, no_update
-from .._tree import Parameters, replace_fields
-from .._types import Leaf, Scalar, Self
+from .._abstract.optimizer import AbstractOptimizer, inner
+from .._abstract.wrapper import AbstractWrapper
+from .._fields import Hyperparameter, hyperparameter
+from .._math import agreement, no_update
+from .._types import Leaf, Scalar
 
 
-M = TypeVar("M")
-
-
-class Cautious(AbstractOptimizer):
+class Cautious(AbstractWrapper):
     r"""Cautious updates: moves only the entries whose update still goes downhill.
 
     $$
@@ -59,48 +49,20 @@ class Cautious(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    eps: Hyperparameter = eqx.field(converter=positive, default=1e-3)
+    optimizer: AbstractOptimizer = inner()
+    eps: Hyperparameter = hyperparameter("(0, inf)", default=1e-3)
 
-    def init(self, params: PyTree) -> Self:
-        return replace_fields(
-            started(self, Parameters(params)), optimizer=self.optimizer.init(params)
-        )
+    def init_leaf(self, param: Leaf) -> tuple[()]:
+        return ()
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        count = count_of(self) + 1
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
-        inner_updates, optimizer = self.optimizer.update(
-            grads, params, value=value, value_fn=value_fn
-        )
-        updates = parameters.align(inner_updates, "the updates")
-        for i, rule in enumerate(rules(self, parameters)):
-            update, grad = updates[i], grad_leaves[i]
-            if update is not None and grad is not None:
-                updates[i] = _masked(update, grad, rule.eps)
-        return parameters.tree(updates), replace_fields(
-            self, optimizer=optimizer, count=count
-        )
+    def wrap_leaf(
+        self, t: Scalar, grad: Leaf, param: Leaf, update: Leaf, state: tuple[()]
+    ) -> tuple[Leaf, tuple[()]]:
+        # Stated by what is left out, so that a NaN is passed on and not hidden.
+        uphill = agreement(update, grad) >= 0
+        kept = jnp.sum(~uphill).astype(t.dtype) / max(update.size, 1)
+        scaled = update / jnp.maximum(kept, self.eps)
+        return jnp.where(uphill, no_update(update), scaled), ()
 
-    def eval_params(self, params: M) -> M:
-        return self.optimizer.eval_params(params)
-
-
-@per_leaf
-def _masked(
-    update: Leaf,
-    grad: Leaf,
-    eps: Scalar,
-) -> Leaf:
-    # Stated by what is left out, so that a NaN is passed on and not hidden.
-    uphill = agreement(update, grad.astype(update.dtype)) >= 0
-    kept = jnp.sum(~uphill).astype(eps.dtype) / max(update.size, 1)
-    return jnp.where(uphill, no_update(update), update / jnp.maximum(kept, eps))
+    def eval_leaf(self, param: Leaf, state: tuple[()]) -> Leaf:
+        return param

@@ -1,23 +1,16 @@
 """Averages of the weights."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
-from .._abstract.optimizer import AbstractOptimizer, add_updates, as_optimizer, count_of
-from .._abstract.rules import gradients, rules, started, states_of
-from .._compile.once import per_leaf
+from .._abstract.optimizer import AbstractOptimizer, inner
+from .._abstract.wrapper import AbstractWrapper
 from .._dtype import compute_dtype, real_dtype
-from .._fields.hyperparameter import fraction, Hyperparameter
-from .._math.small import ema, own_copy
-from .._tree import Parameters, replace_fields
-from .._types import Leaf, Scalar, Self
-
-
-M = TypeVar("M")
+from .._fields import Hyperparameter, hyperparameter
+from .._math import ema, own_copy
+from .._types import Leaf, Scalar
 
 
 class Average(NamedTuple):
@@ -28,7 +21,7 @@ class Average(NamedTuple):
     weight: Scalar | None
 
 
-class EMA(AbstractOptimizer):
+class EMA(AbstractWrapper):
     r"""Keeps an exponential moving average of the weights, to evaluate.
 
     $$
@@ -75,67 +68,25 @@ class EMA(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    decay: Hyperparameter = eqx.field(converter=fraction)
+    optimizer: AbstractOptimizer = inner()
+    decay: Hyperparameter = hyperparameter("[0, 1)")
     debias: bool = eqx.field(default=True, static=True)
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
-        return replace_fields(
-            started(self, parameters),
-            optimizer=self.optimizer.init(params),
-            state=parameters.tree([self._start(p) for p in parameters.arrays]),
-        )
-
-    def _start(self, param: Leaf) -> Average:
+    def init_leaf(self, param: Leaf) -> Average:
         dtype = real_dtype(compute_dtype(param.dtype))
         return Average(own_copy(param), jnp.zeros((), dtype) if self.debias else None)
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        count = count_of(self) + 1
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
-        states = states_of(self, parameters, grad_leaves)
-        updates, optimizer = self.optimizer.update(
-            grads, params, value=value, value_fn=value_fn
-        )
-        new = Parameters(add_updates(params, updates)).arrays
-        for i, rule in enumerate(rules(self, parameters)):
-            if grad_leaves[i] is not None:
-                states[i] = _averaged(states[i], new[i], rule.decay)
-        return updates, replace_fields(
-            self, optimizer=optimizer, count=count, state=parameters.tree(states)
-        )
+    def wrap_leaf(
+        self, t: Scalar, grad: Leaf, param: Leaf, update: Leaf, state: Average
+    ) -> tuple[Leaf, Average]:
+        new = param + update
+        if state.weight is None:
+            return update, Average(ema(state.mean, new, self.decay), None)
+        # In this form the weight of the first average is the very factor that it is
+        # divided by, also where the decay is so near to 1 that 1 - decay**t is not.
+        weight = ema(state.weight, jnp.ones_like(state.weight), self.decay)
+        factor = (1 - self.decay) / weight
+        return update, Average(state.mean + factor * (new - state.mean), weight)
 
-    def eval_params(self, params: M) -> M:
-        count_of(self)
-        parameters = Parameters(params)
-        averages = parameters.align(self.state, "`EMA`: the averages")
-        return parameters.tree(
-            [
-                param
-                if average is None
-                else average.mean.astype(param.dtype, copy=True)
-                for param, average in zip(parameters.arrays, averages)
-            ],
-            rest=True,
-        )
-
-
-@per_leaf
-def _averaged(average: Average, new: Leaf, decay: Scalar) -> Average:
-    new = new.astype(average.mean.dtype)
-    if average.weight is None:
-        return Average(ema(average.mean, new, decay), None)
-    # In this form the weight of the first average is the very factor that it is
-    # divided by, also where the decay is so near to 1 that 1 - decay**t is not.
-    weight = ema(average.weight, jnp.ones_like(average.weight), decay)
-    factor = (1 - decay) / weight
-    return Average(average.mean + factor * (new - average.mean), weight)
+    def eval_leaf(self, param: Leaf, state: Average) -> Leaf:
+        return state.mean

@@ -7,12 +7,18 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
 from .._abstract.rules import gradients, rules, started
-from .._compile.once import per_leaf
-from .._fields.hyperparameter import Hyperparameter, nonnegative
-from .._fields.matrices import as_matrices, default_matrices, Matrices, MatrixView
-from .._math.small import abs_sq, divide, no_update, own_copy, sqrt, stable_norm
+from .._compile.once import once_per_shape
+from .._fields import (
+    default_matrices,
+    hyperparameter,
+    matrices_of,
+    MatricesField,
+    MatrixView,
+    OptionalHyperparameter,
+)
+from .._math import abs_sq, divide, no_update, own_copy, sqrt, stable_norm
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Scalar, Self
 from ._learning_rate import learning_rates
@@ -83,11 +89,9 @@ class Hyperball(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    rate: Hyperparameter | None = eqx.field(converter=nonnegative, default=None)
-    matrices: Matrices = eqx.field(
-        converter=as_matrices, default=default_matrices, static=True, kw_only=True
-    )
+    optimizer: AbstractOptimizer = inner()
+    rate: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
+    matrices: MatricesField = matrices_of(default=default_matrices)
     initial_norm: bool = eqx.field(default=True, static=True, kw_only=True)
 
     def init(self, params: PyTree) -> Self:
@@ -160,12 +164,12 @@ def _axes(view: MatrixView) -> tuple[int, ...]:
     return tuple(range(int(view.batch != 1), len(view.shape)))
 
 
-@per_leaf
+@once_per_shape
 def _norm(x: AnyLeaf, view: MatrixView) -> Float[Array, "..."]:
     return sqrt(jnp.sum(abs_sq(x), axis=_axes(view), keepdims=True))
 
 
-@per_leaf
+@once_per_shape
 def _on_sphere(
     update: Leaf,
     param: Leaf,

@@ -7,11 +7,16 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from .._abstract.optimizer import AbstractOptimizer, add_updates, as_optimizer, count_of
+from .._abstract.optimizer import (
+    AbstractOptimizer,
+    add_updates,
+    count_of,
+    inner,
+)
 from .._abstract.rules import gradients, reached, rules, started, states_of
-from .._compile.once import per_leaf
-from .._fields.hyperparameter import at_least_one, closed_fraction, Hyperparameter
-from .._math.small import own_copy, select, zero_count
+from .._compile.once import once_per_shape
+from .._fields import Hyperparameter, hyperparameter
+from .._math import own_copy, select, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import Count, Leaf, Scalar, Self
 
@@ -68,9 +73,9 @@ class Lookahead(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    sync_period: Hyperparameter = eqx.field(converter=at_least_one, default=6)
-    slow_step_size: Hyperparameter = eqx.field(converter=closed_fraction, default=0.5)
+    optimizer: AbstractOptimizer = inner()
+    sync_period: Hyperparameter = hyperparameter("[1, inf)", default=6)
+    slow_step_size: Hyperparameter = hyperparameter("[0, 1]", default=0.5)
     reset_state: bool = eqx.field(default=False, static=True, kw_only=True)
     fast_steps: Count = eqx.field(default=None, init=False)
     """The steps since the slow weights moved."""
@@ -137,13 +142,9 @@ class Lookahead(AbstractOptimizer):
         )
 
 
-@per_leaf
+@once_per_shape
 def _synchronized(
-    slow: Leaf,
-    param: Leaf,
-    update: Leaf,
-    step_size: Scalar,
-    sync: Bool[Array, ""],
+    slow: Leaf, param: Leaf, update: Leaf, step_size: Scalar, sync: Bool[Array, ""]
 ) -> tuple[Leaf, Leaf]:
     param = param.astype(slow.dtype)
     new = slow + step_size * (param + update - slow)

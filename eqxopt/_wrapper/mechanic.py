@@ -7,13 +7,13 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
 from .._abstract.rules import gradients, scalar_of, started, states_of
-from .._compile.once import per_leaf, summed
+from .._compile.once import once_per_shape, summed
 from .._dtype import widest_real_dtype
-from .._fields.hyperparameter import Hyperparameter, nonnegative, positive
-from .._math.small import inner_product, own_copy, sqrt, squared_norm
-from .._number import check_counts, check_ranges
+from .._fields import Hyperparameter, hyperparameter
+from .._math import inner_product, own_copy, sqrt, squared_norm
+from .._number import integer
 from .._tree import Parameters, replace_fields
 from .._types import Leaf, Scalar, Self
 
@@ -101,16 +101,12 @@ class Mechanic(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative, default=1e-2)
-    eps: Hyperparameter = eqx.field(converter=positive, default=1e-8)
-    s_init: Hyperparameter = eqx.field(converter=positive, default=1e-6)
-    num_betas: int = eqx.field(default=6, static=True)
+    optimizer: AbstractOptimizer = inner()
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=1e-2)
+    eps: Hyperparameter = hyperparameter("(0, inf)", default=1e-8)
+    s_init: Hyperparameter = hyperparameter("(0, inf)", default=1e-6)
+    num_betas: int = integer("[1, inf)", default=6)
     bets: Bets | None = eqx.field(default=None, init=False)
-
-    def __check_init__(self) -> None:
-        check_ranges(self)
-        check_counts(self, "num_betas")
 
     @property
     def scale(self) -> Scalar:
@@ -194,12 +190,8 @@ class Mechanic(AbstractOptimizer):
         return self.optimizer.eval_params(params)
 
 
-@per_leaf
-def _terms(
-    grad: Leaf,
-    param: Leaf,
-    start: Leaf,
-) -> Terms:
+@once_per_shape
+def _terms(grad: Leaf, param: Leaf, start: Leaf) -> Terms:
     grad, param = grad.astype(start.dtype), param.astype(start.dtype)
     back = start - param
     return Terms(
@@ -210,13 +202,9 @@ def _terms(
     )
 
 
-@per_leaf
+@once_per_shape
 def _rescaled(
-    update: Leaf,
-    param: Leaf,
-    start: Leaf,
-    before: Scalar,
-    after: Scalar,
+    update: Leaf, param: Leaf, start: Leaf, before: Scalar, after: Scalar
 ) -> Leaf:
     param = param.astype(start.dtype)
     before, after = before.astype(start.real.dtype), after.astype(start.real.dtype)

@@ -7,9 +7,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
 from .._abstract.rules import gradients, started
-from .._math.small import sqrt, sum_of_squares
+from .._math import sqrt, sum_of_squares
 from .._tree import Parameters, replace_fields
 from .._types import Amount, Self
 
@@ -41,7 +41,7 @@ class Monitor(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
+    optimizer: AbstractOptimizer = inner()
     gradient_norm: Amount = eqx.field(default=None, init=False)
     """The norm of the gradients; 0 before the first step."""
     update_norm: Amount = eqx.field(default=None, init=False)

@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 from .._abstract.optimizer import AbstractOptimizer, count_of
 from .._abstract.rules import gradients, started
-from .._fields.selectors import as_labels, as_mask, Labels
+from .._fields import as_labels, as_mask, Labels
 from .._tree import is_function, Parameters, replace_fields
 from .._types import Self
 

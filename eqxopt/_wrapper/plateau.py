@@ -9,21 +9,18 @@ from jaxtyping import Array, PyTree
 
 from .._abstract.optimizer import (
     AbstractOptimizer,
-    as_optimizer,
     count_of,
+    inner,
     needed_value,
 )
 from .._abstract.rules import gradients, reached, scalar_of, started
-from .._compile.once import per_leaf
+from .._compile.once import once_per_shape
 from .._dtype import real_dtype
-from .._fields.hyperparameter import (
-    at_least_one,
-    fraction,
+from .._fields import (
     Hyperparameter,
-    nonnegative,
-    open_fraction,
+    hyperparameter,
 )
-from .._math.small import select, zero_count
+from .._math import select, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import Amount, Count, Leaf, Scalar, Self
 
@@ -79,14 +76,14 @@ class ReduceOnPlateau(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    factor: Hyperparameter = eqx.field(converter=open_fraction, default=0.1)
-    patience: Hyperparameter = eqx.field(converter=at_least_one, default=10)
-    rtol: Hyperparameter = eqx.field(converter=fraction, default=1e-4)
-    atol: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
-    cooldown: Hyperparameter = eqx.field(converter=nonnegative, default=0)
-    accumulation_size: Hyperparameter = eqx.field(converter=at_least_one, default=1)
-    min_scale: Hyperparameter = eqx.field(converter=nonnegative, default=0.0)
+    optimizer: AbstractOptimizer = inner()
+    factor: Hyperparameter = hyperparameter("(0, 1)", default=0.1)
+    patience: Hyperparameter = hyperparameter("[1, inf)", default=10)
+    rtol: Hyperparameter = hyperparameter("[0, 1)", default=1e-4)
+    atol: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
+    cooldown: Hyperparameter = hyperparameter("[0, inf)", default=0)
+    accumulation_size: Hyperparameter = hyperparameter("[1, inf)", default=1)
+    min_scale: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
     scale: Amount = eqx.field(default=None, init=False)
     """What updates are multiplied by."""
     best_value: Amount = eqx.field(default=None, init=False)
@@ -173,6 +170,6 @@ class ReduceOnPlateau(AbstractOptimizer):
         return self.optimizer.eval_params(params)
 
 
-@per_leaf
+@once_per_shape
 def _scaled(update: Leaf, scale: Scalar) -> Leaf:
     return scale.astype(real_dtype(update.dtype)) * update

@@ -10,16 +10,16 @@ from jaxtyping import PyTree
 
 from .._abstract.optimizer import (
     AbstractOptimizer,
-    as_optimizer,
     count_of,
+    inner,
     needed_value_fn,
 )
 from .._abstract.rescaling import Gradients, wide_gradients
 from .._abstract.rules import rules, started
-from .._compile.once import per_leaf
+from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype
-from .._fields.hyperparameter import Hyperparameter, nonnegative
-from .._math.small import divide, global_norm
+from .._fields import Hyperparameter, hyperparameter
+from .._math import divide, global_norm
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Scalar, Self
 
@@ -89,8 +89,8 @@ class SAM(AbstractOptimizer):
 
     uses_value_fn = True
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    rho: Hyperparameter = eqx.field(converter=nonnegative, default=0.05)
+    optimizer: AbstractOptimizer = inner()
+    rho: Hyperparameter = hyperparameter("[0, inf)", default=0.05)
     adaptive: bool = eqx.field(default=False, static=True)
 
     def init(self, params: PyTree) -> Self:
@@ -135,9 +135,7 @@ class SAM(AbstractOptimizer):
 
 
 def _gradients_at(
-    loss: Callable[[PyTree], Scalar],
-    parameters: Parameters,
-    shifted: Gradients,
+    loss: Callable[[PyTree], Scalar], parameters: Parameters, shifted: Gradients
 ) -> Gradients:
     """The gradient at each of the shifted parameters, the others as they are."""
     at = [i for i, x in enumerate(shifted) if x is not None]
@@ -155,18 +153,13 @@ def _times_magnitudes(grads: Gradients, params: Sequence[AnyLeaf]) -> Gradients:
     ]
 
 
-@per_leaf
+@once_per_shape
 def _times_magnitude(grad: Leaf, param: Leaf) -> Leaf:
     return jnp.abs(param).astype(real_dtype(grad.dtype)) * grad
 
 
-@per_leaf
-def _shift(
-    param: Leaf,
-    direction: Leaf,
-    rho: Scalar,
-    norm: Scalar,
-) -> Leaf:
+@once_per_shape
+def _shift(param: Leaf, direction: Leaf, rho: Scalar, norm: Scalar) -> Leaf:
     factor = divide(rho, norm.astype(rho.dtype))
     wide = param.astype(compute_dtype(param.dtype))
     return (wide + factor * direction).astype(param.dtype)

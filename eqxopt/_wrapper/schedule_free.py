@@ -3,16 +3,20 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .._abstract.averages import averages, first_iterates, Iterates, next_iterates
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
 from .._abstract.rules import gradients, rules, started, states_of
-from .._compile.once import per_leaf
-from .._dtype import as_dtype, widen
-from .._fields.hyperparameter import Hyperparameter, nonnegative, open_fraction
+from .._compile.once import once_per_shape
+from .._dtype import widen
+from .._fields import (
+    DType,
+    dtype_option,
+    Hyperparameter,
+    hyperparameter,
+    OptionalHyperparameter,
+)
 from .._tree import Parameters, replace_fields
 from .._types import Leaf, Scalar, Self
 from ._learning_rate import learning_rates
@@ -83,13 +87,11 @@ class ScheduleFree(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    weight_lr: Hyperparameter | None = eqx.field(converter=nonnegative, default=None)
-    b1: Hyperparameter = eqx.field(converter=open_fraction, default=0.9)
-    weight_lr_power: Hyperparameter = eqx.field(converter=nonnegative, default=2.0)
-    state_dtype: jnp.dtype | None = eqx.field(
-        converter=as_dtype, default=None, static=True
-    )
+    optimizer: AbstractOptimizer = inner()
+    weight_lr: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
+    b1: Hyperparameter = hyperparameter("(0, 1)", default=0.9)
+    weight_lr_power: Hyperparameter = hyperparameter("[0, inf)", default=2.0)
+    state_dtype: DType = dtype_option(default=None)
 
     def init(self, params: PyTree) -> Self:
         parameters = Parameters(params)
@@ -144,13 +146,9 @@ def _rules(wrapper: ScheduleFree, parameters: Parameters) -> list[Any]:
     return rules(replace_fields(wrapper, optimizer=None), parameters)
 
 
-@per_leaf
+@once_per_shape
 def _next(
-    rule: ScheduleFree,
-    lr: Scalar,
-    param: Leaf,
-    step: Leaf,
-    iterates: Iterates,
+    rule: ScheduleFree, lr: Scalar, param: Leaf, step: Leaf, iterates: Iterates
 ) -> tuple[Leaf, Iterates]:
     dtype = step.dtype
     update, new = next_iterates(

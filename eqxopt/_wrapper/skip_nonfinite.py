@@ -9,14 +9,17 @@ from jaxtyping import PyTree
 
 from .._abstract.optimizer import (
     AbstractOptimizer,
-    as_optimizer,
     count_of,
+    inner,
     needed_value,
 )
 from .._abstract.rules import gradients, reached, started
 from .._compile.once import all_finite
-from .._fields.hyperparameter import Hyperparameter, nonnegative
-from .._math.small import plus_one_if, zero_count
+from .._fields import (
+    hyperparameter,
+    OptionalHyperparameter,
+)
+from .._math import plus_one_if, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import Count, Self
 from ._skip import update_if
@@ -55,10 +58,8 @@ class SkipNonFinite(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    max_consecutive: Hyperparameter | None = eqx.field(
-        converter=nonnegative, default=None
-    )
+    optimizer: AbstractOptimizer = inner()
+    max_consecutive: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
     skipped: Count = eqx.field(default=None, init=False)
     """The steps skipped since `init`."""
     consecutive: Count = eqx.field(default=None, init=False)

@@ -10,14 +10,13 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._abstract.optimizer import (
     AbstractOptimizer,
-    as_optimizer,
     count_of,
+    inner,
     needed_value,
 )
 from .._abstract.rules import gradients, scalar_of, started
-from .._fields.hyperparameter import Hyperparameter, nonnegative
-from .._math.small import global_norm, plus_one_if, sqrt, zero_count
-from .._number import check_ranges
+from .._fields import Hyperparameter, hyperparameter
+from .._math import global_norm, plus_one_if, sqrt, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import Count, Scalar, Self
 from ._skip import update_if
@@ -81,8 +80,8 @@ class SkipOnSpike(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    sigma_factor: Hyperparameter = eqx.field(converter=nonnegative, default=6.0)
+    optimizer: AbstractOptimizer = inner()
+    sigma_factor: Hyperparameter = hyperparameter("[0, inf)", default=6.0)
     window: int = eqx.field(default=128, static=True)
     losses: PyTree = eqx.field(default=None, init=False)
     """The last losses."""
@@ -94,7 +93,6 @@ class SkipOnSpike(AbstractOptimizer):
     """The steps skipped since the last that was made."""
 
     def __check_init__(self) -> None:
-        check_ranges(self)
         if isinstance(self.window, bool) or self.window < 2:
             raise ValueError(
                 f"`SkipOnSpike(window={self.window})`: `window` must be at least 2"

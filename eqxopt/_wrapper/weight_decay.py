@@ -3,19 +3,22 @@
 from collections.abc import Callable
 from typing import Any, get_args, Literal, TypeVar
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._abstract.optimizer import AbstractOptimizer, as_optimizer, count_of
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
 from .._abstract.rules import gradients, rules, started
-from .._compile.once import per_leaf
+from .._compile.once import once_per_shape
 from .._dtype import widen
-from .._fields.hyperparameter import Hyperparameter, nonnegative, positive
-from .._fields.options import one_of
-from .._fields.selectors import as_mask, Mask, mask_of
-from .._math.small import agreement
-from .._number import check_ranges
+from .._fields import (
+    Hyperparameter,
+    hyperparameter,
+    mask_of,
+    OptionalHyperparameter,
+    OptionalMask,
+    word,
+)
+from .._math import agreement
 from .._tree import Parameters, replace_fields
 from .._types import Leaf, Scalar, Self
 from ._learning_rate import learning_rates, with_learning_rate
@@ -96,25 +99,17 @@ class DecoupledWeightDecay(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
+    optimizer: AbstractOptimizer = inner()
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)")
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    convention: Convention = word(
+        "convention", *get_args(Convention), default="times_learning_rate"
     )
-    convention: Convention = eqx.field(
-        converter=one_of("convention", *get_args(Convention)),
-        default="times_learning_rate",
-        static=True,
-    )
-    max_learning_rate: Hyperparameter | None = eqx.field(
-        converter=positive, default=None, kw_only=True
+    max_learning_rate: OptionalHyperparameter = hyperparameter(
+        "(0, inf)", default=None, kw_only=True
     )
 
     def __check_init__(self) -> None:
-        check_ranges(self)
         if self.convention == "corrected" and self.max_learning_rate is None:
             raise ValueError(
                 "`DecoupledWeightDecay(convention='corrected')`: give "
@@ -189,18 +184,11 @@ class CautiousWeightDecay(AbstractOptimizer):
         ```
     """
 
-    optimizer: AbstractOptimizer = eqx.field(converter=as_optimizer)
-    weight_decay: Hyperparameter = eqx.field(converter=nonnegative)
-    mask: Mask | None = eqx.field(
-        converter=as_mask,
-        default=None,
-        static=True,
-        metadata=mask_of("weight_decay"),
-    )
-    convention: Decoupled = eqx.field(
-        converter=one_of("convention", *get_args(Decoupled)),
-        default="times_learning_rate",
-        static=True,
+    optimizer: AbstractOptimizer = inner()
+    weight_decay: Hyperparameter = hyperparameter("[0, inf)")
+    mask: OptionalMask = mask_of("weight_decay", default=None)
+    convention: Decoupled = word(
+        "convention", *get_args(Decoupled), default="times_learning_rate"
     )
 
     def init(self, params: PyTree) -> Self:
@@ -274,31 +262,19 @@ def _strengths(wrapper: WeightDecay, parameters: Parameters) -> list[Scalar | No
     ]
 
 
-@per_leaf
-def _plus(
-    grad: Leaf,
-    param: Leaf,
-    weight_decay: Scalar,
-) -> Leaf:
+@once_per_shape
+def _plus(grad: Leaf, param: Leaf, weight_decay: Scalar) -> Leaf:
     param = widen(param)
     return grad.astype(param.dtype) + weight_decay * param
 
 
-@per_leaf
-def _minus(
-    update: Leaf,
-    param: Leaf,
-    strength: Scalar,
-) -> Leaf:
+@once_per_shape
+def _minus(update: Leaf, param: Leaf, strength: Scalar) -> Leaf:
     return update - strength * param.astype(update.dtype)
 
 
-@per_leaf
-def _minus_where_smaller(
-    update: Leaf,
-    param: Leaf,
-    strength: Scalar,
-) -> Leaf:
+@once_per_shape
+def _minus_where_smaller(update: Leaf, param: Leaf, strength: Scalar) -> Leaf:
     param = param.astype(update.dtype)
     decay = jnp.where(agreement(update, param) <= 0, strength * param, 0)
     return update - decay

@@ -1,0 +1,226 @@
+"""What a transform looks like: its `repr`, its signature, its completions."""
+
+import dataclasses
+import inspect
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax.tree_util as jtu
+import numpy as np
+from jax.core import Tracer
+
+from .._fields import AbstractSelector, HyperparameterIn, PerParameter
+from .._schedule.abstract import AbstractSchedule
+
+
+WIDTH = 88
+
+
+def show(transform: Any, inner: Mapping[str, Any]) -> str:
+    """The class, its hyperparameters and options with their values, and its state as
+    shapes."""
+    inner_objects = {id(x) for x in inner.values()}
+    parts = []
+    for field in dataclasses.fields(transform):
+        value = getattr(transform, field.name)
+        if field.name == "transforms":
+            parts += [repr(x) for x in value]
+        elif isinstance(value, dict) and field.init:
+            parts.append(f"{field.name}={value!r}")
+        elif id(value) in inner_objects:
+            parts.append(repr(value))
+        elif field.init and not _is_default(field, value):
+            parts.append(f"{field.name}={show_value(value)}")
+    if transform.count is not None:
+        parts.append(f"count={show_value(transform.count)}")
+        parts += _state(transform.state)
+    return _call(type(transform).__name__, parts)
+
+
+def _call(name: str, parts: list[str]) -> str:
+    line = f"{name}({', '.join(parts)})"
+    if len(line) <= WIDTH and "\n" not in line:
+        return line
+    lines, current = [], ""
+    for part in parts:
+        joined = f"{current} {part}," if current else f"{part},"
+        if current and (len(joined) > WIDTH - 4 or "\n" in joined):
+            lines.append(current)
+            current = f"{part},"
+        else:
+            current = joined
+    lines.append(current)
+    body = "\n".join(lines).replace("\n", "\n  ")
+    return f"{name}(\n  {body}\n)"
+
+
+def _is_default(field: dataclasses.Field, value: Any) -> bool:
+    """Whether an option has its default. Hyperparameters are always shown."""
+    if isinstance(field.metadata.get("converter"), HyperparameterIn):
+        return value is None
+    if field.default is dataclasses.MISSING:
+        return False
+    converter: Any = field.metadata.get("converter")
+    default = field.default if converter is None else converter(field.default)
+    try:
+        return bool(np.all(default == value))
+    except Exception:  # a comparison of its own
+        return False
+
+
+def show_value(value: Any) -> str:
+    """A number as digits, a schedule with its numbers, any other array as its shape."""
+    if isinstance(value, AbstractSchedule):
+        fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        inside = ", ".join(f"{name}={show_value(x)}" for name, x in fields)
+        return f"{type(value).__name__}({inside})"
+    if isinstance(value, PerParameter):
+        tree = _name(value.function) if value.tree is None else _tree(value.tree)
+        return f"PerParameter({tree})"
+    if isinstance(value, AbstractSelector):
+        return repr(value)
+    if eqx.is_array(value):
+        concrete = not isinstance(value, Tracer) and not value.is_deleted()
+        return (
+            f"{np.asarray(value):.4g}" if _is_number(value, concrete) else shape(value)
+        )
+    if isinstance(value, tuple | list):
+        inside = ", ".join(show_value(x) for x in value)
+        return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
+    return _name(value) if callable(value) else repr(value)
+
+
+def _is_number(value: Any, concrete: bool) -> bool:
+    return concrete and value.shape == () and value.dtype.kind in "iuf"
+
+
+def _tree(tree: Any) -> str:
+    is_schedule = lambda x: isinstance(x, AbstractSchedule)
+    leaves = jtu.tree_leaves_with_path(tree, is_leaf=is_schedule)
+    shown = [f"{jtu.keystr(path)}: {show_value(x)}" for path, x in leaves[:3]]
+    return ", ".join(shown + [f"{len(leaves) - 3} more"] * (len(leaves) > 3))
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", repr(function))
+
+
+def shape(x: Any) -> str:
+    """The dtype and shape of an array, as `f32[64,3]`."""
+    dtype = str(x.dtype)
+    for long, short in (("float", "f"), ("uint", "u"), ("int", "i"), ("complex", "c")):
+        if dtype.startswith(long):
+            dtype = short + dtype[len(long) :]
+            break
+    return f"{dtype}[{','.join(map(str, x.shape))}]"
+
+
+def _state(state: Any) -> list[str]:
+    """The arrays of a state, by the names of their fields and with equal shapes
+    counted."""
+    named: dict[str, Counter[str]] = {}
+    for path, leaf in jtu.tree_leaves_with_path(state):
+        names = [key.name for key in path if isinstance(key, jtu.GetAttrKey)]
+        name = names[-1] if names else "state"
+        named.setdefault(name, Counter())[shape(leaf)] += 1
+    by_shapes: dict[tuple, list[str]] = {}
+    for name, shapes in named.items():
+        by_shapes.setdefault(tuple(shapes.items()), []).append(name)
+    return [
+        f"{', '.join(names)}: {_counted(shapes)}" for shapes, names in by_shapes.items()
+    ]
+
+
+def _counted(shapes: Iterable[tuple[str, int]], most: int = 4) -> str:
+    shown = [f"{n} × {x}" if n > 1 else x for x, n in shapes]
+    more = [f"{len(shown) - most} more shapes"] if len(shown) > most else []
+    return " + ".join(shown[:most] + more)
+
+
+class Signature:
+    """The signature that `help` and notebooks show: what each argument is set to, by
+    the short name of its type, in place of what the field then holds."""
+
+    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
+        if "__init__" in vars(owner) and not dataclasses.is_dataclass(owner):
+            raise AttributeError("__signature__")
+        signature = inspect.signature(owner.__init__)
+        parameters = list(signature.parameters.values())[1:]
+        fields = {f.name: f for f in dataclasses.fields(owner)}
+        short = [
+            p.replace(annotation=_Short(_like(fields[p.name])))
+            if p.name in fields
+            else p
+            for p in parameters
+        ]
+        return signature.replace(parameters=short, return_annotation=owner)
+
+
+class _Short:
+    """An annotation that prints as its name."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+def _like(field: dataclasses.Field) -> str:
+    """The name of what a field is set to."""
+    converter: Any = field.metadata.get("converter")
+    if isinstance(converter, HyperparameterIn):
+        optional = " | None" if field.default is None else ""
+        return f"HyperparameterLike{optional}"
+    name = {
+        "as_mask": "MaskLike | None",
+        "as_matrices": "MatricesLike",
+        "as_dtype": "DTypeLike | None",
+        "as_key_data": "int | Array",
+    }.get(getattr(converter, "__name__", ""))
+    if name is not None:
+        return name
+    annotation: Any = field.type
+    return inspect.formatannotation(annotation).replace("typing.", "")
+
+
+# What a user does not call: the methods that a rule consists of.
+_WRITTEN = (
+    "start",
+    "advance",
+    "evaluate",
+    "init_leaf",
+    "update_leaf",
+    "wrap_leaf",
+    "eval_leaf",
+    "measure_leaf",
+    "init_shared",
+    "update_shared",
+    "start_shared",
+    "lower",
+    "init_matrix",
+    "accumulate",
+    "due",
+    "refresh",
+    "precondition",
+    "step",
+    "factor",
+    "views",
+    "groups",
+)
+_DECLARED = (
+    "uses_value_fn",
+    "per_example",
+    "needs_inner_rate",
+    "shared_hyperparameters",
+)
+
+
+def completions(transform: Any) -> list[str]:
+    """The names that a user calls or reads."""
+    own = {f.name for f in dataclasses.fields(transform)}
+    names = own | {name for name in dir(type(transform)) if not name.startswith("_")}
+    hidden = {*_WRITTEN, *_DECLARED}
+    return sorted(name for name in names if name in own or name not in hidden)

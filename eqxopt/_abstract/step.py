@@ -1,0 +1,123 @@
+"""What one update is given: the record that transforms hand each other."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._tree import Parameters
+from .._types import Leaves, Scalar
+
+
+class Step(NamedTuple):
+    """One update, as every transform in a composition sees it.
+
+    The model is flattened and the gradients are checked once, however transforms are
+    nested.
+    """
+
+    parameters: Parameters
+    """The parameters, with their paths, and how to rebuild the model."""
+    grads: Leaves
+    """The gradient of each parameter, or `None`."""
+    value: Scalar | None
+    """The loss, if `apply` was given it."""
+    value_fn: Callable[..., Any] | None
+    """The loss as a function of the model, if `apply` was given it."""
+
+    def with_grads(self, grads: Leaves) -> "Step":
+        """The same step with other gradients."""
+        return self._replace(grads=grads)
+
+    def only(self, own: Sequence[bool]) -> "Step":
+        """The same step for some of the parameters."""
+        return self._replace(
+            parameters=self.parameters.only(own),
+            grads=[grad for grad, x in zip(self.grads, own) if x],
+        )
+
+
+def checked_step(
+    name: str,
+    grads: PyTree,
+    parameters: Parameters,
+    value: Any,
+    value_fn: Callable[..., Any] | None,
+    *,
+    per_example: bool,
+) -> Step:
+    """The record of one update, once everything is known to fit.
+
+    `name` is the class that the user called. With `per_example` the gradients come for
+    each example, along a leading axis.
+    """
+    checked = _gradients(name, grads, parameters, per_example=per_example)
+    loss = None if value is None else as_loss(name, value)
+    return Step(parameters, checked, loss, value_fn)
+
+
+def as_loss(name: str, value: Any) -> Scalar:
+    """The loss as an array, for a call of the class `name`."""
+    value = jnp.asarray(value)
+    if value.shape != ():
+        raise ValueError(
+            f"`{name}.apply`: `value` must be a scalar, but has shape {value.shape}"
+        )
+    return value
+
+
+def _gradients(
+    name: str, grads: PyTree, parameters: Parameters, *, per_example: bool
+) -> Leaves:
+    """The gradient of each parameter, or `None`, checked."""
+    leaves = parameters.align(grads, f"`{name}`: the gradients")
+    batch: tuple[int | str, ...] = ()
+    for i, grad in enumerate(leaves):
+        if getattr(grad, "dtype", None) == jax.dtypes.float0:
+            leaves[i] = None
+        elif grad is not None:
+            _check_dtype(name, parameters, i, grad)
+            if per_example and not batch:
+                batch = grad.shape[:1] or ("batch",)
+            _check_shape(name, parameters, i, grad, batch)
+    return leaves
+
+
+def _check_dtype(name: str, parameters: Parameters, i: int, grad: Any) -> None:
+    param = parameters.arrays[i]
+    if not eqx.is_array(grad):
+        raise TypeError(
+            f"`{name}`: the gradient at {parameters.path(i)} is not an array but "
+            f"{grad!r}"
+        )
+    if not jnp.issubdtype(grad.dtype, jnp.inexact):
+        raise TypeError(
+            f"`{name}`: the gradient at {parameters.path(i)} has dtype {grad.dtype}; "
+            "gradients are floating-point, or `None` for a parameter to leave alone"
+        )
+    if jnp.iscomplexobj(grad) and not jnp.iscomplexobj(param):
+        raise TypeError(
+            f"`{name}`: the gradient at {parameters.path(i)} has dtype {grad.dtype}, "
+            f"but the parameter is real, {param.dtype}"
+        )
+
+
+def _check_shape(
+    name: str, parameters: Parameters, i: int, grad: Array, batch: tuple[int | str, ...]
+) -> None:
+    shape = (*batch, *parameters.arrays[i].shape)
+    if grad.shape == shape:
+        return
+    expected = f"the parameter has shape {shape}"
+    if batch:
+        expected = (
+            f"one for each example has {shape}. Make them with "
+            "`jax.vmap(jax.grad(loss), in_axes=(None, 0))`"
+        )
+    raise ValueError(
+        f"`{name}`: the gradient at {parameters.path(i)} has shape {grad.shape}, but "
+        f"{expected}"
+    )
