@@ -1,6 +1,6 @@
 """Runs the benchmarks and prints their table.
 
-python -m benchmarks [update steps large matrices everyone imports] [--save FOLDER]
+python -m benchmarks [update steps large matrices everyone imports tricks] [--save FOLDER]
 """
 
 import argparse
@@ -12,6 +12,7 @@ from .large import large_array
 from .matrices import muon
 from .report import machine, save, table
 from .steps import training_steps
+from .tricks import tricks
 from .update import eager, many_leaves
 
 
@@ -28,6 +29,7 @@ PARTS = {
     "matrices": lambda: muon(12, bars=(0.6, 0.5)),
     "everyone": lambda: small_and_large(bar=1.1),
     "imports": import_times,
+    "tricks": tricks,
 }
 
 

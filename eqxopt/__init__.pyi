@@ -1,16 +1,28 @@
-from . import interop as interop, schedules as schedules
+from . import interop as interop, rules as rules, schedules as schedules
+from ._abstract.coupled import AbstractCoupledOptimizer as AbstractCoupledOptimizer
 from ._abstract.leafwise import (
     AbstractLeafwiseOptimizer as AbstractLeafwiseOptimizer,
     AbstractLeafwiseTransform as AbstractLeafwiseTransform,
+)
+from ._abstract.matrixwise import (
+    AbstractMatrixOptimizer as AbstractMatrixOptimizer,
+    AbstractRefreshedMatrixOptimizer as AbstractRefreshedMatrixOptimizer,
 )
 from ._abstract.optimizer import (
     AbstractOptimizer as AbstractOptimizer,
     AbstractTransform as AbstractTransform,
 )
+from ._abstract.rescaling import AbstractRescaling as AbstractRescaling
+from ._abstract.wrapper import (
+    AbstractSharedWrapper as AbstractSharedWrapper,
+    AbstractWrapper as AbstractWrapper,
+)
 from ._describe import describe as describe
 from ._fields.hyperparameter import PerParameter as PerParameter
 from ._line_search.backtracking import BacktrackingLineSearch as BacktrackingLineSearch
 from ._line_search.zoom import ZoomLineSearch as ZoomLineSearch
+from ._matrices._newton_schulz import NewtonSchulz as NewtonSchulz
+from ._matrices._newton_schulz import NewtonSchulz as NewtonSchulz
 from ._matrices.apollo import APOLLO as APOLLO
 from ._matrices.galore import GaLore as GaLore
 from ._matrices.kl_shampoo import KLShampoo as KLShampoo

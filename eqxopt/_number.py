@@ -1,6 +1,7 @@
 """Numbers as array fields: conversion to scalar arrays, and the ranges they keep."""
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, dataclass_transform, get_args, TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -130,12 +131,14 @@ class NumbersIn:
 
 def number(interval: str, **options: Any) -> Any:
     """A field that holds a number in `interval`, such as `"(0, inf)"`."""
-    return eqx.field(converter=NumberIn(Interval(interval)), **options)
+    converter, metadata = NumberIn(Interval(interval)), {"like": "NumberLike"}
+    return eqx.field(converter=converter, metadata=metadata, **options)
 
 
 def numbers(interval: str, **options: Any) -> Any:
     """A field that holds several numbers, each in `interval`."""
-    return eqx.field(converter=NumbersIn(Interval(interval)), **options)
+    converter, metadata = NumbersIn(Interval(interval)), {"like": "NumbersLike"}
+    return eqx.field(converter=converter, metadata=metadata, **options)
 
 
 def integer(interval: str, **options: Any) -> Any:
@@ -145,10 +148,33 @@ def integer(interval: str, **options: Any) -> Any:
 
 @dataclass_transform(field_specifiers=(eqx.field, number, numbers, integer))
 class NumbersMeta(type(eqx.Module)):
-    """The metaclass of modules whose fields are numbers.
+    """The metaclass of modules whose fields are numbers: it tells type checkers which
+    functions declare a field, and `help` what each field is set to."""
 
-    It only tells type checkers which functions declare a field.
-    """
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The signature with the short name of what each argument is set to, in place
+        of the type that the field then has."""
+        signature = inspect.signature(cls.__init__)
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        parameters = list(signature.parameters.values())[1:]
+        for i, parameter in enumerate(parameters):
+            field = fields.get(parameter.name)
+            if field is not None and "like" in field.metadata:
+                optional = " | None" if field.default is None else ""
+                annotation = _Name(field.metadata["like"] + optional)
+                parameters[i] = parameter.replace(annotation=annotation)
+        return signature.replace(parameters=parameters, return_annotation=cls)
+
+
+class _Name:
+    """An annotation that prints as its name."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
 
 
 def check_fields(module: eqx.Module) -> None:

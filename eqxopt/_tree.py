@@ -185,9 +185,9 @@ def choose(
 ) -> list[T]:
     """What `choice` gives each parameter: the library's one form of selection.
 
-    `choice` is a function of `(path, array)`, or a tree that is a prefix of the
-    model, whose every leaf speaks for all parameters below its place. `what` names
-    it in the `ValueError` raised if it does not fit.
+    `choice` is a function of `(path, array)`, or a tree that is a prefix of the model:
+    each of its leaves stands for all parameters below. `what` names it in the
+    `ValueError` raised if it does not fit.
     """
     if is_function(choice):
         return [choice(p, x) for p, x in zip(parameters.paths, parameters.arrays)]
@@ -209,9 +209,17 @@ def _longest_prefix(path: KeyPath, prefix: dict[KeyPath, T], what: str) -> T:
     raise ValueError(f"{what} has no entry for the parameter {show_path(path)}")
 
 
+def fill(values: list[Any], own: Sequence[bool], new: Sequence[Any]) -> None:
+    """Put `new`, which has a value for each place that is `own`, there in `values`."""
+    remaining = iter(new)
+    for i, here in enumerate(own):
+        if here:
+            values[i] = next(remaining)
+
+
 def replace_fields(module: M, **changes: Any) -> M:
-    """A copy of `module` with some fields changed, as they are: nothing is converted
-    or checked, which is what rebuilding inside a trace wants."""
+    """A copy of `module` with some fields changed. Nothing is converted or checked, so
+    it is cheap inside a trace."""
     new = object.__new__(type(module))
     for name, value in (vars(module) | changes).items():
         object.__setattr__(new, name, value)
@@ -219,7 +227,7 @@ def replace_fields(module: M, **changes: Any) -> M:
 
 
 def is_nothing(state: PyTree) -> bool:
-    """Whether this is the state, of a parameter or of a model, of a rule without."""
+    """Whether this is `()`, the state of a rule without state."""
     return isinstance(state, tuple) and not state
 
 

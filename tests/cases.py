@@ -1,4 +1,4 @@
-"""The case table: every optimizer, and how the suites make and drive one."""
+"""The tables of optimizers, transforms and wrappers that the contract is run over."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,24 +8,29 @@ import eqxopt
 
 @dataclass(frozen=True)
 class Case:
-    """How to make an optimizer, and what its rule asks for.
+    """How to make one, and what its rule allows.
 
-    `make` uses options that bring every part of the rule into play. `complex` and
-    `elementwise` say what the rule allows; `smooth` whether its updates move smoothly
-    with its hyperparameters, so that finite differences mean something; `coupled`
-    whether a parameter's update depends on the other parameters; `value` whether it
-    needs the loss.
+    - `make`: uses options that bring every part of the rule into play. For a wrapper it
+        takes the name of the optimizer inside, one of `INNER`.
+    - `complex`: parameters may be complex.
+    - `smooth`: updates are differentiable in the hyperparameters, so that finite
+        differences mean something.
+    - `coupled`: the update of a parameter depends on the other parameters.
+    - `needs_value`: an optimizer needs the loss.
+    - `zero`: a transform turns gradients of zero into updates of zero.
+    - `guards`: a wrapper keeps gradients that are not finite from the parameters.
     """
 
-    make: Callable[[], eqxopt.AbstractOptimizer]
+    make: Callable[..., eqxopt.AbstractOptimizer | eqxopt.AbstractTransform]
     complex: bool = True
-    elementwise: bool = True
     smooth: bool = True
     coupled: bool = False
-    value: bool = False
+    needs_value: bool = False
+    zero: bool = True
+    guards: bool = False
 
 
-CASES: dict[str, Case] = {
+OPTIMIZERS: dict[str, Case] = {
     "AcProp": Case(
         lambda: eqxopt.AcProp(0.01, b2=0.9, eps=1e-2, eps_root=1e-3, weight_decay=0.1)
     ),
@@ -39,7 +44,6 @@ CASES: dict[str, Case] = {
     "AdamaxW": Case(lambda: eqxopt.AdamaxW(0.01, b2=0.9, weight_decay=0.1)),
     "AdamMini": Case(
         lambda: eqxopt.AdamMini(0.01, b2=0.9, eps=1e-3, weight_decay=0.1),
-        elementwise=False,
     ),
     "AdamW": Case(lambda: eqxopt.AdamW(0.01, weight_decay=0.1)),
     "Adan": Case(lambda: eqxopt.Adan(0.01, eps_root=1e-4, weight_decay=0.1)),
@@ -62,7 +66,6 @@ CASES: dict[str, Case] = {
             fallback=eqxopt.AdamW(0.01),
             seed=1,
         ),
-        elementwise=False,
     ),
     "CAME": Case(
         lambda: eqxopt.CAME(
@@ -74,25 +77,21 @@ CASES: dict[str, Case] = {
             clipping_threshold=0.5,
             weight_decay=0.1,
         ),
-        elementwise=False,
     ),
     "COCOB": Case(lambda: eqxopt.COCOB(0.8, 2.5, eps=0.1, weight_decay=0.1)),
     "DAdaptAdamW": Case(
         lambda: eqxopt.DAdaptAdamW(b2=0.9, eps=1e-2, estim_lr0=0.01, weight_decay=0.1),
-        elementwise=False,
         coupled=True,
     ),
     "DoG": Case(
         lambda: eqxopt.DoG(init_step=0.01, eps=1e-3, weight_decay=0.1),
-        elementwise=False,
         coupled=True,
     ),
     "DoWG": Case(
         lambda: eqxopt.DoWG(init_estim_sq_dist=0.01, eps=1e-3, weight_decay=0.1),
-        elementwise=False,
         coupled=True,
     ),
-    "Fromage": Case(lambda: eqxopt.Fromage(0.01), elementwise=False),
+    "Fromage": Case(lambda: eqxopt.Fromage(0.01)),
     "GaLore": Case(
         lambda: eqxopt.GaLore(
             0.01,
@@ -104,7 +103,6 @@ CASES: dict[str, Case] = {
             eps=1e-3,
             fallback=eqxopt.AdamW(0.01),
         ),
-        elementwise=False,
     ),
     "KLShampoo": Case(
         lambda: eqxopt.KLShampoo(
@@ -116,41 +114,35 @@ CASES: dict[str, Case] = {
             precondition_frequency=2,
             fallback=eqxopt.AdamW(0.01),
         ),
-        elementwise=False,
         smooth=False,
     ),
-    "LAMB": Case(lambda: eqxopt.LAMB(0.01, weight_decay=0.1), elementwise=False),
+    "LAMB": Case(lambda: eqxopt.LAMB(0.01, weight_decay=0.1)),
     "LARS": Case(
         lambda: eqxopt.LARS(0.01, 0.1, trust_coefficient=0.1, nesterov=True),
-        elementwise=False,
     ),
     "LaProp": Case(lambda: eqxopt.LaProp(0.01, b2=0.9, weight_decay=0.1)),
     "LBFGS": Case(
         lambda: eqxopt.LBFGS(0.1, memory_size=3, linesearch=None),
-        elementwise=False,
         coupled=True,
     ),
     "Lion": Case(lambda: eqxopt.Lion(0.01, weight_decay=0.1)),
     "MADGRAD": Case(lambda: eqxopt.MADGRAD(0.1, weight_decay=0.1, eps=1e-3)),
     "MARS": Case(
         lambda: eqxopt.MARS(0.01, 0.9, 0.9, gamma=0.1, eps=1e-3, weight_decay=0.1),
-        elementwise=False,
     ),
     "MoMo": Case(
         lambda: eqxopt.MoMo(
             0.05, lower_bound=-1.0, weight_decay=0.1, adapt_lower_bound=True
         ),
-        elementwise=False,
         coupled=True,
-        value=True,
+        needs_value=True,
     ),
     "MoMoAdam": Case(
         lambda: eqxopt.MoMoAdam(
             0.05, b2=0.9, eps=1e-2, lower_bound=0.5, weight_decay=0.1
         ),
-        elementwise=False,
         coupled=True,
-        value=True,
+        needs_value=True,
     ),
     "Muon": Case(
         lambda: eqxopt.Muon(
@@ -160,11 +152,10 @@ CASES: dict[str, Case] = {
             consistent_rms=0.2,
             fallback=eqxopt.AdamW(0.01),
         ),
-        elementwise=False,
     ),
     "NAdam": Case(lambda: eqxopt.NAdam(0.01)),
     "NAdamW": Case(lambda: eqxopt.NAdamW(0.01, weight_decay=0.1)),
-    "NoisySGD": Case(lambda: eqxopt.NoisySGD(0.01, eta=0.1, seed=1), elementwise=False),
+    "NoisySGD": Case(lambda: eqxopt.NoisySGD(0.01, eta=0.1, seed=1)),
     "NorMuon": Case(
         lambda: eqxopt.NorMuon(
             0.01,
@@ -175,11 +166,8 @@ CASES: dict[str, Case] = {
             nesterov=True,
             fallback=eqxopt.AdamW(0.01),
         ),
-        elementwise=False,
     ),
-    "NovoGrad": Case(
-        lambda: eqxopt.NovoGrad(0.01, weight_decay=0.1), elementwise=False
-    ),
+    "NovoGrad": Case(lambda: eqxopt.NovoGrad(0.01, weight_decay=0.1)),
     "OptimisticGradientDescent": Case(
         lambda: eqxopt.OptimisticGradientDescent(0.01, alpha=0.8, beta=0.5)
     ),
@@ -196,7 +184,6 @@ CASES: dict[str, Case] = {
             graft_eps=1e-3,
             fallback=eqxopt.AdamW(0.01),
         ),
-        elementwise=False,
     ),
     "SignSGD": Case(lambda: eqxopt.SignSGD(0.01)),
     "Signum": Case(lambda: eqxopt.Signum(0.01, 0.8)),
@@ -204,7 +191,6 @@ CASES: dict[str, Case] = {
         lambda: eqxopt.Prodigy(
             b2=0.9, b3=0.8, eps=1e-2, estim_lr0=0.01, weight_decay=0.1
         ),
-        elementwise=False,
         coupled=True,
     ),
     "PSGDKron": Case(
@@ -217,14 +203,12 @@ CASES: dict[str, Case] = {
             preconditioner_init_scale=2.0,
             seed=1,
         ),
-        elementwise=False,
     ),
     "RAdam": Case(lambda: eqxopt.RAdam(0.01, nesterov=True)),
     "PolyakSGD": Case(
         lambda: eqxopt.PolyakSGD(scaling=0.5, f_min=0.1, eps=0.1),
-        elementwise=False,
         coupled=True,
-        value=True,
+        needs_value=True,
     ),
     "ScheduleFreeAdamW": Case(
         lambda: eqxopt.ScheduleFreeAdamW(0.01, 2.5, b2=0.9, weight_decay=0.1)
@@ -232,7 +216,6 @@ CASES: dict[str, Case] = {
     "ScheduleFreeSGD": Case(lambda: eqxopt.ScheduleFreeSGD(0.1, 2.5, weight_decay=0.1)),
     "Scion": Case(
         lambda: eqxopt.Scion(0.01, radius=2.0, fallback=eqxopt.AdamW(0.01)),
-        elementwise=False,
     ),
     "SGD": Case(lambda: eqxopt.SGD(0.01, momentum=0.9, nesterov=True)),
     "SimplifiedAdEMAMix": Case(
@@ -253,12 +236,10 @@ CASES: dict[str, Case] = {
             precondition_frequency=2,
             fallback=eqxopt.AdamW(0.01),
         ),
-        elementwise=False,
         smooth=False,
     ),
     "StableAdamW": Case(
         lambda: eqxopt.StableAdamW(0.01, b2=0.9, clipping_threshold=0.5),
-        elementwise=False,
     ),
     "Yogi": Case(lambda: eqxopt.Yogi(0.01, b2=0.9)),
     "Adadelta": Case(lambda: eqxopt.Adadelta(1.0, eps=1e-3, weight_decay=0.1)),
@@ -272,7 +253,6 @@ CASES: dict[str, Case] = {
             dtype_momentum=None,
             weight_decay_rate=0.01,
         ),
-        elementwise=False,
     ),
     "Adagrad": Case(lambda: eqxopt.Adagrad(0.1)),
     "RMSProp": Case(
@@ -289,5 +269,86 @@ CASES: dict[str, Case] = {
     "Rprop": Case(
         lambda: eqxopt.Rprop(0.01, delayed=False), complex=False, smooth=False
     ),
-    "SM3": Case(lambda: eqxopt.SM3(0.1), elementwise=False),
+    "SM3": Case(lambda: eqxopt.SM3(0.1)),
+}
+
+TRANSFORMS: dict[str, Case] = {
+    "AdaptiveGradientClipping": Case(
+        lambda: eqxopt.AdaptiveGradientClipping(0.03, eps=0.5)
+    ),
+    "AddDecayedWeights": Case(lambda: eqxopt.AddDecayedWeights(-0.1), zero=False),
+    "AddNoise": Case(lambda: eqxopt.AddNoise(0.01, seed=1), zero=False),
+    "CentralizeGradients": Case(eqxopt.CentralizeGradients),
+    "ClipByGlobalNorm": Case(lambda: eqxopt.ClipByGlobalNorm(0.1), coupled=True),
+    "ClipByNorm": Case(lambda: eqxopt.ClipByNorm(0.1)),
+    "ClipByValue": Case(lambda: eqxopt.ClipByValue(0.05)),
+    "KeepInBox": Case(lambda: eqxopt.KeepInBox(-0.2, 0.9), complex=False, zero=False),
+    "KeepNonnegative": Case(eqxopt.KeepNonnegative, complex=False, zero=False),
+    "Normalize": Case(lambda: eqxopt.Normalize(0.1, eps=0.1), coupled=True),
+    "Scale": Case(lambda: eqxopt.Scale(0.5)),
+    "ScaleByTrustRatio": Case(lambda: eqxopt.ScaleByTrustRatio(0.01, 0.1, 0.1)),
+    "Sign": Case(eqxopt.Sign),
+    "ZeroNaNs": Case(eqxopt.ZeroNaNs),
+}
+# These take one gradient for each example. `test_private.py` has their contract.
+PER_EXAMPLE = {"DifferentiallyPrivateAggregate"}
+
+# Optimizers to put into a wrapper: one that acts on each entry alone, and one that also
+# looks at the norm of each parameter.
+INNER: dict[str, Callable[[], eqxopt.AbstractOptimizer]] = {
+    "AdamW": lambda: eqxopt.AdamW(0.1, weight_decay=0.1),
+    "LAMB": lambda: eqxopt.LAMB(0.1, weight_decay=0.1),
+}
+
+
+def around(wrap, **flags) -> Case:
+    """The case of a wrapper."""
+    return Case(lambda inner="AdamW": wrap(INNER[inner]()), **flags)
+
+
+WRAPPERS: dict[str, Case] = {
+    "Accumulate": around(
+        lambda inner: eqxopt.Accumulate(inner, 2, drop_nonfinite=True), guards=True
+    ),
+    "Cautious": around(eqxopt.Cautious),
+    "CautiousWeightDecay": around(lambda inner: eqxopt.CautiousWeightDecay(inner, 0.1)),
+    "DecoupledWeightDecay": around(
+        lambda inner: eqxopt.DecoupledWeightDecay(inner, 0.1)
+    ),
+    "DecoupledWeightDecay corrected": around(
+        lambda inner: eqxopt.DecoupledWeightDecay(
+            inner, 0.1, convention="corrected", max_learning_rate=0.2
+        )
+    ),
+    "DecoupledWeightDecay independent": around(
+        lambda inner: eqxopt.DecoupledWeightDecay(inner, 0.1, convention="independent")
+    ),
+    "DecoupledWeightDecay l2": around(
+        lambda inner: eqxopt.DecoupledWeightDecay(inner, 0.1, convention="l2")
+    ),
+    "EMA": around(lambda inner: eqxopt.EMA(inner, 0.9)),
+    "EMA biased": around(lambda inner: eqxopt.EMA(inner, 0.9, debias=False)),
+    "Hyperball": around(eqxopt.Hyperball),
+    "Hyperball current": around(
+        lambda inner: eqxopt.Hyperball(inner, 0.05, initial_norm=False)
+    ),
+    "Lookahead": around(lambda inner: eqxopt.Lookahead(inner, 2, 0.8)),
+    "Lookahead reset": around(
+        lambda inner: eqxopt.Lookahead(inner, 2, reset_state=True)
+    ),
+    "Mechanic": around(lambda inner: eqxopt.Mechanic(inner, s_init=0.1)),
+    "Monitor": around(eqxopt.Monitor),
+    "ReduceOnPlateau": around(
+        lambda inner: eqxopt.ReduceOnPlateau(inner, 0.5, patience=1, cooldown=1)
+    ),
+    "SAM": around(eqxopt.SAM),
+    "SAM adaptive": around(lambda inner: eqxopt.SAM(inner, 0.5, adaptive=True)),
+    "ScheduleFree": around(lambda inner: eqxopt.ScheduleFree(inner, b1=0.8)),
+    "ScheduleFree weight_lr": around(lambda inner: eqxopt.ScheduleFree(inner, 0.1)),
+    "SkipNonFinite": around(
+        lambda inner: eqxopt.SkipNonFinite(inner, max_consecutive=2), guards=True
+    ),
+    "SkipOnSpike": around(
+        lambda inner: eqxopt.SkipOnSpike(inner, window=4), guards=True
+    ),
 }

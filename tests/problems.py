@@ -22,6 +22,17 @@ def nested_params(dtype=jnp.float32, *, large: bool = False):
     )
 
 
+SHAPES = {"scalar": (), "vector": (3,), "matrix": (4, 3), "empty": (0, 2)}
+
+
+def small_params(dtype=jnp.float32, seed=0):
+    keys = jax.random.split(jax.random.key(seed), len(SHAPES))
+    return {
+        name: jax.random.normal(key, shape, dtype)
+        for key, (name, shape) in zip(keys, SHAPES.items())
+    }
+
+
 def nested_loss(params, step=0.0):
     """Not convex, and moving with the step, so that no moment stays still."""
 
@@ -32,8 +43,24 @@ def nested_loss(params, step=0.0):
     return sum(one(x) for x in jax.tree.leaves(params)) + 10.0
 
 
+def params_and_still():
+    """Parameters of which one has a gradient that is exactly 0, as has one entry."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    return {
+        "vector": jax.random.normal(keys[0], (3,), float).at[1].set(0),
+        "matrix": jax.random.normal(keys[1], (4, 3), float),
+        "still": jnp.ones((2,), float),
+    }
+
+
+def still_loss(params, step):
+    """A loss of `params_and_still`, even about 0, so that the entry at 0 stays there."""
+    moving = {k: x for k, x in params.items() if k != "still"}
+    return nested_loss(moving, step) + 0 * jnp.sum(params["still"])
+
+
 def curved(params):
-    """A loss of any model, for the optimizers that need one as a function."""
+    """A loss of any model."""
     leaves = [x for x in jax.tree.leaves(params) if eqx.is_inexact_array(x)]
     return sum((jnp.sum(jnp.abs(x) ** 2).astype(jnp.float32) for x in leaves), 1.0)
 

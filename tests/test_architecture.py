@@ -1,6 +1,7 @@
 """The layout: floors, abstract or final, and nothing left out of the tables."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import pathlib
@@ -12,8 +13,7 @@ import textwrap
 
 import equinox as eqx
 import pytest
-from cases import CASES
-from transforms import PER_EXAMPLE, TRANSFORMS
+from cases import OPTIMIZERS as CASES, PER_EXAMPLE, TRANSFORMS
 
 import eqxopt
 
@@ -21,39 +21,31 @@ import eqxopt
 ROOT = pathlib.Path(eqxopt.__file__).parent
 MODULES = [name for _, name, _ in pkgutil.walk_packages([str(ROOT)], prefix="eqxopt.")]
 
-# From the ground up. A module imports only from floors below its own; within a
-# package, files import no file but `abstract`. What is loaded at first use, the stubs
-# say.
-FLOORS = [
-    ["_types", "_dtype", "_extras", "_closure", "_lazy", "_option", "_places"],
-    ["_math", "_key", "_number", "_tree", "_units"],
-    ["_moments", "_noise", "_mask", "_schedule", "_newton_schulz", "_linalg"],
-    ["_factored", "_hyperparameter", "_matrix"],
-    ["_optimizer", "_line_search"],
-    ["_rules"],
-    ["_wrapping", "_leafwise", "_rate", "_rescaling"],
-    ["_together"],
-    [
-        "_coupled",
-        "_kronecker",
-        "_matrixwise",
-        "_orthogonal",
-        "_quasi_newton",
-        "_schedule_free",
-        "_skipping",
-        "_transform",
+CONTRIBUTING = pathlib.Path(__file__).parents[1] / "CONTRIBUTING.md"
+# The floors, from the top down, as contributors read them.
+FLOORS = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", CONTRIBUTING.read_text(), re.MULTILINE)
+# What names and loads the public names stands above all floors.
+FLOORS = ["__init__", "rules", "schedules", *FLOORS]
+LEVEL = {name: -i for i, name in enumerate(FLOORS)}
+# Inside these folders files are floors too, from the ground up.
+LAYERS = {
+    "_abstract": [
+        "show",
+        "step",
+        "optimizer",
+        "rules",
+        "leafwise",
+        "coupled",
+        "matrixwise",
+        "wrapper",
+        "rescaling",
+        "averages",
     ],
-    ["_optim"],
-    ["_fallback"],
-    ["_matrices"],
-    ["_wrapper"],
-    ["_describe", "_carried", "_loss"],
-    ["_training"],
-    ["schedules", "interop"],
-    ["__init__"],
-]
-OPTIMIZERS = re.compile(r"\._(optim|matrices)\.")
-LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
+    "_fields": ["selectors", "options", "keys", "matrices", "hyperparameter"],
+    "_math": ["small", "units", "moments", "factored", "linalg"],
+    "_compile": ["once", "opaque", "closures"],
+}
+OPTIMIZERS_IN = re.compile(r"\._(optim|matrices)\.")
 
 
 def imports(path):
@@ -73,12 +65,28 @@ SOURCES = sorted({*ROOT.rglob("*.py"), *ROOT.rglob("*.pyi")})
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_imports_point_down(path):
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    folder, *_, name = *path.relative_to(ROOT).with_suffix("").parts[:1], path.stem
     for target in imports(path):
-        if target[0] != parts[0]:
-            assert LEVEL[target[0]] < LEVEL[parts[0]], f"{parts} imports {target}"
-        elif parts[-1] != "__init__":
-            assert target[-1] == "abstract", f"{parts} imports its neighbour {target}"
+        if target[0] != folder:
+            assert LEVEL[target[0]] < LEVEL[folder], f"{path} imports {target}"
+        elif name != "__init__":
+            neighbour, layers = target[-1], LAYERS.get(folder, [])
+            shared = neighbour.startswith("_") or neighbour == "abstract"
+            lower = name in layers and neighbour in layers[: layers.index(name)]
+            assert shared or lower, f"{path} imports its neighbour {target}"
+
+
+def test_every_file_has_a_floor():
+    root = {p.stem for p in ROOT.iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert root - {"__pycache__"} == set(FLOORS)
+    for folder, layers in LAYERS.items():
+        files = {p.stem for p in (ROOT / folder).glob("*.py")} - {"__init__"}
+        assert files == set(layers)
+
+
+def test_the_root_has_few_modules():
+    private = [p for p in ROOT.glob("_*.py") if p.stem != "__init__"]
+    assert len(private) <= 8
 
 
 def classes():
@@ -149,7 +157,7 @@ def test_every_optimizer_is_public():
     defined = {
         cls.__name__
         for cls in classes()
-        if OPTIMIZERS.search(cls.__module__)
+        if OPTIMIZERS_IN.search(cls.__module__)
         and issubclass(cls, eqxopt.AbstractOptimizer)
     }
     assert defined <= concrete_optimizers()
@@ -159,7 +167,7 @@ def test_every_optimizer_is_in_the_case_table():
     optimizers = {
         name
         for name in concrete_optimizers()
-        if OPTIMIZERS.search(getattr(eqxopt, name).__module__)
+        if OPTIMIZERS_IN.search(getattr(eqxopt, name).__module__)
     }
     assert optimizers == set(CASES)
 
@@ -186,10 +194,11 @@ def test_every_public_name_is_in_the_docs():
     assert names <= documented
 
 
-def test_every_public_class_has_an_example():
+def test_every_public_class_says_what_it_is():
     for name, x in public().items():
         if inspect.isclass(x) and not name.startswith("Abstract"):
-            assert ">>>" in x.__doc__, f"{name} has no example"
+            has_arguments = any(f.init for f in dataclasses.fields(x))
+            assert not has_arguments or "**Arguments:**" in x.__doc__, name
 
 
 def test_public_functions_are_annotated():

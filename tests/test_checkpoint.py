@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from cases import CASES
+from cases import OPTIMIZERS
 from problems import curved, Model
 
 
 def trained(name):
     model = Model()
-    opt = CASES[name].make().replace().init(model)
+    opt = OPTIMIZERS[name].make().replace().init(model)
     grads = eqx.filter(model, eqx.is_inexact_array)
     for _ in range(2):
         model, opt = opt.apply(grads, model, value=1.0, value_fn=curved)
@@ -31,12 +31,12 @@ def assert_same_next_step(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_saved_and_loaded(name, tmp_path):
     """By equinox, model and optimizer; and by orbax, the optimizer."""
     model, opt = trained(name)
     other = Model(jax.random.key(1))
-    fresh = CASES[name].make().init(other)
+    fresh = OPTIMIZERS[name].make().init(other)
 
     eqx.tree_serialise_leaves(tmp_path / "checkpoint.eqx", (model, opt))
     loaded = eqx.tree_deserialise_leaves(tmp_path / "checkpoint.eqx", (other, fresh))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES
+from cases import OPTIMIZERS
 
 import eqxopt
 from eqxopt._abstract.coupled import AbstractCoupledOptimizer
@@ -12,7 +12,7 @@ from eqxopt._abstract.coupled import AbstractCoupledOptimizer
 
 COUPLED = [
     name
-    for name in CASES
+    for name in OPTIMIZERS
     if issubclass(getattr(eqxopt, name), AbstractCoupledOptimizer)
 ]
 
@@ -25,7 +25,7 @@ def started(opt, params):
 @pytest.mark.parametrize("name", COUPLED)
 def test_a_number_for_all_is_not_chosen_for_each(name):
     params = {"a": jnp.ones(3), "b": jnp.ones(2)}
-    opt = CASES[name].make()
+    opt = OPTIMIZERS[name].make()
     plain, _ = started(opt, params)
     for field in opt.hyperparameters():
         same = {"a": getattr(opt, field), "b": getattr(opt, field)}
@@ -40,17 +40,17 @@ def test_a_number_for_all_is_not_chosen_for_each(name):
                 np.testing.assert_array_equal(new[k], plain[k])
 
 
-@pytest.mark.parametrize("name", [x for x in COUPLED if CASES[x].value])
+@pytest.mark.parametrize("name", [x for x in COUPLED if OPTIMIZERS[x].needs_value])
 def test_the_loss_is_needed(name):
     params = {"x": jnp.ones(2)}
     with pytest.raises(ValueError, match=f"`{name}` needs the loss"):
-        CASES[name].make().init(params).apply(params, params)
+        OPTIMIZERS[name].make().init(params).apply(params, params)
 
 
 @pytest.mark.parametrize("name", COUPLED)
 def test_without_gradients_nothing_is_learned(name):
     params = {"x": jnp.ones(2)}
-    params, opt = started(CASES[name].make(), params)
+    params, opt = started(OPTIMIZERS[name].make(), params)
     _, after = opt.apply({"x": None}, params, value=1.0)
     for old, new in zip(jax.tree.leaves(opt.shared), jax.tree.leaves(after.shared)):
         np.testing.assert_array_equal(old, new)
@@ -60,7 +60,7 @@ def test_without_gradients_nothing_is_learned(name):
 def test_shared_numbers_are_as_wide_as_the_widest_parameter(name, x64):
     params = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2, jnp.float32)}
     for wide in (jnp.float32, jnp.float64):
-        _, opt = started(CASES[name].make(), params | {"c": jnp.ones(2, wide)})
+        _, opt = started(OPTIMIZERS[name].make(), params | {"c": jnp.ones(2, wide)})
         assert {x.dtype for x in jax.tree.leaves(opt.shared)} == {jnp.dtype(wide)}
 
 
@@ -77,7 +77,7 @@ def test_gradients_of_zero_leave_the_estimate(opt):
 def test_slopes_where_all_is_zero(name, value):
     """Gradients and parameters of 0 throughout, and a loss that may be 0 too."""
     x = jnp.zeros(2)
-    opt = CASES[name].make()
+    opt = OPTIMIZERS[name].make()
 
     def trained(hyperparameters):
         made = opt.replace(**hyperparameters).init(x)

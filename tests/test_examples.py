@@ -4,7 +4,7 @@ import importlib.util
 import pathlib
 
 import pytest
-from cases import CASES
+from cases import OPTIMIZERS
 
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -34,7 +34,7 @@ def test_digits_accuracy(digits, tmp_path):
     assert output.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_digits_two_steps(digits, name, tmp_path):
     """Every optimizer runs in the example's loop, and has a rate there."""
     assert name in digits.RATES

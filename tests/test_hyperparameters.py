@@ -7,31 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES
-from problems import nested_loss
+from cases import OPTIMIZERS
+from problems import params_and_still, still_loss as loss
 
 import eqxopt
 from eqxopt import schedules
 
 
-NAMES = list(CASES)
-
-
-def params_and_still():
-    """Parameters of which one has a gradient that is exactly 0, as has one entry."""
-    keys = jax.random.split(jax.random.key(0), 2)
-    return {
-        "vector": jax.random.normal(keys[0], (3,), float).at[1].set(0),
-        "matrix": jax.random.normal(keys[1], (4, 3), float),
-        "still": jnp.ones((2,), float),
-    }
-
-
-def loss(params, step):
-    # Even about 0, so that the entry at 0 stays there.
-    return nested_loss({k: x for k, x in params.items() if k != "still"}, step) + 0 * (
-        jnp.sum(params["still"])
-    )
+NAMES = list(OPTIMIZERS)
 
 
 def numbers(opt):
@@ -64,7 +47,7 @@ def _train(opt, params, steps):
 
 
 def final_loss(name, hyperparameters):
-    params = train(CASES[name].make().replace(**hyperparameters))
+    params = train(OPTIMIZERS[name].make().replace(**hyperparameters))
     return loss(params, 0.0) + 1e-2 * jnp.sum(params["still"] ** 2)
 
 
@@ -79,10 +62,10 @@ def test_gradient_and_vmap(name, x64):
 
 def check_gradient(name, run):
     """Finite everywhere, and the slope of the loss where there is one."""
-    at = numbers(CASES[name].make())
+    at = numbers(OPTIMIZERS[name].make())
     _, slopes = run(at)
     assert all(np.isfinite(x) for x in slopes.values())
-    if not CASES[name].smooth:
+    if not OPTIMIZERS[name].smooth:
         return
     # Off the ends of the ranges, and large enough for differences to be seen.
     inside = {k: jnp.where(x < 1e-3, 0.01, x) for k, x in at.items()}
@@ -99,7 +82,7 @@ def check_gradient(name, run):
 def check_vmap(name, run, batch):
     """A population over every hyperparameter at once, and over each on its own, is
     what its members are alone."""
-    at = numbers(CASES[name].make())
+    at = numbers(OPTIMIZERS[name].make())
     scales = jnp.asarray([0.9, 0.95, 1.0])
 
     def spread(field):
@@ -119,7 +102,7 @@ def check_vmap(name, run, batch):
 @pytest.mark.parametrize("name", NAMES)
 def test_schedule_equals_replacing(name, x64):
     """A schedule on every hyperparameter at once is a change of each at each step."""
-    case = CASES[name]
+    case = OPTIMIZERS[name]
     at = numbers(case.make())
 
     def moved(x, step):
@@ -160,7 +143,7 @@ def scheduled_at(opt, step):
 @pytest.mark.parametrize("name", NAMES)
 def test_choice_per_parameter(name, x64):
     """Each parameter trains as if it were alone with its own hyperparameters."""
-    case = CASES[name]
+    case = OPTIMIZERS[name]
     if case.coupled:
         pytest.skip("the parameters depend on each other")
     at = numbers(case.make())
@@ -182,9 +165,9 @@ def test_choice_per_parameter(name, x64):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_out_of_range(name):
-    for field in numbers(CASES[name].make()):
+    for field in numbers(OPTIMIZERS[name].make()):
         with pytest.raises(ValueError, match=rf"`{name}\({field}=nan\)`.*must lie in"):
-            CASES[name].make().replace(**{field: float("nan")})
+            OPTIMIZERS[name].make().replace(**{field: float("nan")})
 
 
 class TestConversion:

@@ -2,7 +2,7 @@
 
 import jax
 import pytest
-from cases import CASES
+from cases import OPTIMIZERS
 from landscape_table import TABLE
 from landscapes import LANDSCAPES, trained
 
@@ -10,7 +10,7 @@ import eqxopt
 
 
 def test_every_optimizer_is_in_the_table():
-    assert set(TABLE) == set(CASES)
+    assert set(TABLE) == set(OPTIMIZERS)
     assert all(row.keys() == LANDSCAPES.keys() for row in TABLE.values())
 
 

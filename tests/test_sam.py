@@ -8,7 +8,7 @@ import optax
 import optax.contrib
 import pytest
 from problems import Model, nested_loss, nested_params
-from wrappers import assert_close, in_optax, STEPS
+from training_loops import assert_close, in_optax, STEPS
 
 import eqxopt
 

@@ -7,7 +7,7 @@ import optax
 import optax.contrib
 import pytest
 from problems import nested_params
-from wrappers import assert_close, in_optax, trained, trained_by_optax
+from training_loops import assert_close, in_optax, trained, trained_by_optax
 
 import eqxopt
 

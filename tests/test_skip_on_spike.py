@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import nested_params
-from wrappers import bits
+from training_loops import bits
 
 import eqxopt
 

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import TRANSFORMS
 from problems import nested_loss, nested_params
-from transforms import downhill, TRANSFORMS
+from training_loops import assert_close, downhill, gradients_at
 
 import eqxopt
 

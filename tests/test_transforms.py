@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import Model
-from test_contract import assert_close, assert_equal, avals, small_params
-from test_hyperparameters import loss, params_and_still
-from transforms import step, TRANSFORMS
+from cases import TRANSFORMS
+from problems import Model, params_and_still, small_params, still_loss as loss
+from training_loops import assert_close, assert_equal, avals, last_step as step
 
 import eqxopt
 from eqxopt import schedules
@@ -91,21 +90,21 @@ class TestSameInSameOut:
             (params, transform),
             stacked,
         )
-        assert_close(scanned, looped)
+        assert_close(scanned, looped, 1e-5)
 
     def test_donation_right_after_init(self, name):
         params, grads = small_params(), small_params(seed=1)
         transform = TRANSFORMS[name].make().init(params)
-        expected = jax.jit(step)(transform, params, grads)
+        expected = step(transform, params, grads)
         donating = jax.jit(step, donate_argnums=(0, 1))
-        assert_close(donating(transform, params, grads), expected)
+        assert_close(donating(transform, params, grads), expected, 1e-5)
         assert transform.count.is_deleted()
 
     def test_init_under_jit_and_eval_shape(self, name):
         params = small_params()
         init = lambda p: TRANSFORMS[name].make().init(p)
         assert avals(jax.eval_shape(init, params)) == avals(init(params))
-        assert_close(jax.jit(init)(params), init(params))
+        assert_close(jax.jit(init)(params), init(params), 1e-5)
 
     def test_saved_and_loaded(self, name):
         params, grads = small_params(), small_params(seed=1)
@@ -124,9 +123,9 @@ class TestSameInSameOut:
         grads = {"w": jax.random.normal(jax.random.key(1), (16, 4))}
         expected, _ = step(TRANSFORMS[name].make().init(params), params, grads)
         params, grads = jax.device_put((params, grads), rows)
-        got, _ = jax.jit(step)(TRANSFORMS[name].make().init(params), params, grads)
+        got, _ = step(TRANSFORMS[name].make().init(params), params, grads)
         assert got["w"].sharding.is_equivalent_to(rows, 2)
-        assert_close(got, expected)
+        assert_close(got, expected, 1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,7 +150,7 @@ class TestModelInModelOut:
         )
         updates, after = transform.update(grads, params)
         assert updates["matrix"] is None and updates["vector"] is not None
-        if name in STATEFUL:
+        if jax.tree.leaves(transform.state):
             assert_equal(after.state["matrix"], transform.state["matrix"])
         assert after.count == 2
 
@@ -214,7 +213,8 @@ class TestPrecision:
             lambda x: turn * x.astype(turn.dtype), (params, grads)
         )
         turned, _ = step(transform.init(params), params, grads)
-        assert_close(turned, jax.tree.map(lambda x: turn * x.astype(turn.dtype), real))
+        expected = jax.tree.map(lambda x: turn * x.astype(turn.dtype), real)
+        assert_close(turned, expected, 1e-5)
 
 
 def train(transform, steps=4, params=None):

@@ -9,7 +9,7 @@ import optax
 import optax.contrib
 import pytest
 from problems import nested_params
-from wrappers import (
+from training_loops import (
     assert_close,
     bits,
     gradients_at,

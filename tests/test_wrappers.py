@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import curved, Model, nested_loss
-from test_contract import assert_close, assert_equal, avals, small_params, step
-from wrappers import INNER, WRAPPERS
+from cases import INNER, WRAPPERS
+from problems import curved, Model, nested_loss, small_params
+from training_loops import assert_close, assert_equal, avals, step
 
 import eqxopt
 from eqxopt._abstract.optimizer import as_optimizer
@@ -18,14 +18,8 @@ from eqxopt._tree import replace_fields
 
 PAIRS = [(wrapper, inner) for wrapper in WRAPPERS for inner in INNER]
 
-SKIPPING = ("SkipNonFinite", "SkipOnSpike")
-
 every_pair = pytest.mark.parametrize("wrapper, inner", PAIRS)
 every_wrapper = pytest.mark.parametrize("wrapper", WRAPPERS)
-
-
-def make(wrapper, inner="AdamW"):
-    return WRAPPERS[wrapper](INNER[inner]())
 
 
 def test_every_wrapper_is_in_the_table():
@@ -36,12 +30,12 @@ def test_every_wrapper_is_in_the_table():
         and issubclass(x, eqxopt.AbstractOptimizer)
         and "optimizer" in x.__annotations__
     }
-    assert wrappers == {type(make(wrapper)).__name__ for wrapper in WRAPPERS}
+    assert wrappers == {type(WRAPPERS[wrapper].make()).__name__ for wrapper in WRAPPERS}
 
 
 @every_pair
 def test_arrays_only(wrapper, inner):
-    opt, params = make(wrapper, inner), small_params()
+    opt, params = WRAPPERS[wrapper].make(inner), small_params()
     made = opt.init(params)
     _, after = made.apply(params, params, value=1.0, value_fn=curved)
     for tree in (opt, made, after):
@@ -65,7 +59,7 @@ def test_arrays_only(wrapper, inner):
 def test_avals_and_treedef(wrapper, inner, dtype, grad_dtype, x64):
     def steps():
         params, grads = small_params(dtype), small_params(grad_dtype, seed=1)
-        opt = make(wrapper, inner).init(params)
+        opt = WRAPPERS[wrapper].make(inner).init(params)
         one = opt.apply(grads, params, value=1.0, value_fn=curved)
         return (
             (params, opt),
@@ -95,7 +89,7 @@ def test_one_trace(wrapper):
         traces += 1
         return opt.apply(grads, params, value=jnp.asarray(1.0), value_fn=curved)
 
-    plain = make(wrapper).init(small_params())
+    plain = WRAPPERS[wrapper].make().init(small_params())
     grads = small_params(seed=1)
     moving = lambda count: 0.1 / (1.0 + count.astype(float))
     for made in (plain, plain.replace(learning_rate=moving)):
@@ -113,7 +107,7 @@ def test_one_trace(wrapper):
 @every_pair
 def test_scan_equals_loop(wrapper, inner):
     params = small_params()
-    opt = make(wrapper, inner).init(params)
+    opt = WRAPPERS[wrapper].make(inner).init(params)
     grads = [small_params(seed=i) for i in range(1, 5)]
     looped = (params, opt)
     for g in grads:
@@ -126,13 +120,13 @@ def test_scan_equals_loop(wrapper, inner):
 
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
     scanned, _ = jax.lax.scan(body, (params, opt), stacked)
-    assert_close(scanned, looped)
+    assert_close(scanned, looped, 1e-5)
 
 
 @every_pair
 def test_donation_right_after_init(wrapper, inner):
     params, grads = small_params(), small_params(seed=1)
-    opt = make(wrapper, inner).init(params)
+    opt = WRAPPERS[wrapper].make(inner).init(params)
     expected = step(opt, params, grads)
     donating = jax.jit(
         lambda opt, params, grads: opt.apply(grads, params, value=1.0, value_fn=curved),
@@ -140,7 +134,7 @@ def test_donation_right_after_init(wrapper, inner):
     )
     # What evaluates the model may outlive the optimizer.
     evaluated = opt.eval_params(jax.tree.map(jnp.array, params))
-    assert_close(donating(opt, params, grads), expected)
+    assert_close(donating(opt, params, grads), expected, 1e-5)
     assert params["matrix"].is_deleted() and opt.count.is_deleted()
     assert not evaluated["matrix"].is_deleted()
 
@@ -148,15 +142,15 @@ def test_donation_right_after_init(wrapper, inner):
 @every_wrapper
 def test_init_under_jit_and_eval_shape(wrapper):
     params = small_params()
-    eager = make(wrapper).init(params)
-    assert avals(jax.eval_shape(make(wrapper).init, params)) == avals(eager)
-    assert_close(jax.jit(lambda p: make(wrapper).init(p))(params), eager)
+    eager = WRAPPERS[wrapper].make().init(params)
+    assert avals(jax.eval_shape(WRAPPERS[wrapper].make().init, params)) == avals(eager)
+    assert_close(jax.jit(lambda p: WRAPPERS[wrapper].make().init(p))(params), eager, 1e-5)
 
 
 @every_pair
 def test_whole_model(wrapper, inner):
     model = Model()
-    opt = make(wrapper, inner).init(model)
+    opt = WRAPPERS[wrapper].make(inner).init(model)
     grads = eqx.filter(model, eqx.is_inexact_array)
     after = model
     for _ in range(2):
@@ -174,7 +168,7 @@ def test_whole_model(wrapper, inner):
 @every_pair
 def test_absent_gradients_change_nothing(wrapper, inner):
     params = small_params()
-    opt = make(wrapper, inner).init(params)
+    opt = WRAPPERS[wrapper].make(inner).init(params)
     for seed in (1, 2, 3):
         params, opt = step(opt, params, small_params(seed=seed))
     grads = small_params(seed=4)
@@ -191,7 +185,7 @@ def test_absent_gradients_change_nothing(wrapper, inner):
 @every_wrapper
 def test_empty_model(wrapper):
     for model in ({}, None, {"f": jnp.tanh, "n": 3}):
-        opt = make(wrapper).init(model)
+        opt = WRAPPERS[wrapper].make().init(model)
         nothing = jax.tree.map(lambda _: None, model)
         for _ in range(2):
             after, opt = opt.apply(nothing, model, value=1.0, value_fn=curved)
@@ -207,10 +201,10 @@ def test_checkpoint(wrapper, tmp_path):
             model, opt = opt.apply(grads, model, value=1.0, value_fn=curved)
         return model, opt
 
-    saved = trained(Model(), make(wrapper).init(Model()), 3)
+    saved = trained(Model(), WRAPPERS[wrapper].make().init(Model()), 3)
     eqx.tree_serialise_leaves(tmp_path / "checkpoint.eqx", saved)
     fresh = Model(jax.random.key(1))
-    like = (fresh, make(wrapper).init(fresh))
+    like = (fresh, WRAPPERS[wrapper].make().init(fresh))
     loaded = eqx.tree_deserialise_leaves(tmp_path / "checkpoint.eqx", like)
     arrays = lambda pair: eqx.filter(trained(*pair, 1), eqx.is_array)
     assert_equal(arrays(loaded), arrays(saved))
@@ -220,7 +214,7 @@ def test_checkpoint(wrapper, tmp_path):
 def test_other_containers(wrapper):
     """A checkpoint may give the states back in tuples instead of lists."""
     params = {"layers": [jnp.ones(2), jnp.ones(3)]}
-    opt = make(wrapper).init(params)
+    opt = WRAPPERS[wrapper].make().init(params)
     as_tuple = lambda state: state and {"layers": tuple(state["layers"])}
     inner = replace_fields(opt.optimizer, state=as_tuple(opt.optimizer.state))
     restored = replace_fields(opt, state=as_tuple(opt.state), optimizer=inner)
@@ -246,20 +240,20 @@ def final_loss(wrapper, inner, hyperparameters, steps=5):
         params, opt = carry
         value, grads = jax.value_and_grad(loss)(params, step)
         # The third gradient is spoilt, where the wrapper is to see to that.
-        spoilt = (step == 2) & (wrapper in ("Accumulate", *SKIPPING))
+        spoilt = (step == 2) & WRAPPERS[wrapper].guards
         grads["vector"] = jnp.where(spoilt, jnp.nan, grads["vector"])
         value_fn = lambda params: loss(params, step)
         return opt.apply(grads, params, value=value, value_fn=value_fn), None
 
     params = params_and_still()
-    opt = make(wrapper, inner).replace(**hyperparameters).init(params)
+    opt = WRAPPERS[wrapper].make(inner).replace(**hyperparameters).init(params)
     (params, opt), _ = jax.lax.scan(body, (params, opt), jnp.arange(steps, dtype=float))
     return loss(params, 0.0) + loss(opt.eval_params(params), 0.0)
 
 
 @every_pair
 def test_gradient_through_training(wrapper, inner, x64):
-    at = make(wrapper, inner).hyperparameters()
+    at = WRAPPERS[wrapper].make(inner).hyperparameters()
     slopes = jax.jit(jax.grad(lambda h: final_loss(wrapper, inner, h)))(at)
     assert all(np.isfinite(x) for x in slopes.values())
     assert slopes[f"{inner}.learning_rate"] != 0
@@ -267,7 +261,7 @@ def test_gradient_through_training(wrapper, inner, x64):
 
 @every_pair
 def test_vmap_equals_loop(wrapper, inner, x64):
-    at = make(wrapper, inner).hyperparameters()
+    at = WRAPPERS[wrapper].make(inner).hyperparameters()
     run = jax.jit(lambda h: final_loss(wrapper, inner, h))
     batch = jax.jit(jax.vmap(lambda h: final_loss(wrapper, inner, h)))
     counted = ("every", "sync_period", "patience", "accumulation_size")
@@ -284,7 +278,7 @@ def test_vmap_equals_loop(wrapper, inner, x64):
 @every_wrapper
 def test_complex_training(wrapper):
     params = {"z": jnp.asarray([1 + 2j, -0.5j, 0], jnp.complex64)}
-    opt = make(wrapper).init(params)
+    opt = WRAPPERS[wrapper].make().init(params)
     loss = lambda p: jnp.sum(jnp.square(p["z"].real) + jnp.square(p["z"].imag - 1))
     for _ in range(6):
         value, grads = jax.value_and_grad(loss)(params)
@@ -300,13 +294,13 @@ def test_sharded_state(wrapper):
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
     params = {"w": jax.random.normal(jax.random.key(0), (16, 4))}
     grads = {"w": jax.random.normal(jax.random.key(1), (16, 4))}
-    expected = params, make(wrapper).init(params)
+    expected = params, WRAPPERS[wrapper].make().init(params)
     for _ in range(2):
         expected = step(expected[1], expected[0], grads)
     params, grads = jax.device_put((params, grads), rows)
     for init in (
-        lambda p: make(wrapper).init(p),
-        jax.jit(lambda p: make(wrapper).init(p)),
+        lambda p: WRAPPERS[wrapper].make().init(p),
+        jax.jit(lambda p: WRAPPERS[wrapper].make().init(p)),
     ):
         got = params, init(params)
         for leaf in jax.tree.leaves(got[1]):
@@ -315,7 +309,7 @@ def test_sharded_state(wrapper):
         for _ in range(2):
             got = step(got[1], got[0], grads)
         assert got[0]["w"].sharding.is_equivalent_to(rows, 2)
-        assert_close(got[0], expected[0])
+        assert_close(got[0], expected[0], 1e-5)
 
 
 def test_not_an_optimizer():
@@ -329,32 +323,32 @@ def test_not_an_optimizer():
 @every_wrapper
 class TestMistakes:
     def test_before_init(self, wrapper):
-        name = type(make(wrapper)).__name__
+        name = type(WRAPPERS[wrapper].make()).__name__
         match = rf"`{name}` has no state: call `opt = opt.init\(model\)` first"
         with pytest.raises(ValueError, match=match):
-            make(wrapper).apply({}, {}, value=1.0, value_fn=curved)
+            WRAPPERS[wrapper].make().apply({}, {}, value=1.0, value_fn=curved)
 
     def test_gradient_of_another_shape(self, wrapper):
         params = {"x": jnp.ones(2)}
-        opt = make(wrapper).init(params)
+        opt = WRAPPERS[wrapper].make().init(params)
         match = rf"`{type(opt).__name__}`: the gradient at \['x'\] has shape \(3,\)"
         with pytest.raises(ValueError, match=match):
             opt.apply({"x": jnp.ones(3)}, params, value=1.0, value_fn=curved)
 
     def test_a_parameter_that_init_did_not_see(self, wrapper):
-        opt = make(wrapper).init({"x": jnp.ones(2), "y": None})
+        opt = WRAPPERS[wrapper].make().init({"x": jnp.ones(2), "y": None})
         params = {"x": jnp.ones(2), "y": jnp.ones(2)}
         with pytest.raises(ValueError, match=r"\['y'\] was no parameter when `init`"):
             opt.apply(params, params, value=1.0, value_fn=curved)
 
     def test_state_of_another_model(self, wrapper):
-        opt = make(wrapper).init({"x": jnp.ones(2)})
+        opt = WRAPPERS[wrapper].make().init({"x": jnp.ones(2)})
         params = {"x": jnp.ones(3)}
         with pytest.raises(ValueError, match=r"state at \['x'\] does not fit"):
             opt.apply(params, params, value=1.0, value_fn=curved)
 
     def test_a_number_out_of_range(self, wrapper):
-        opt = make(wrapper)
+        opt = WRAPPERS[wrapper].make()
         for name in opt.hyperparameters():
             with pytest.raises(ValueError, match="must lie in"):
                 opt.replace(**{name: float("nan")})

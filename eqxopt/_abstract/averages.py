@@ -1,15 +1,16 @@
 """Schedule-free steps: of three sequences of weights two are kept."""
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, kept_dtype, real_dtype, widen
 from .._math import divide, power
-from .._types import Leaf, Scalar
-
-
-M = TypeVar("M")
+from .._tree import Parameters
+from .._types import AnyLeaf, Leaf, Scalar
+from .optimizer import AbstractOptimizer
+from .rules import kept_states
 
 
 class Iterates(NamedTuple):
@@ -65,3 +66,18 @@ def _average(y: Leaf, z: Leaf, b1: Scalar) -> Leaf:
 def average_of(iterates: Iterates, param: Leaf) -> Leaf:
     """The average $x$, from what the model holds, $y$, and from $z$."""
     return _average(param, widen(iterates.z, param.dtype), iterates.b1)
+
+
+def averages(optimizer: AbstractOptimizer, parameters: Parameters) -> list[AnyLeaf]:
+    """The averages in place of the parameters, for an optimizer that keeps `Iterates`,
+    or has them as `iterates` in its state."""
+    return [
+        param if state is None else _evaluated(param, getattr(state, "iterates", state))
+        for param, state in zip(parameters.arrays, kept_states(optimizer, parameters))
+    ]
+
+
+@once_per_shape
+def _evaluated(param: Leaf, iterates: Iterates) -> Leaf:
+    wide = param.astype(compute_dtype(param.dtype))
+    return average_of(iterates, wide).astype(param.dtype)

@@ -5,6 +5,7 @@ and each on its own again.
 """
 
 import abc
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from .._compile.opaque import opaque_indices
 from .._dtype import compute_dtype, real_dtype, widen
 from .._fields import key_names, KeyData, Matrices, MatrixView, view_of
 from .._sharding import gathered, placed_with, sharded_like
-from .._tree import Parameters, replace_fields
+from .._tree import fill, Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Matrix, Scalar, Self
 from .optimizer import AbstractOptimizer, count_of, hyperparameter_names
 from .rules import (
@@ -80,8 +81,8 @@ class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):
         """
 
     @abc.abstractmethod
-    def step(self, direction: Leaf, param: Leaf) -> Leaf:
-        """The update of one parameter along its direction."""
+    def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:
+        """The update number `t` of one parameter along its direction."""
 
     def start(self, parameters: Parameters) -> Self:
         new = begun(self, parameters)
@@ -109,17 +110,21 @@ class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):
             fill(updates, other, rest)
             new = replace_fields(new, fallback=fallback)
 
-        leaves = [
-            _Leaf(self, rule, grad, parameters, i, states[i], view)
-            for i, (rule, grad, view) in enumerate(
-                zip(self._rules(parameters), step.grads, views)
-            )
-            if grad is not None and view is not None
-        ]
+        leaves = []
+        for i, rule in enumerate(self._rules(parameters)):
+            grad, view = step.grads[i], views[i]
+            if grad is None or view is None:
+                continue
+            if states[i] is None:
+                raise unseen(self, parameters, i)
+            if grad.size == 0:  # no maximum, no mean, no eigenvectors
+                updates[i] = grad.astype(compute_dtype(parameters.arrays[i].dtype))
+            else:
+                leaves.append(_Leaf(self, rule, grad, parameters, i, states[i], view))
         accumulated = [leaf.accumulate(count) for leaf in leaves]
         made = _in_batches([leaf.rule for leaf in leaves], accumulated, count)
         for leaf, (direction, state) in zip(leaves, made):
-            updates[leaf.i], states[leaf.i] = leaf.step(direction, state)
+            updates[leaf.i], states[leaf.i] = leaf.step(count, direction, state)
         return updates, replace_fields(new, state=parameters.tree(states))
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
@@ -172,14 +177,6 @@ class AbstractMatrixOptimizer(AbstractRefreshedMatrixOptimizer):
         return state
 
 
-def fill(values: list[Any], own: Sequence[bool], new: Sequence[Any]) -> None:
-    """Put `new`, which has a value for each place that is `own`, there in `values`."""
-    remaining = iter(new)
-    for i, here in enumerate(own):
-        if here:
-            values[i] = next(remaining)
-
-
 class _Leaf(NamedTuple):
     """One parameter that is a matrix or a stack of matrices, and its gradient."""
 
@@ -193,8 +190,6 @@ class _Leaf(NamedTuple):
 
     def accumulate(self, count: Int[Array, ""]) -> tuple[Matrix, PyTree]:
         """What is to be preconditioned, and the next state, as matrices."""
-        if self.state is None:
-            raise unseen(self.optimizer, self.parameters, self.i)
         param = self.parameters.arrays[self.i]
         try:
             return _accumulate(
@@ -203,10 +198,12 @@ class _Leaf(NamedTuple):
         except StateMismatch as error:
             raise unfit(self.optimizer, self.parameters, self.i, str(error)) from None
 
-    def step(self, direction: Matrix, state: PyTree) -> tuple[AnyLeaf, PyTree]:
+    def step(
+        self, count: Int[Array, ""], direction: Matrix, state: PyTree
+    ) -> tuple[AnyLeaf, PyTree]:
         """The update, and the next state as it is kept."""
         param = self.parameters.arrays[self.i]
-        return _step(self.rule, direction, param, state, self.state, self.view)
+        return _step(self.rule, count, direction, param, state, self.state, self.view)
 
 
 @once_per_shape
@@ -225,14 +222,15 @@ def _accumulate(
         x = widen(x, dtype)
         return view.matrices(gathered(x)) if x.shape == param.shape else x
 
-    t = count.astype(real_dtype(dtype))
     grads = as_matrices(grad.astype(dtype))
+    t = _time(count, grads)
     return rule.accumulate(t, grads, jtu.tree_map(as_matrices, state))
 
 
 @once_per_shape
 def _step(
     rule: AbstractRefreshedMatrixOptimizer,
+    count: Int[Array, ""],
     direction: Matrix,
     param: Leaf,
     state: PyTree,
@@ -243,8 +241,9 @@ def _step(
         x = x.astype(old.dtype)
         return sharded_like(view.array(x), param) if old.shape == param.shape else x
 
+    along = sharded_like(view.array(direction), param)
     wide = param.astype(direction.dtype)
-    update = rule.step(sharded_like(view.array(direction), param), wide)
+    update = rule.step(_time(count, direction), along, wide)
     return update, jtu.tree_map(as_kept, state, kept)
 
 
@@ -268,11 +267,11 @@ def _in_batches(
     states = _refreshed(batches, count)
     results: list[Any] = [None] * len(accumulated)
     for batch, state in zip(batches, states):
-        made = _precondition(batch.rule, count, batch.x, state)
-        leaves, treedef = jtu.tree_flatten(made)
-        columns = [_parted(x, batch.lengths, count) for x in leaves]
-        for k, i in enumerate(batch.members):
-            results[i] = treedef.unflatten([column[k] for column in columns])
+        direction, changes = _precondition(batch.rule, count, batch.x, state)
+        made = direction, _merged(state, changes)
+        before = [accumulated[i] for i in batch.members]
+        for i, result in zip(batch.members, _parted(made, batch, before, count)):
+            results[i] = result
     return results
 
 
@@ -280,18 +279,30 @@ def _batched_by_size(
     every_rule: Sequence[AbstractRefreshedMatrixOptimizer],
     accumulated: Sequence[tuple[Matrix, PyTree]],
 ) -> list[_Batch]:
+    shared = [_without_selection(rule) for rule in every_rule]
     groups: dict[Any, list[int]] = {}
     for i, tree in enumerate(accumulated):
         leaves, treedef = jtu.tree_flatten(tree)
         sizes = tuple((x.shape[1:], str(x.dtype)) for x in leaves)
-        groups.setdefault((treedef, sizes), []).append(i)
+        options = jtu.tree_structure(shared[i])
+        groups.setdefault((options, treedef, sizes), []).append(i)
     batches = []
     for members in groups.values():
         lengths = [len(accumulated[i][0]) for i in members]
-        rule = _rule_of_all([every_rule[i] for i in members], lengths)
+        rule = _rule_of_all([shared[i] for i in members], lengths)
         x, state = jtu.tree_map(_joined, *[accumulated[i] for i in members])
         batches.append(_Batch(members, lengths, rule, x, state))
     return batches
+
+
+def _without_selection(
+    rule: AbstractRefreshedMatrixOptimizer,
+) -> AbstractRefreshedMatrixOptimizer:
+    """The rule without the selectors that have done their part: matrices that differ
+    in these alone share a batch."""
+    done = ["matrices"]
+    done += [f.name for f in dataclasses.fields(rule) if f.metadata.get("masks")]
+    return replace_fields(rule, **dict.fromkeys(done))
 
 
 def _rule_of_all(
@@ -300,9 +311,7 @@ def _rule_of_all(
     """One rule for a batch: what differs from matrix to matrix is an array with a row
     for each."""
     first = every_rule[0]
-    columns: dict[str, Any] = {"matrices": None}
-    if hasattr(first, "mask"):  # it has done its part: other rates are 0 there
-        columns["mask"] = None
+    columns: dict[str, Any] = {}
     for name in hyperparameter_names(first):
         scalars = [getattr(rule, name) for rule in every_rule]
         if len({id(x) for x in scalars}) > 1:
@@ -327,17 +336,20 @@ def _refreshed(batches: Sequence[_Batch], count: Int[Array, ""]) -> list[PyTree]
     """The states of all batches, refreshed where this is due."""
     states = [batch.state for batch in batches]
     dues = [batch.rule.due(count, batch.state) for batch in batches]
-    if not dues or any(due is None for due in dues):
+    known = [jnp.any(due) for due in dues if due is not None]
+    if not known:
         return states
 
     def refreshed(states: list[PyTree]) -> list[PyTree]:
         return [
-            _refresh(batch.rule, count, batch.x, state, due)
+            state
+            if due is None
+            else _merged(state, _refresh(batch.rule, count, batch.x, state, due))
             for batch, state, due in zip(batches, states, dues)
         ]
 
     # One branch for all of them, which in most steps costs nothing.
-    some = jnp.any(jnp.stack([jnp.any(due) for due in dues]))
+    some = jnp.any(jnp.stack(known))
     return jax.lax.cond(some, refreshed, lambda states: states, states)
 
 
@@ -349,14 +361,19 @@ def _refresh(
     state: PyTree,
     due: Bool[Array, "..."],
 ) -> PyTree:
-    new = rule.refresh(count.astype(real_dtype(x.dtype)), x, state)
-    if due.ndim == 0:  # all of them, or the branch were not taken
-        return new
+    """What changes in the states of a batch where it is due."""
 
     def chosen(new: Array, old: Array) -> Array:
-        return jnp.where(due.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+        here = due.reshape(-1, *[1] * (old.ndim - 1)) if due.ndim else due
+        return jnp.where(here, new, old)
 
-    return jtu.tree_map(chosen, new, state)
+    changes = _changes(rule.refresh(_time(count, x), x, state), state)
+    return jtu.tree_map(
+        lambda new, old: None if new is None else chosen(new, old),
+        changes,
+        state,
+        is_leaf=_is_none,
+    )
 
 
 @once_per_shape
@@ -366,7 +383,30 @@ def _precondition(
     x: Matrix,
     state: PyTree,
 ) -> tuple[Matrix, PyTree]:
-    return rule.precondition(count.astype(real_dtype(x.dtype)), x, state)
+    """The directions, and what changes in the states, of a batch."""
+    direction, new = rule.precondition(_time(count, x), x, state)
+    return direction, _changes(new, state)
+
+
+def _time(count: Int[Array, ""], x: Matrix) -> Scalar:
+    return count.astype(real_dtype(x.dtype))
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _changes(new: PyTree, old: PyTree) -> PyTree:
+    """`new` with `None` for the very arrays that are in `old`: a compiled call would
+    return them as others."""
+    return jtu.tree_map(lambda a, b: None if a is b else a, new, old)
+
+
+def _merged(old: PyTree, changes: PyTree) -> PyTree:
+    """`old` with the changes that `_changes` found."""
+    return jtu.tree_map(
+        lambda a, b: a if b is None else b, old, changes, is_leaf=_is_none
+    )
 
 
 def _joined(*parts: Shaped[Array, "_ ..."]) -> Shaped[Array, "_ ..."]:
@@ -374,13 +414,21 @@ def _joined(*parts: Shaped[Array, "_ ..."]) -> Shaped[Array, "_ ..."]:
 
 
 def _parted(
-    batch: Shaped[Array, "_ ..."], lengths: Sequence[int], count: Int[Array, ""]
-) -> list[Shaped[Array, "_ ..."]]:
-    """What `_joined` made one."""
-    if len(lengths) == 1:
-        return [batch]
-    starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    return [
-        jax.lax.dynamic_slice_in_dim(batch, start, length)
-        for start, length in zip(opaque_indices(starts, count), lengths)
-    ]
+    made: PyTree, batch: _Batch, before: Sequence[PyTree], count: Int[Array, ""]
+) -> list[PyTree]:
+    """What was made of a batch, for each parameter; `before` is what it was joined
+    from."""
+    if len(before) == 1:
+        return [made]
+    starts = [sum(batch.lengths[:i]) for i in range(len(before))]
+    places = opaque_indices(starts, count)
+    joined = [id(x) for x in jtu.tree_leaves((batch.x, batch.state))]
+    parts = [jtu.tree_leaves(tree) for tree in before]
+    leaves, treedef = jtu.tree_flatten(made)
+
+    def part(x: Array, k: int) -> Array:
+        if id(x) in joined:  # the rule left it alone: no need to cut it out
+            return parts[k][joined.index(id(x))]
+        return jax.lax.dynamic_slice_in_dim(x, places[k], batch.lengths[k])
+
+    return [treedef.unflatten([part(x, k) for x in leaves]) for k in range(len(parts))]

@@ -22,10 +22,10 @@ from .._fields import (
     PerParameter,
     word,
 )
-from .._number import check_fields, integer
+from .._number import check_fields, integer, NumbersMeta
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
-from .show import completions, show, Signature
+from .show import completions, show
 from .step import as_loss, checked_step, Step
 
 
@@ -45,7 +45,8 @@ def as_optimizer(x: Any) -> Any:
 
 def inner(**options: Any) -> Any:
     """Declare a field that holds another optimizer."""
-    return eqx.field(converter=as_optimizer, **options)
+    metadata = {"like": "AbstractOptimizer"}
+    return eqx.field(converter=as_optimizer, metadata=metadata, **options)
 
 
 @dataclass_transform(
@@ -61,11 +62,9 @@ def inner(**options: Any) -> Any:
         inner,
     )
 )
-class TransformMeta(type(eqx.Module)):
-    """The metaclass of transforms.
-
-    It only tells type checkers which functions declare a field.
-    """
+class TransformMeta(NumbersMeta):
+    """The metaclass of transforms: it tells type checkers which functions declare a
+    field."""
 
 
 class AbstractTransform(eqx.Module, metaclass=TransformMeta):
@@ -88,8 +87,6 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
     """The number of updates made, or `None` before `init`."""
     state: PyTree = eqx.field(default=None, init=False)
     """A tree of the model's shape with each parameter's own state at its place."""
-
-    __signature__: ClassVar[Signature] = Signature()
 
     def __check_init__(self) -> None:
         check_fields(self)

@@ -170,7 +170,7 @@ def state_tree(parameters: Parameters, states: Sequence[Any]) -> PyTree:
     """The states as the field `state` holds them."""
     # If no parameter has state, store `()` once: flattening a tree of `()` costs time
     # in every step.
-    if all(map(is_nothing, states)):
+    if states and all(map(is_nothing, states)):
         return ()
     return parameters.tree(states)
 

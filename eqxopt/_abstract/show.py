@@ -1,7 +1,6 @@
-"""What a transform looks like: its `repr`, its signature, its completions."""
+"""What a transform looks like: its `repr` and its completions."""
 
 import dataclasses
-import inspect
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -30,7 +29,8 @@ def show(transform: Any, inner: Mapping[str, Any]) -> str:
         elif isinstance(value, dict) and field.init:
             parts.append(f"{field.name}={value!r}")
         elif id(value) in inner_objects:
-            parts.append(repr(value))
+            label = "" if field.name == "optimizer" else f"{field.name}="
+            parts.append(f"{label}{value!r}")
         elif field.init and not _is_default(field, value):
             parts.append(f"{field.name}={show_value(value)}")
     if transform.count is not None:
@@ -137,53 +137,6 @@ def _counted(shapes: Iterable[tuple[str, int]], most: int = 4) -> str:
     shown = [f"{n} × {x}" if n > 1 else x for x, n in shapes]
     more = [f"{len(shown) - most} more shapes"] if len(shown) > most else []
     return " + ".join(shown[:most] + more)
-
-
-class Signature:
-    """The signature that `help` and notebooks show: what each argument is set to, by
-    the short name of its type, in place of what the field then holds."""
-
-    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
-        if "__init__" in vars(owner) and not dataclasses.is_dataclass(owner):
-            raise AttributeError("__signature__")
-        signature = inspect.signature(owner.__init__)
-        parameters = list(signature.parameters.values())[1:]
-        fields = {f.name: f for f in dataclasses.fields(owner)}
-        short = [
-            p.replace(annotation=_Short(_like(fields[p.name])))
-            if p.name in fields
-            else p
-            for p in parameters
-        ]
-        return signature.replace(parameters=short, return_annotation=owner)
-
-
-class _Short:
-    """An annotation that prints as its name."""
-
-    def __init__(self, name: str):
-        self._name = name
-
-    def __repr__(self) -> str:
-        return self._name
-
-
-def _like(field: dataclasses.Field) -> str:
-    """The name of what a field is set to."""
-    converter: Any = field.metadata.get("converter")
-    if isinstance(converter, HyperparameterIn):
-        optional = " | None" if field.default is None else ""
-        return f"HyperparameterLike{optional}"
-    name = {
-        "as_mask": "MaskLike | None",
-        "as_matrices": "MatricesLike",
-        "as_dtype": "DTypeLike | None",
-        "as_key_data": "int | Array",
-    }.get(getattr(converter, "__name__", ""))
-    if name is not None:
-        return name
-    annotation: Any = field.type
-    return inspect.formatannotation(annotation).replace("typing.", "")
 
 
 # What a user does not call: the methods that a rule consists of.

@@ -50,6 +50,8 @@ class AbstractSharedWrapper(AbstractOptimizer):
     inner_rate: Amount = eqx.field(default=None, init=False)
     """Inside `wrap_leaf`, the learning rate of the optimizer inside, if
     `needs_inner_rate` asks for it."""
+    param_dtype: jnp.dtype | None = eqx.field(default=None, init=False, static=True)
+    """Inside `wrap_leaf`, the dtype in which the model holds the parameter."""
 
     needs_inner_rate: ClassVar[str | None] = None
     """What a user can do if the optimizer inside has no learning rate, or several;
@@ -76,21 +78,20 @@ class AbstractSharedWrapper(AbstractOptimizer):
         made of `grad`, and the next state."""
 
     @abc.abstractmethod
-    def eval_leaf(self, param: Leaf, state: Any) -> Leaf:
-        """The parameter to evaluate the model with. `param` is what the optimizer
-        inside has to evaluate with."""
+    def eval_leaf(self, param: Leaf, evaluated: Leaf, state: Any) -> Leaf:
+        """The parameter to evaluate the model with, where the optimizer inside would
+        evaluate it with `evaluated`. A rule without state is not asked: it gives
+        `evaluated`."""
 
     def start(self, parameters: Parameters) -> Self:
-        new = begun(self, parameters).start_shared(parameters)
+        optimizer = self.optimizer.start(parameters)
+        new = replace_fields(begun(self, parameters), optimizer=optimizer)
+        new = new.start_shared(parameters)
         states = [
             placed_with(param, rule.init_leaf(param))
             for rule, param in zip(_rules(new, parameters), parameters.arrays)
         ]
-        return replace_fields(
-            new,
-            state=state_tree(parameters, states),
-            optimizer=self.optimizer.start(parameters),
-        )
+        return replace_fields(new, state=state_tree(parameters, states))
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
@@ -99,7 +100,8 @@ class AbstractSharedWrapper(AbstractOptimizer):
         states = kept_states(self, parameters)
         lowered, new = self.lower(step)
         every_rule = _rules(new, parameters)
-        updates, optimizer = new.optimizer.advance(lowered)
+        inner_updates, optimizer = new.optimizer.advance(lowered)
+        updates = list(inner_updates)  # the list itself may be that of the gradients
         for i, rule in enumerate(every_rule):
             grad, update, state = step.grads[i], updates[i], states[i]
             if grad is None or update is None:
@@ -117,13 +119,17 @@ class AbstractSharedWrapper(AbstractOptimizer):
         )
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
-        inner = self.optimizer.evaluate(parameters)
         states = kept_states(self, parameters)
+        inner = self.optimizer.evaluate(parameters)
         if is_nothing(self.state):
             return inner
         return [
-            x if state is None else _eval_leaf(rule, x, state)
-            for rule, x, state in zip(_rules(self, parameters), inner, states)
+            evaluated
+            if state is None or is_nothing(state)
+            else _eval_leaf(rule, param, evaluated, state)
+            for rule, param, evaluated, state in zip(
+                _rules(self, parameters), parameters.arrays, inner, states
+            )
         ]
 
 
@@ -168,6 +174,7 @@ def _wrap_leaf(
     state: PyTree,
 ) -> tuple[Leaf, PyTree]:
     check_state(rule.init_leaf, param, state)
+    rule = replace_fields(rule, param_dtype=param.dtype)
     dtype = compute_dtype(param.dtype)
     t = t.astype(real_dtype(dtype))
     grad, param, update = (x.astype(dtype) for x in (grad, param, update))
@@ -179,11 +186,13 @@ def _wrap_leaf(
 
 
 @once_per_shape
-def _eval_leaf(rule: AbstractSharedWrapper, param: Leaf, state: PyTree) -> Leaf:
+def _eval_leaf(
+    rule: AbstractSharedWrapper, param: Leaf, evaluated: Leaf, state: PyTree
+) -> Leaf:
     dtype = compute_dtype(param.dtype)
     wide = jtu.tree_map(lambda x: widen(x, dtype), state)
-    evaluated = rule.eval_leaf(param.astype(dtype), wide)
-    return evaluated.astype(param.dtype, copy=True)
+    new = rule.eval_leaf(param.astype(dtype), evaluated.astype(dtype), wide)
+    return new.astype(param.dtype, copy=True)
 
 
 def with_learning_rate(

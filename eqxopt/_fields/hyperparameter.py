@@ -22,9 +22,9 @@ def _is_schedule(x: object) -> bool:
 class PerParameter(eqx.Module):
     """A hyperparameter that differs from parameter to parameter.
 
-    You rarely write this name: wherever a hyperparameter is accepted, so are both
-    forms of a choice. A function of `(path, array)` is asked once for every
-    parameter, by `init`, and its answers become arrays like any other hyperparameter.
+    You rarely write this name: a hyperparameter accepts both forms of a choice as they
+    are. `init` calls a function of `(path, array)` once for every parameter, and its
+    answers become arrays like any other hyperparameter.
 
     **Arguments:**
 
@@ -181,7 +181,9 @@ def hyperparameter(interval: str, **options: Any) -> Any:
 
         ```
     """
-    return eqx.field(converter=HyperparameterIn(Interval(interval)), **options)
+    converter = HyperparameterIn(Interval(interval))
+    metadata = {"like": "HyperparameterLike"}
+    return eqx.field(converter=converter, metadata=metadata, **options)
 
 
 def fix_choice(value: Any, parameters: Parameters, what: str) -> Any:

@@ -28,8 +28,8 @@ else:
 
 
 def as_key_data(seed: int | Int[Array, ""] | PRNGKeyArray) -> KeyData:
-    """A seed or a key, new-style or raw, as the raw bits that an optimizer keeps: they
-    can be saved and donated like any other array."""
+    """The raw bits of a seed or of a key, typed or raw. Bits can be saved and donated
+    like any other array."""
     dtype = jnp.result_type(seed)
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return jnp.array(jax.random.key_data(seed), copy=True)
@@ -52,8 +52,8 @@ def key_names(module: Any) -> list[str]:
 def own_keys(
     module: Any, count: Int[Array, ""], length: int
 ) -> list[dict[str, KeyData]]:
-    """The key fields of `module`, made the own ones of each of `length` parameters at
-    the step `count`."""
+    """For each of `length` parameters, the key fields of `module` with a key of its own
+    at the step `count`."""
     columns = {
         name: jax.random.key_data(
             jax.random.split(
@@ -93,4 +93,5 @@ def key_field(**options: Any) -> Any:
 
     Inside a rule it is the key of this step and this parameter.
     """
-    return eqx.field(converter=as_key_data, **options)
+    metadata = {"like": "int | Array"}
+    return eqx.field(converter=as_key_data, metadata=metadata, **options)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TYPE_CHECKING, TypeAlias
 
 import equinox as eqx
-import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Inexact
+from jaxtyping import Array
 
 from .._tree import Parameters
 from .._types import AnyLeaf, Matrix
@@ -78,17 +77,11 @@ class Matrices(AbstractSelector):
 
 
 def view_of(shape: tuple[int, ...], kind: str) -> MatrixView:
-    """How an array is seen as what `Matrices` says of it; what is no matrix as one, of
-    which a vector is the only column."""
+    """How an array of this kind is seen as a batch of matrices. A vector is a matrix of
+    one column."""
     axes = int(kind == "stack")
     rows, *columns = shape[axes:] or (1,)
     return MatrixView(shape, math.prod(shape[:axes]), rows, math.prod(columns))
-
-
-def transposed_if(
-    condition: bool, x: Inexact[Array, "batch r c"]
-) -> Inexact[Array, "batch _ _"]:
-    return jnp.swapaxes(x, -2, -1) if condition else x
 
 
 def as_matrices(choice: Any) -> Matrices:
@@ -99,8 +92,8 @@ def default_matrices(path: str, array: AnyLeaf) -> str:
     """Arrays of two axes and more that have more than one row and column, and no
     "embed" in their path.
 
-    A convolution's bias in Equinox has shape (out, 1, 1): its one column makes it a
-    vector. By the name `bias` stacked biases are known.
+    A convolution's bias in Equinox has shape (out, 1, 1), which is one column and so a
+    vector. Stacked biases are known by their name.
     """
     if array.ndim < 2 or "embed" in path.lower() or path.endswith("bias"):
         return "fallback"
@@ -123,4 +116,6 @@ else:
 
 def matrices_of(**options: Any) -> Any:
     """Declare a static field that says which parameters are matrices."""
-    return eqx.field(converter=as_matrices, static=True, kw_only=True, **options)
+    metadata = {"like": "MatricesLike"}
+    options |= {"static": True, "kw_only": True, "metadata": metadata}
+    return eqx.field(converter=as_matrices, **options)

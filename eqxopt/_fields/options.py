@@ -25,7 +25,8 @@ else:
 def dtype_option(**options: Any) -> Any:
     """A static field that holds the dtype in which a state is kept, or `None` for that
     of the parameter, at least float32."""
-    return eqx.field(converter=as_dtype, static=True, **options)
+    metadata = {"like": "DTypeLike"}
+    return eqx.field(converter=as_dtype, static=True, metadata=metadata, **options)
 
 
 def one_of(name: str, *known: str) -> Callable[[Any], Any]:

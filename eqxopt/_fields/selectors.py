@@ -1,4 +1,4 @@
-"""Selectors that are fixed when a step is traced: masks and labels."""
+"""Static selectors: masks and labels."""
 
 import abc
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from .._tree import choose, is_function, needed_arguments, Parameters
 
 class AbstractSelector(abc.ABC):
     """A static choice for each parameter: a function of `(path, array)` or a prefix
-    tree. Kept as a field outside the pytree, and so hashable."""
+    tree. It is hashable, because static fields are compared and hashed."""
 
     def __init__(self, choice: Any):
         self._choice = choice
@@ -44,8 +44,9 @@ class AbstractSelector(abc.ABC):
 
     @abc.abstractmethod
     def read(self, value: Any, what: str, array: Array | None) -> Any:
-        """`value` as it is meant, for `array` if that is known, or a `TypeError` or
-        `ValueError` that begins with `what`."""
+        """The choice that `value` stands for, checked against `array` if that is known.
+
+        **Raises:** a `TypeError` or `ValueError` that begins with `what`."""
 
     def at(self, parameters: Parameters, what: str) -> list[Any]:
         """The choice for each parameter."""
@@ -64,7 +65,7 @@ prefix of the model."""
 
 
 class Mask(AbstractSelector):
-    """Which parameters something is done to: booleans."""
+    """Selects parameters: a boolean for each."""
 
     def read(self, value: Any, what: str, array: Array | None) -> bool:
         if not isinstance(value, bool | np.bool_):
@@ -73,7 +74,7 @@ class Mask(AbstractSelector):
 
 
 class Labels(AbstractSelector):
-    """Which group each parameter belongs to: strings."""
+    """Groups parameters: a string for each."""
 
     def read(self, value: Any, what: str, array: Array | None) -> str:
         if not isinstance(value, str):
@@ -107,5 +108,5 @@ def mask_of(*hyperparameters: str, **options: Any) -> Any:
 
     Where the mask is False, these hyperparameters are 0.
     """
-    metadata = {"masks": hyperparameters}
+    metadata = {"masks": hyperparameters, "like": "MaskLike"}
     return eqx.field(converter=as_mask, static=True, metadata=metadata, **options)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from .._types import Scalar
 from .small import adjoint, product
 
 
@@ -34,12 +33,15 @@ def _batched(function: Callable[[Any], Any], x: Inexact[Array, "batch n n"]) -> 
 
 @jax.custom_jvp
 def inverse_power(
-    x: Inexact[Array, "batch n n"], eps: Scalar, exponent: Scalar
+    x: Inexact[Array, "batch n n"],
+    eps: Float[Array, "..."],
+    exponent: Float[Array, "..."],
 ) -> Inexact[Array, "batch n n"]:
     r"""$(X + \varepsilon I)^{-p}$, in which eigenvalues of $X$ that only rounding makes
     negative count as 0.
 
-    It moves smoothly with $X$, also where eigenvalues meet and eigenvectors do not.
+    $\varepsilon$ and $p$ are scalars, or have the shape (batch, 1, 1). The power moves
+    smoothly with $X$, also where eigenvalues meet and eigenvectors do not.
     """
     values, vectors = _decomposed(x, eps)
     return _composed(values**-exponent, vectors)
@@ -55,7 +57,7 @@ def _inverse_power_jvp(primals, tangents):
     inner = product(adjoint(vectors), product(x_dot, vectors))
     identity = jnp.eye(x.shape[-1], dtype=values.dtype)[None]
     inner = inner + (eps_dot * identity).astype(x.dtype)
-    by_exponent = -(jnp.log(values) * powers)[:, None] * identity * exponent_dot
+    by_exponent = -jnp.log(values) * powers * identity * exponent_dot
     inner = _slopes(values, exponent).astype(x.dtype) * inner
     inner = inner + by_exponent.astype(x.dtype)
     new = product(product(vectors, inner), adjoint(vectors))
@@ -63,25 +65,25 @@ def _inverse_power_jvp(primals, tangents):
 
 
 def _decomposed(
-    x: Inexact[Array, "batch n n"], eps: Scalar
-) -> tuple[Float[Array, "batch n"], Inexact[Array, "batch n n"]]:
+    x: Inexact[Array, "batch n n"], eps: Float[Array, "..."]
+) -> tuple[Float[Array, "batch 1 n"], Inexact[Array, "batch n n"]]:
     values, vectors = eigh(x)
-    return jnp.maximum(values, 0) + eps, vectors
+    return jnp.maximum(values, 0)[:, None] + eps, vectors
 
 
 def _composed(
-    values: Float[Array, "batch n"], vectors: Inexact[Array, "batch n n"]
+    values: Float[Array, "batch 1 n"], vectors: Inexact[Array, "batch n n"]
 ) -> Inexact[Array, "batch n n"]:
-    return product(vectors * values[:, None].astype(vectors.dtype), adjoint(vectors))
+    return product(vectors * values.astype(vectors.dtype), adjoint(vectors))
 
 
 def _slopes(
-    values: Float[Array, "batch n"], exponent: Scalar
+    values: Float[Array, "batch 1 n"], exponent: Float[Array, "..."]
 ) -> Float[Array, "batch n n"]:
     r"""$(\lambda_i^{-p} - \lambda_j^{-p}) / (\lambda_i - \lambda_j)$, which where both
     are equal is the derivative."""
-    low = jnp.minimum(values[:, :, None], values[:, None, :])
-    high = jnp.maximum(values[:, :, None], values[:, None, :])
+    low = jnp.minimum(adjoint(values), values)
+    high = jnp.maximum(adjoint(values), values)
     # Without the cancellation between powers of eigenvalues that are close.
     ratio = (high - low) / low
     same = ratio == 0

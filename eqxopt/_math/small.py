@@ -15,7 +15,7 @@ from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
 T = TypeVar("T")
 
 
-def ema(mean: Leaf, new: Leaf, decay: Scalar) -> Leaf:
+def ema(mean: Leaf, new: Leaf, decay: Float[Array, "..."]) -> Leaf:
     r"""Exponential moving average, $\beta m + (1 - \beta) x$."""
     # One weight, from the one stored `decay`, so that `debias` undoes precisely what
     # this does, also in float32; and written with the fewest operations, because a
@@ -23,14 +23,14 @@ def ema(mean: Leaf, new: Leaf, decay: Scalar) -> Leaf:
     return mean + (1 - decay) * (new - mean)
 
 
-def debias(mean: Leaf, decay: Scalar, t: Scalar) -> Leaf:
+def debias(mean: Leaf, decay: Float[Array, "..."], t: Scalar) -> Leaf:
     r"""What an `ema` that started from zeros estimates after `t` steps,
     $m / (1 - \beta^t)$."""
     return mean / one_minus_power(decay, t)
 
 
 @jax.custom_jvp
-def one_minus_power(base: Scalar, t: Scalar) -> Scalar:
+def one_minus_power(base: RealLeaf, t: Scalar) -> RealLeaf:
     r"""$1 - b^t$ for $0 \le b < 1$ and $t \ge 1$, without cancellation near $b = 1$.
 
     In float32, `1 - b**t` loses five digits in the first steps of `b = 0.999`.

@@ -1,65 +1,61 @@
 """Both sides of a matrix: statistics of its rows and its columns, and their bases."""
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Inexact, Int
+from jaxtyping import Array, Float, Inexact
 
-from .._abstract.optimizer import count_of
-from .._abstract.together import decayed_step, together
-from .._compile.once import once_per_shape
 from .._fields import MatrixView
-from .._math import adjoint, eigh, ema, no_update, orthonormal_columns, product
-from .._sharding import gathered, sharded_like
-from .._types import AnyLeaf, Leaf, Matrix, Scalar
+from .._math import adjoint, eigh, ema, orthonormal_columns, product
+from .._types import AnyLeaf, Matrix
 
 
 class Sides(NamedTuple):
-    """One array for the rows and one for the columns of matrices; `None` for a side
-    that is too long, or empty, which has the identity."""
+    """One array for the rows and one for the columns of matrices. `None` stands for the
+    identity, of a side that is too long."""
 
     left: Array | None
     right: Array | None
 
 
+def sides(view: MatrixView, limit: int, make: Callable[[int], AnyLeaf]) -> Sides:
+    """`make(n)` for each side, if its length `n` is at most `limit`."""
+    left, right = (make(n) if n <= limit else None for n in (view.rows, view.columns))
+    return Sides(left, right)
+
+
 def squares(view: MatrixView, dtype: jnp.dtype, limit: int) -> Sides:
-    """Zeros to average outer products in, for sides of at most `limit`."""
-    return _sides(lambda n: jnp.zeros((view.batch, n, n), dtype), view, limit)
+    """Zeros to average outer products in."""
+    return sides(view, limit, lambda n: jnp.zeros((view.batch, n, n), dtype))
 
 
 def identities(view: MatrixView, dtype: jnp.dtype, limit: int) -> Sides:
-    def identity(n: int) -> Inexact[Array, "batch n n"]:
-        return jnp.tile(jnp.eye(n, dtype=dtype), (view.batch, 1, 1))
-
-    return _sides(identity, view, limit)
+    identity = lambda n: jnp.tile(jnp.eye(n, dtype=dtype), (view.batch, 1, 1))
+    return sides(view, limit, identity)
 
 
-def ones(view: MatrixView, dtype: jnp.dtype, limit: int) -> Sides:
-    """A one for each row, and one for each column."""
-    return _sides(lambda n: jnp.ones((view.batch, n), dtype), view, limit)
-
-
-def _sides(make: Callable[[int], AnyLeaf], view: MatrixView, limit: int) -> Sides:
-    return Sides(
-        *(make(n) if 0 < n <= limit else None for n in (view.rows, view.columns))
-    )
-
-
-def means(old: Sides, new: Sides, decay: Scalar) -> Sides:
+def averaged(old: Sides, new: Sides, decay: Float[Array, "..."]) -> Sides:
+    """The `ema` of each side."""
     return jtu.tree_map(lambda mean, x: ema(mean, x, decay), old, new)
 
 
 def outer_products(by_rows: Matrix, by_columns: Matrix, like: Sides) -> Sides:
-    r"""$X X^*$ of the first and $X^* X$ of the second, on the sides that `like`
+    r"""$X X^*$ of the first and $X^* X$ of the second, for the sides that `like`
     has."""
     return Sides(
         None if like.left is None else product(by_rows, adjoint(by_rows)),
         None if like.right is None else product(adjoint(by_columns), by_columns),
     )
+
+
+def multiplied(x: Matrix, sides: Sides) -> Matrix:
+    r"""$L X R$."""
+    if sides.left is not None:
+        x = product(sides.left, x)
+    return x if sides.right is None else product(x, sides.right)
 
 
 def rotated(x: Matrix, bases: Sides) -> Matrix:
@@ -72,98 +68,22 @@ def rotated_back(x: Matrix, bases: Sides) -> Matrix:
     return multiplied(x, bases._replace(right=_adjoint_or_none(bases.right)))
 
 
-def multiplied(x: Matrix, sides: Sides) -> Matrix:
-    r"""$L X R$."""
-    if sides.left is not None:
-        x = product(sides.left, x)
-    return x if sides.right is None else product(x, sides.right)
+def eigenbases(factors: Sides) -> Sides:
+    """The eigenvectors of each side, those of the largest eigenvalues first."""
+    # Without a derivative: where eigenvalues meet, eigenvectors do not move smoothly.
+    vectors = lambda x: jnp.flip(eigh(jax.lax.stop_gradient(x))[1], axis=-1)
+    return jtu.tree_map(vectors, factors)
 
 
-@once_per_shape
-def whole(grad: Leaf, state: Any, view: MatrixView) -> tuple[Matrix, Any]:
-    """The gradient and the moments in a state, `mu` and perhaps `nu`, as matrices,
-    whole on every device."""
-    as_matrices = lambda x: view.matrices(gathered(x))
-    state = _with_moments(as_matrices, state)
-    return as_matrices(grad).astype(state.mu.dtype), state
-
-
-@once_per_shape
-def laid_out(state: Any, param: Leaf, view: MatrixView) -> Any:
-    """The state of a parameter with moments that lie as it does."""
-    return _with_moments(lambda x: sharded_like(view.array(x), param), state)
-
-
-def _with_moments(function: Callable[[Array], Array], state: Any) -> Any:
-    moments = {name: getattr(state, name, None) for name in ("mu", "nu")}
-    return state._replace(
-        **{name: function(x) for name, x in moments.items() if x is not None}
-    )
-
-
-def rotated_updates(
-    optimizer: Any,
-    step: Callable[..., tuple[Inexact[Array, "_ _ _"], dict[str, Any]]],
-    turn: Callable[[Any, Any], dict[str, Any]],
-    rules: Sequence[Any],
-    grads: Sequence[AnyLeaf],
-    params: Sequence[AnyLeaf],
-    states: Sequence[Any],
-    views: Sequence[MatrixView],
-) -> tuple[list[AnyLeaf], list[Any]]:
-    """The updates and next states of an optimizer that goes by eigenbases of the sides.
-
-    `step(count, rule, (grad, state))` gives the step of matrices and what it changes in
-    their state. The bases are eigenvectors of the factors after the first update, which
-    moves no parameter; they are what `turn(rule, state)` gives after every
-    `precondition_frequency`-th of the others; and otherwise they stay.
-    """
-    count = count_of(optimizer)
-    pairs = [whole(*each) for each in zip(grads, states, views)]
-    made = together(functools.partial(step, count), rules, pairs, count)
-    new_states = [old._replace(**new) for (_, old), (_, new) in zip(pairs, made)]
-
-    def changed(function: Callable[[Any, Any], dict[str, Any]]) -> Callable[..., Any]:
-        def branch(states: list[Any]) -> list[Any]:
-            changes = together(function, rules, states, count)
-            return [x._replace(**new) for x, new in zip(states, changes)]
-
-        return branch
-
-    # A branch for all of them, which in most steps costs nothing.
-    due = (count - 1) % optimizer.precondition_frequency == 0
-    branch = jnp.where(count == 1, 2, jnp.where(due, 1, 0))
-    branches = (lambda states: states, changed(turn), changed(_start))
-    new_states = jax.lax.switch(branch, branches, new_states)
-    updates = [
-        _after_the_first(count, rule, matrices, param, view)
-        for rule, (matrices, _), param, view in zip(rules, made, params, views)
-    ]
-    return updates, [laid_out(*each) for each in zip(new_states, params, views)]
-
-
-@once_per_shape
-def _after_the_first(
-    count: Int[Array, ""], rule: Any, matrices: Matrix, param: Leaf, view: MatrixView
-) -> Leaf:
-    update = decayed_step(rule, matrices, param, view)
-    return jnp.where(count == 1, no_update(update), update)
-
-
-def _start(rule: Any, state: Any) -> dict[str, Any]:
-    del rule
-    return {"bases": jtu.tree_map(_eigenvectors, state.factors)}
-
-
-def _eigenvectors(x: Inexact[Array, "batch n n"]) -> Inexact[Array, "batch n n"]:
-    """Those of the largest eigenvalues first, and without a derivative: where
-    eigenvalues meet, eigenvectors do not move smoothly."""
-    return jnp.flip(eigh(jax.lax.stop_gradient(x))[1], axis=-1)
-
-
-def orthonormal(sides: Sides) -> Sides:
-    """Of the columns of each side, orthonormal ones, without a derivative."""
+def orthonormalized(sides: Sides) -> Sides:
+    """The columns of each side made orthonormal, without a derivative."""
     return jtu.tree_map(lambda x: orthonormal_columns(jax.lax.stop_gradient(x)), sides)
+
+
+def transposed_if(
+    condition: bool, x: Inexact[Array, "batch r c"]
+) -> Inexact[Array, "batch _ _"]:
+    return jnp.swapaxes(x, -2, -1) if condition else x
 
 
 def _adjoint_or_none(x: Array | None) -> Array | None:

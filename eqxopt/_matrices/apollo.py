@@ -1,15 +1,13 @@
 """APOLLO: the scales of Adam from a random projection of the gradients."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, count_of, inner
-from .._compile.once import once_per_shape
+from .._abstract.optimizer import AbstractOptimizer, inner
 from .._dtype import compute_dtype, real_dtype
 from .._fields import (
     default_matrices,
@@ -24,14 +22,13 @@ from .._fields import (
     MatrixView,
     OptionalHyperparameter,
     OptionalMask,
-    transposed_if,
     word,
 )
 from .._math import abs_sq, clip_factor, ema, one_minus_power, sqrt, stable_norm
 from .._number import integer
-from .._sharding import gathered, sharded_like
-from .._types import AnyLeaf, Leaf
+from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
+from ._sides import transposed_if
 
 
 # What the authors' code adds to norms that it divides by.
@@ -39,11 +36,11 @@ TINY = 1e-8
 
 
 class Sketch(NamedTuple):
-    """How many updates a matrix has had; the random bits of its projection; running
-    means of its projected gradient and of the square of that; and the norm of its last
-    scaled gradient, 0 before the first."""
+    """The number of updates of a matrix; the random bits of its projection; running
+    means of the projected gradient and of its square; and the norm of the last scaled
+    gradient, 0 before the first."""
 
-    age: Int[Array, ""]
+    age: Int[Array, "batch 1"]
     key: KeyData
     mu: Inexact[Array, "batch rank long"]
     nu: Float[Array, "batch rank long"]
@@ -51,8 +48,8 @@ class Sketch(NamedTuple):
 
 
 class APOLLO(AbstractMatrixOptimizer):
-    r"""Gradient descent that scales each channel as AdamW would, which a few random
-    directions are enough to tell; another optimizer for what is no matrix.
+    r"""Gradient descent that scales each channel as AdamW would. A few random
+    directions are enough to know the scales.
 
     For a matrix with fewer rows than columns,
 
@@ -71,42 +68,38 @@ class APOLLO(AbstractMatrixOptimizer):
     $$
 
     and for the others the same of the transpose. $P_t$, of $r$ rows, is drawn anew
-    every $T$ steps; only its random key is kept. A convolution kernel (out, in, ...) is
-    the matrix (out, in · ...).
+    every $T$ steps; only its random key is kept.
 
-    APOLLO-Mini has one scale for the whole matrix, $\|\tilde R_t\| / \|R_t\|$, and with
-    it the memory of SGD:
+    APOLLO-Mini has one scale for the whole matrix, $\|\tilde R_t\| / \|R_t\|$, and so
+    the memory of SGD:
 
     ```python
     eqxopt.APOLLO(0.01, rank=1, scale=128.0, scale_type="tensor")
     ```
 
-    This is the authors' code: it is the full gradient that is scaled, and what corrects
-    for the start at zero comes after $\gamma$ has limited the growth. Its weight decay
-    is that of the parameter after the step; here, as everywhere, before.
+    This is the authors' code: it scales the full gradient, and corrects for the start
+    at zero after $\gamma$ has limited the growth. Its weight decay is that of the
+    parameter after the step; here, as everywhere, before.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$, of the matrices alone. The authors' is 0.01.
-    - `rank`: $r$, an integer. Default 256. At most the shorter side is of use, and
-        taken.
-    - `update_proj_gap`: $T$, an integer. Default 200.
-    - `scale`: $s \ge 0$. Default 1.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `mask`: which matrices decay: a tree of booleans that is a prefix of the model, or
-        a function of `(path, array)`. By default all do.
-    - `b1`: keyword only, as all that follow. $\beta_1 \in [0, 1)$. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-6.
-    - `scale_type`: `"channel"`, the default, or `"tensor"`.
-    - `max_growth`: $\gamma > 0$, usually above 1; `None` for no limit. Default
-        1.01.
-    - `matrices`: which parameters are matrices, as for [`eqxopt.Muon`][]: `True` or
-        `"matrix"`, `"stack"`, or `False` or `"fallback"` for each, by a function of
-        `(path, array)` or a tree that is a prefix of the model.
-    - `fallback`: the optimizer of the other parameters. Default `AdamW(3e-4, b2=0.95,
-        weight_decay=0.0)`.
-    - `seed`: an integer or a random key. Default 0.
+    - `learning_rate`: $\alpha$ of the matrices, in [0, inf). The authors' is 0.01.
+    - `rank`: $r$, an integer in [1, inf), at most the shorter side. Default 256.
+    - `update_proj_gap`: $T$, an integer in [1, inf). Default 200.
+    - `scale`: $s$, in [0, inf). Default 1.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `mask`: which matrices decay, a [selector][selectors]. Default: all.
+    - `b1`: $\beta_1$, in [0, 1). Default 0.9. Keyword only.
+    - `b2`: $\beta_2$, in [0, 1). Default 0.999. Keyword only.
+    - `eps`: $\varepsilon$, in [0, inf), outside the root. Default 1e-6. Keyword only.
+    - `scale_type`: `"channel"`, the default, or `"tensor"`. Keyword only.
+    - `max_growth`: $\gamma$, in (0, inf) and usually above 1; `None` for no limit.
+        Default 1.01. Keyword only.
+    - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
+        Keyword only.
+    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
+        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
+    - `seed`: an integer or a random key. Default 0. Keyword only.
 
     **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
     axes, with its path.
@@ -149,72 +142,56 @@ class APOLLO(AbstractMatrixOptimizer):
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
     seed: Key = key_field(default=0, kw_only=True)
 
-    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> Sketch:
+    def init_matrix(self, param: Leaf, view: MatrixView) -> Sketch:
         dtype = compute_dtype(param.dtype)
         short, long = sorted((view.rows, view.columns))
         shape = view.batch, min(self.rank, short), long
         return Sketch(
-            age=jnp.zeros((), jnp.int32),
-            key=jnp.zeros_like(self.seed),
+            age=jnp.zeros((view.batch, 1), jnp.int32),
+            key=jnp.zeros((view.batch, *self.seed.shape), self.seed.dtype),
             mu=jnp.zeros(shape, dtype),
             nu=jnp.zeros(shape, real_dtype(dtype)),
             norm=jnp.zeros((view.batch, 1, 1), real_dtype(dtype)),
         )
 
-    def update_matrices(
-        self,
-        rules: Sequence[Any],
-        grads: Sequence[AnyLeaf],
-        params: Sequence[AnyLeaf],
-        states: Sequence[Any],
-        views: Sequence[MatrixView],
-    ) -> tuple[list[AnyLeaf], list[Any]]:
-        count = count_of(self)
-        results = [
-            _update(rule, count, grad, param, state, view)
-            for rule, grad, param, state, view in zip(
-                rules, grads, params, states, views
-            )
-        ]
-        return [update for update, _ in results], [state for _, state in results]
+    def accumulate(
+        self, t: Scalar, grad: Matrix, state: Sketch
+    ) -> tuple[Matrix, Sketch]:
+        return grad, state
 
+    def precondition(
+        self, t: Scalar, x: Matrix, state: Sketch
+    ) -> tuple[Matrix, Sketch]:
+        age, key, mu, nu, last_norm = state
+        tall = x.shape[1] >= x.shape[2]
+        grad = transposed_if(tall, x)
+        key = jnp.where(age % self.update_proj_gap == 0, self.seed, key)
+        low = projection(key, grad, mu.shape[1]) @ grad
+        mu = ema(mu, low, self.b1)
+        nu = ema(nu, abs_sq(low), self.b2)
+        axes = (-2,) if self.scale_type == "channel" else (-2, -1)
+        size = stable_norm(mu / (sqrt(nu) + self.eps), axes)
+        scaled = grad * (size / (stable_norm(low, axes) + TINY))
+        norm = stable_norm(scaled, (-2, -1))
+        if self.max_growth is not None:
+            limit = clip_factor(norm, self.max_growth * (last_norm + TINY))
+            limit = jnp.where(last_norm == 0, 1, limit)
+            scaled, norm = limit * scaled, limit * norm
+        unbiased = sqrt(one_minus_power(self.b2, t)) / one_minus_power(self.b1, t)
+        direction = sqrt(self.scale) * unbiased * scaled
+        return transposed_if(tall, direction), Sketch(age + 1, key, mu, nu, norm)
 
-@once_per_shape
-def _update(
-    rule: APOLLO,
-    count: Int[Array, ""],
-    grad: Leaf,
-    param: Leaf,
-    state: Sketch,
-    view: MatrixView,
-) -> tuple[Leaf, Sketch]:
-    dtype = compute_dtype(param.dtype)
-    t, tall = count.astype(real_dtype(dtype)), view.rows >= view.columns
-    full = transposed_if(tall, view.matrices(gathered(grad.astype(dtype))))
-    key = jnp.where(state.age % rule.update_proj_gap == 0, rule.seed, state.key)
-    low = projection(key, full, state.mu.shape[-2]) @ full
-    mu, nu = ema(state.mu, low, rule.b1), ema(state.nu, abs_sq(low), rule.b2)
-    axes = (-2,) if rule.scale_type == "channel" else (-2, -1)
-    size = stable_norm(mu / (sqrt(nu) + rule.eps), axes)
-    scaled = full * (size / (stable_norm(low, axes) + TINY))
-    norm = stable_norm(scaled, (-2, -1))
-    if rule.max_growth is not None:
-        limit = clip_factor(norm, rule.max_growth * (state.norm + TINY))
-        limit = jnp.where(state.norm == 0, 1, limit)
-        scaled, norm = limit * scaled, limit * norm
-    unbiased = sqrt(one_minus_power(rule.b2, t)) / one_minus_power(rule.b1, t)
-    step = sqrt(rule.scale) * unbiased * scaled
-    step = sharded_like(view.array(transposed_if(tall, step)), param)
-    update = -rule.learning_rate * (step + rule.weight_decay * param.astype(dtype))
-    return update, Sketch(state.age + 1, key, mu, nu, norm)
+    def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:
+        return -self.learning_rate * (direction + self.weight_decay * param)
 
 
 def projection(
-    key: KeyData, x: Inexact[Array, "batch short long"], rank: int
+    keys: KeyData, x: Inexact[Array, "batch short long"], rank: int
 ) -> Float[Array, "batch rank short"]:
     """Random directions that keep the lengths of the columns of `x` on average."""
-    shape = x.shape[0], rank, x.shape[1]
-    normal = jax.random.normal(
-        jax.random.wrap_key_data(key), shape, real_dtype(x.dtype)
-    )
-    return normal / max(rank, 1) ** 0.5
+
+    def normal(key: KeyData) -> Float[Array, "rank short"]:
+        shape, dtype = (rank, x.shape[1]), real_dtype(x.dtype)
+        return jax.random.normal(jax.random.wrap_key_data(key), shape, dtype)
+
+    return jax.vmap(normal)(keys) / rank**0.5

@@ -1,15 +1,13 @@
 """GaLore: Adam in a subspace of the gradients."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
-from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, count_of, inner
-from .._compile.once import once_per_shape
+from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
+from .._abstract.optimizer import AbstractOptimizer, inner
 from .._dtype import compute_dtype, real_dtype
 from .._fields import (
     default_matrices,
@@ -20,76 +18,71 @@ from .._fields import (
     MatricesField,
     MatrixView,
     OptionalMask,
-    transposed_if,
 )
-from .._math import abs_sq, debias, ema, sqrt
+from .._math import abs_sq, adjoint, debias, ema, sqrt
 from .._number import integer
-from .._sharding import gathered, sharded_like
-from .._types import AnyLeaf, Leaf, Matrix
+from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
+from ._sides import transposed_if
 
 
 class Subspace(NamedTuple):
-    """How many updates a matrix has had; an orthonormal basis for its longer side; and
-    running means of its gradient in that basis and of its square."""
+    """The number of updates of a matrix; the projection of its longer side; and running
+    means of the projected gradient and of its square."""
 
-    age: Int[Array, ""]
-    basis: Inexact[Array, "batch long rank"]
+    age: Int[Array, "batch 1 1"]
+    projection: Inexact[Array, "batch rank long"]
     mu: Inexact[Array, "batch rank short"]
     nu: Float[Array, "batch rank short"]
 
 
-class GaLore(AbstractMatrixOptimizer):
-    r"""Adam of every matrix in the subspace in which its gradient is largest, and so
-    with little memory; another optimizer, by default AdamW, for what is no matrix.
+class GaLore(AbstractRefreshedMatrixOptimizer):
+    r"""Adam of every matrix in the subspace in which its gradient is largest, which
+    takes little memory.
 
     For a matrix of at least as many rows as columns,
 
     $$
     \begin{aligned}
     P_t &= \begin{cases}
-        \text{the first } r \text{ left singular vectors of } g_t &
+        U^* \text{ of the first } r \text{ left singular vectors } U \text{ of } g_t &
             \text{if } T \text{ divides } t - 1 \\
         P_{t-1} & \text{otherwise}
     \end{cases} \\
-    R_t &= P_t^* g_t \\
+    R_t &= P_t g_t \\
     m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, R_t \\
     v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |R_t|^2 \\
     \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
-    u_t &= -\alpha_t \left( s\, P_t\, \hat m_t / (\sqrt{\hat v_t} + \varepsilon) +
+    u_t &= -\alpha_t \left( s\, P_t^*\, \hat m_t / (\sqrt{\hat v_t} + \varepsilon) +
         \lambda \theta_{t-1} \right)
     \end{aligned}
     $$
 
-    and for the others the same of the transpose. The moments stay as they are where
-    the subspace changes. A convolution kernel (out, in, ...) is the matrix (out, in ·
-    ...).
+    and for the others the same of the transpose. The moments stay as they are where the
+    subspace changes.
 
     This is optax's rule, of which the state of $n \times m$ has $nr + 2mr$ numbers for
-    the longer side $n$. The paper's projects the shorter side, for $2nr + mr$; and its
-    code has $s$ = 0.25. optax takes the singular vectors in float32 whatever the
-    parameters' dtype, which here is only the least. Derivatives of training take the
-    subspaces as given.
+    the longer side $n$. The paper's projects the shorter side, for $2nr + mr$, and its
+    code has $s = 0.25$. optax takes the singular vectors in float32 whatever the dtype
+    of the parameters; here float32 is the least. Derivatives of training take the
+    subspaces as constants.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$, of the matrices alone.
-    - `rank`: $r$, an integer. Default 128. At most the shorter side is of use, and
-        taken.
-    - `update_proj_gap`: $T$, an integer. Default 200. A singular value decomposition
-        costs as much as many steps.
-    - `scale`: $s \ge 0$. Default 1.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `mask`: which matrices decay: a tree of booleans that is a prefix of the model, or
-        a function of `(path, array)`. By default all do.
-    - `b1`: keyword only, as all that follow. $\beta_1 \in [0, 1)$. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `matrices`: which parameters are matrices, as for [`eqxopt.Muon`][]: `True` or
-        `"matrix"`, `"stack"`, or `False` or `"fallback"` for each, by a function of
-        `(path, array)` or a tree that is a prefix of the model.
-    - `fallback`: the optimizer of the other parameters. Default `AdamW(3e-4, b2=0.95,
-        weight_decay=0.0)`.
+    - `learning_rate`: $\alpha$ of the matrices, in [0, inf).
+    - `rank`: $r$, an integer in [1, inf), at most the shorter side. Default 128.
+    - `update_proj_gap`: $T$, an integer in [1, inf). Default 200. A singular value
+        decomposition costs as much as many steps.
+    - `scale`: $s$, in [0, inf). Default 1.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `mask`: which matrices decay, a [selector][selectors]. Default: all.
+    - `b1`: $\beta_1$, in [0, 1). Default 0.9. Keyword only.
+    - `b2`: $\beta_2$, in [0, 1). Default 0.999. Keyword only.
+    - `eps`: $\varepsilon$, in [0, inf), outside the root. Default 1e-8. Keyword only.
+    - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
+        Keyword only.
+    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
+        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
 
     **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
     axes, with its path.
@@ -124,67 +117,49 @@ class GaLore(AbstractMatrixOptimizer):
     matrices: MatricesField = matrices_of(default=default_matrices)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
 
-    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> Subspace:
+    def init_matrix(self, param: Leaf, view: MatrixView) -> Subspace:
         dtype = compute_dtype(param.dtype)
         short, long = sorted((view.rows, view.columns))
         rank = min(self.rank, short)
         return Subspace(
-            age=jnp.zeros((), jnp.int32),
-            basis=jnp.zeros((view.batch, long, rank), dtype),
+            age=jnp.zeros((view.batch, 1, 1), jnp.int32),
+            projection=jnp.zeros((view.batch, rank, long), dtype),
             mu=jnp.zeros((view.batch, rank, short), dtype),
             nu=jnp.zeros((view.batch, rank, short), real_dtype(dtype)),
         )
 
-    def update_matrices(
-        self,
-        rules: Sequence[Any],
-        grads: Sequence[AnyLeaf],
-        params: Sequence[AnyLeaf],
-        states: Sequence[Any],
-        views: Sequence[MatrixView],
-    ) -> tuple[list[AnyLeaf], list[Any]]:
-        count = count_of(self)
-        results = [
-            _update(rule, count, grad, param, state, view)
-            for rule, grad, param, state, view in zip(
-                rules, grads, params, states, views
-            )
-        ]
-        return [update for update, _ in results], [state for _, state in results]
+    def accumulate(
+        self, t: Scalar, grad: Matrix, state: Subspace
+    ) -> tuple[Matrix, Subspace]:
+        return grad, state
+
+    def due(self, count: Int[Array, ""], state: Subspace) -> Bool[Array, "batch 1 1"]:
+        # By the age of each matrix: its first gradient may come late.
+        return state.age % self.update_proj_gap == 0
+
+    def refresh(self, t: Scalar, x: Matrix, state: Subspace) -> Subspace:
+        return state._replace(projection=leading_vectors(x, state.mu.shape[1]))
+
+    def precondition(
+        self, t: Scalar, x: Matrix, state: Subspace
+    ) -> tuple[Matrix, Subspace]:
+        age, p, mu, nu = state
+        wide = x.shape[1] < x.shape[2]
+        low = p @ transposed_if(wide, x)
+        mu = ema(mu, low, self.b1)
+        nu = ema(nu, abs_sq(low), self.b2)
+        mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)
+        direction = self.scale * (adjoint(p) @ (mu_hat / (sqrt(nu_hat) + self.eps)))
+        return transposed_if(wide, direction), Subspace(age + 1, p, mu, nu)
+
+    def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:
+        return -self.learning_rate * (direction + self.weight_decay * param)
 
 
-@once_per_shape
-def _update(
-    rule: GaLore,
-    count: Int[Array, ""],
-    grad: Leaf,
-    param: Leaf,
-    state: Subspace,
-    view: MatrixView,
-) -> tuple[Leaf, Subspace]:
-    dtype = compute_dtype(param.dtype)
-    t, wide = count.astype(real_dtype(dtype)), view.rows < view.columns
-    matrices = view.matrices(gathered(grad.astype(dtype)))
-    # By the age of the state: the first gradient of a matrix may come late.
-    basis = jax.lax.cond(
-        state.age % rule.update_proj_gap == 0,
-        lambda: leading_vectors(matrices, state.basis.shape[-1]),
-        lambda: state.basis,
-    )
-    low = jnp.swapaxes(basis.conj(), -2, -1) @ transposed_if(wide, matrices)
-    mu, nu = ema(state.mu, low, rule.b1), ema(state.nu, abs_sq(low), rule.b2)
-    mu_hat, nu_hat = debias(mu, rule.b1, t), debias(nu, rule.b2, t)
-    direction = rule.scale * (basis @ (mu_hat / (sqrt(nu_hat) + rule.eps)))
-    step = sharded_like(view.array(transposed_if(wide, direction)), param)
-    update = -rule.learning_rate * (step + rule.weight_decay * param.astype(dtype))
-    return update, Subspace(state.age + 1, basis, mu, nu)
-
-
-def leading_vectors(x: Matrix, rank: int) -> Inexact[Array, "batch long rank"]:
-    """The singular vectors of the largest singular values, along the longer side."""
-    wide = x.shape[-2] < x.shape[-1]
-    if x.size == 0:
-        return transposed_if(wide, x)[..., :rank]
+def leading_vectors(x: Matrix, rank: int) -> Inexact[Array, "batch rank long"]:
+    """The adjoint of the singular vectors of the largest singular values, along the
+    longer side."""
+    tall = transposed_if(x.shape[1] < x.shape[2], x)
     # Their derivative is infinite where two singular values are equal.
-    left, _, right = jnp.linalg.svd(jax.lax.stop_gradient(x), full_matrices=False)
-    return (jnp.swapaxes(right, -2, -1) if wide else left)[..., :rank]
+    vectors, _, _ = jnp.linalg.svd(jax.lax.stop_gradient(tall), full_matrices=False)
+    return adjoint(vectors)[:, :rank]

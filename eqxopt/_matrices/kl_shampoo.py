@@ -1,13 +1,13 @@
 """KL-Shampoo: the Kronecker factors that describe gradients best as a covariance."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Int
 
-from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
 from .._abstract.optimizer import AbstractOptimizer, inner
 from .._dtype import compute_dtype, real_dtype, zeros_like
 from .._fields import (
@@ -20,28 +20,27 @@ from .._fields import (
     MatrixView,
     OptionalMask,
 )
-from .._math import abs_sq, ema, product
+from .._math import abs_sq, ema, no_update, product
 from .._number import integer
-from .._types import AnyLeaf, Leaf, Matrix
+from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
 from ._sides import (
+    averaged,
+    eigenbases,
     identities,
-    means,
-    ones,
-    orthonormal,
+    orthonormalized,
     outer_products,
     rotated,
     rotated_back,
-    rotated_updates,
     Sides,
     squares,
 )
 
 
 class WhitenedMomentum(NamedTuple):
-    """Running means of a matrix's gradient and of its whitened outer products; bases
-    in which these are nearly diagonal; and running means of what is there on the
-    diagonals."""
+    """Running means of the gradient and of its whitened outer products; bases in which
+    these are nearly diagonal; and running means of the diagonals, with the shapes
+    (batch, rows, 1) and (batch, 1, columns)."""
 
     mu: Leaf
     factors: Sides
@@ -49,9 +48,9 @@ class WhitenedMomentum(NamedTuple):
     values: Sides
 
 
-class KLShampoo(AbstractMatrixOptimizer):
-    r"""Shampoo whose factors are estimated together, so that it needs no lengths from
-    Adam; another optimizer, by default AdamW, for what is no matrix.
+class KLShampoo(AbstractRefreshedMatrixOptimizer):
+    r"""Shampoo whose factors are estimated together, so that it does not need the
+    lengths of Adam's steps.
 
     $$
     \begin{aligned}
@@ -70,44 +69,40 @@ class KLShampoo(AbstractMatrixOptimizer):
     \end{aligned}
     $$
 
-    in which the right sides have $l$, $r$ and the bases of the step before. $L \otimes
-    R$ is the covariance of gradients with the least Kullback-Leibler divergence from
-    theirs; $l$ and $r$ are its eigenvalues in bases that lag behind.
+    where the right sides have $l$ and $r$ of the update before. $L \otimes R$ is the
+    covariance with the least Kullback-Leibler divergence from that of the gradients;
+    $l$ and $r$ are its eigenvalues in bases that lag behind.
 
-    The first step moves nothing: it makes $L$ and $R$ from $g g^* / n_\text{in}$ and
-    $g^* g / n_\text{out}$, the bases of their eigenvectors, and $l = r = s_0$. After
-    every $f$-th of the others $Q_L \leftarrow \mathrm{qr}(L Q_L)$, and $Q_R$ likewise.
-    In between a step costs matrix products alone.
+    The first update moves nothing: it makes $L$ and $R$ from $g g^* / n_\text{in}$ and
+    $g^* g / n_\text{out}$, and sets $l = r = s_0$. The second begins with the bases of
+    their eigenvectors. After every $f$ further updates, $Q_L \leftarrow \mathrm{qr}(L
+    Q_L)$, and $Q_R$ likewise. All other updates cost matrix products alone.
 
     This is the authors' code, with its lower bound $c^{-2}$ on $l$ and $r$, $c =
-    \max(10, \min(n, 4000))$ for a side of length $n$; but for the decay, which there
-    acts on what the step has already moved, and for bfloat16, in which that computes.
-    As there, $m$ has no correction of its bias.
+    \max(10, \min(n, 4000))$ for a side of length $n$. There, the decay acts on what the
+    step has already moved, and bfloat16 is computed in bfloat16. As there, $m$ has no
+    bias correction.
 
-    Training can be differentiated with the bases taken as constants, because
-    eigenvectors are no smooth function where eigenvalues meet.
-
-    A convolution kernel (out, in, ...) is the matrix (out, in · ...); what is a matrix
-    is said as in [`eqxopt.Muon`][].
+    Derivatives of training take the bases as constants, because eigenvectors are not a
+    smooth function where eigenvalues meet.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$, of the matrices alone.
-    - `b1`: $\beta_1 \in [0, 1)$. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$. Default 0.98.
-    - `eps`: $\varepsilon \ge 0$. Default 1e-8.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.01.
-    - `mask`: which matrices decay: a tree of booleans that is a prefix of the model, or
-        a function of `(path, array)`. By default all do.
-    - `init_factor`: $s_0 > 0$. Default 0.1.
-    - `precondition_frequency`: $f$, an integer of at least 1. Default 10.
-    - `max_precond_dim`: a side that is longer is not rotated and not scaled: its $Q$ is
-        the identity, and its $l$ or $r$ is 1. Default 10000.
-    - `matrices`: keyword only. Which parameters are matrices: a function of `(path,
-        array)`, or a tree that is a prefix of the model, giving `True` or `"matrix"`,
-        `"stack"`, `False` or `"fallback"`.
-    - `fallback`: keyword only. The optimizer of the other parameters. Default
-        `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `learning_rate`: $\alpha$ of the matrices, in [0, inf).
+    - `b1`: $\beta_1$, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, in [0, 1). Default 0.98.
+    - `eps`: $\varepsilon$, in [0, inf). Default 1e-8.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.01.
+    - `mask`: which matrices decay, a [selector][selectors]. Default: all.
+    - `init_factor`: $s_0$, in (0, inf). Default 0.1.
+    - `precondition_frequency`: $f$, an integer in [1, inf). Default 10.
+    - `max_precond_dim`: the longest side that is rotated and scaled, an integer in
+        [1, inf). For a longer side, $Q$ is the identity, and $l$ or $r$ is 1. Default
+        10000.
+    - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
+        Keyword only.
+    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
+        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
 
     **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
     axes, with its path.
@@ -115,20 +110,6 @@ class KLShampoo(AbstractMatrixOptimizer):
     **Source:** Lin et al., [Understanding and Improving Shampoo and SOAP via
     Kullback-Leibler Minimization](https://arxiv.org/abs/2509.03378), 2025, with the
     defaults of [its code](https://github.com/yorkerlin/KL-Methods).
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda w: jnp.sum((w - 1) ** 2)
-        >>> w = jnp.array([[1.0, 2.0], [3.0, -4.0]])
-        >>> opt = eqxopt.KLShampoo(learning_rate=0.1).init(w)
-        >>> for _ in range(5):
-        ...     w, opt = opt.apply(jax.grad(f)(w), w)
-        >>> print(f"{f(w):.2f}")
-        18.42
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -143,79 +124,84 @@ class KLShampoo(AbstractMatrixOptimizer):
     matrices: MatricesField = matrices_of(default=default_matrices)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
 
-    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> WhitenedMomentum:
+    def init_matrix(self, param: Leaf, view: MatrixView) -> WhitenedMomentum:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
+        ones = lambda *shape: jnp.ones((view.batch, *shape), real_dtype(dtype))
         return WhitenedMomentum(
             mu=zeros_like(param),
             factors=squares(view, dtype, limit),
             bases=identities(view, dtype, limit),
-            values=ones(view, real_dtype(dtype), limit),
+            values=Sides(
+                ones(view.rows, 1) if view.rows <= limit else None,
+                ones(1, view.columns) if view.columns <= limit else None,
+            ),
         )
 
-    def update_matrices(
-        self,
-        rules: Sequence[Any],
-        grads: Sequence[AnyLeaf],
-        params: Sequence[AnyLeaf],
-        states: Sequence[Any],
-        views: Sequence[MatrixView],
-    ) -> tuple[list[AnyLeaf], list[Any]]:
-        return rotated_updates(
-            self, _step, _power_iteration, rules, grads, params, states, views
+    def accumulate(
+        self, t: Scalar, grad: Matrix, state: WhitenedMomentum
+    ) -> tuple[Matrix, WhitenedMomentum]:
+        mu = ema(state.mu, grad, self.b1)
+        return grad, state._replace(mu=jnp.where(t == 1, state.mu, mu))
+
+    def due(self, count: Int[Array, ""], state: WhitenedMomentum) -> Bool[Array, ""]:
+        return (count > 1) & ((count - 2) % self.precondition_frequency == 0)
+
+    def refresh(
+        self, t: Scalar, x: Matrix, state: WhitenedMomentum
+    ) -> WhitenedMomentum:
+        first = lambda state: state._replace(bases=eigenbases(state.factors))
+        return jax.lax.cond(t == 2, first, power_iteration, state)
+
+    def precondition(
+        self, t: Scalar, x: Matrix, state: WhitenedMomentum
+    ) -> tuple[Matrix, WhitenedMomentum]:
+        bases, values = state.bases, state.values
+        _, rows, columns = x.shape
+        left, right = inverse_root(values.left), inverse_root(values.right)
+        scale = left * right / (1 + self.eps * left * right)
+        direction = rotated_back(scale * rotated(state.mu, bases), bases)
+
+        # Each side once the other is whitened, as a mean over the other.
+        left, right = left / rows**0.5, right / columns**0.5
+        by_rows = rotated(x, bases._replace(left=None))
+        by_columns = rotated(x, bases._replace(right=None))
+        both = rotated(by_rows, bases._replace(right=None))
+        outer = outer_products(right * by_rows, left * by_columns, state.factors)
+        diagonals = Sides(
+            None if values.left is None else over(abs_sq(right * both), axis=2),
+            None if values.right is None else over(abs_sq(left * both), axis=1),
+        )
+        values = averaged(values, diagonals, self.b2)
+        values = jtu.tree_map(bounded, values)
+        return direction, state._replace(
+            factors=averaged(state.factors, outer, self.b2),
+            values=jtu.tree_map(
+                lambda x: jnp.where(t == 1, self.init_factor, x), values
+            ),
         )
 
-
-def _step(
-    count: Int[Array, ""], rule: KLShampoo, pair: tuple[Matrix, WhitenedMomentum]
-) -> tuple[Matrix, dict[str, Any]]:
-    """The step of matrices of one size, and what changes in their state."""
-    grad, old = pair
-    mu = ema(old.mu, grad, rule.b1)
-    by_row = _inverse_root(old.values.left, axis=2)
-    by_column = _inverse_root(old.values.right, axis=1)
-    scale = by_row * by_column / (1 + rule.eps * by_row * by_column)
-    step = rotated_back(scale * rotated(mu, old.bases), old.bases)
-
-    rows = rotated(grad, old.bases._replace(left=None))
-    columns = rotated(grad, old.bases._replace(right=None))
-    both = rotated(rows, old.bases._replace(right=None))
-    # What each side sees once the other is whitened, as a mean over the other.
-    by_row = by_row / max(grad.shape[1], 1) ** 0.5
-    by_column = by_column / max(grad.shape[2], 1) ** 0.5
-    outer = outer_products(by_column * rows, by_row * columns, old.factors)
-    left, right = abs_sq(by_column * both), abs_sq(by_row * both)
-    first = count == 1
-    return step, {
-        "mu": jnp.where(first, old.mu, mu),
-        "factors": means(old.factors, outer, rule.b2),
-        "values": Sides(
-            _eigenvalues(rule, first, old.values.left, jnp.sum(left, axis=2)),
-            _eigenvalues(rule, first, old.values.right, jnp.sum(right, axis=1)),
-        ),
-    }
+    def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:
+        update = -self.learning_rate * (direction + self.weight_decay * param)
+        return jnp.where(t == 1, no_update(update), update)
 
 
-def _inverse_root(
-    values: Float[Array, "batch n"] | None, axis: int
-) -> float | Float[Array, "..."]:
-    if values is None:
-        return 1.0
-    return jnp.expand_dims(1 / jnp.sqrt(values), axis)
+def power_iteration(state: WhitenedMomentum) -> WhitenedMomentum:
+    """The bases, one iteration further."""
+    products = jtu.tree_map(product, state.factors, state.bases)
+    return state._replace(bases=orthonormalized(products))
 
 
-def _eigenvalues(
-    rule: KLShampoo,
-    first: Bool[Array, ""],
-    old: Float[Array, "batch n"] | None,
-    new: Float[Array, "batch n"],
-) -> Float[Array, "batch n"] | None:
-    if old is None:
-        return None
-    least = max(10, min(old.shape[-1], 4000)) ** -2
-    mean = jnp.maximum(ema(old, new, rule.b2), least)
-    return jnp.where(first, rule.init_factor, mean)
+def inverse_root(
+    values: Float[Array, "batch r c"] | None,
+) -> float | Float[Array, "batch r c"]:
+    return 1.0 if values is None else 1 / jnp.sqrt(values)
 
 
-def _power_iteration(rule: KLShampoo, state: WhitenedMomentum) -> dict[str, Any]:
-    del rule
-    return {"bases": orthonormal(jtu.tree_map(product, state.factors, state.bases))}
+def over(x: Float[Array, "batch r c"], axis: int) -> Float[Array, "batch _ _"]:
+    return jnp.sum(x, axis=axis, keepdims=True)
+
+
+def bounded(values: Float[Array, "batch r c"]) -> Float[Array, "batch r c"]:
+    """Eigenvalues of a side of length n, with the bound of the authors' code."""
+    length = max(values.shape[1:])
+    return jnp.maximum(values, max(10, min(length, 4000)) ** -2)

@@ -25,8 +25,8 @@ from ._newton_schulz import NewtonSchulz, spectral_scale
 
 
 class Muon(AbstractMatrixOptimizer):
-    r"""Momentum of which every matrix is made orthogonal; another optimizer, by default
-    AdamW, for what is no matrix.
+    r"""Momentum of which every matrix is made orthogonal, with another optimizer, by
+    default AdamW, for all other parameters.
 
     $$
     \begin{aligned}
@@ -44,39 +44,34 @@ class Muon(AbstractMatrixOptimizer):
     where $\mathrm{NS}$, the steps of [`eqxopt.NewtonSchulz`][], brings all singular
     values near 1.
 
-    A weight of `equinox.nn.Linear` is the matrix (out, in); a convolution kernel
-    (out, in, ...) is flattened to (out, in · ...). Matrices of one shape are treated
-    in one batch. This is optax's rule with its axis 1 as the input: by its default,
-    axis 0, the scale of an Equinox layer is that of its transpose. PyTorch does not
-    divide by $1 - \beta^t$, which changes the direction of the first Nesterov steps
-    a little and nothing else.
+    A weight of `equinox.nn.Linear` is the matrix (out, in); a convolution kernel (out,
+    in, ...) is flattened to (out, in · ...). Matrices of one shape are treated in one
+    batch. This is optax's rule with its axis 1 as the input. By its default, axis 0,
+    the scale of an Equinox layer is that of its transpose. PyTorch does not divide by
+    $1 - \beta^t$, which changes the direction of the first Nesterov steps a little and
+    nothing else.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$, of the matrices alone.
-    - `beta`: $\beta \in [0, 1)$. Default 0.95.
-    - `eps`: $\varepsilon \ge 0$. Default 1e-8.
-    - `weight_decay`: $\lambda \ge 0$. Default 0. Long training of large models wants
-        0.1.
-    - `mask`: which matrices decay: a tree of booleans that is a prefix of the model, or
-        a function of `(path, array)`. By default all do.
-    - `consistent_rms`: $c \ge 0$ for $s = c \sqrt{\max(n_\text{out}, n_\text{in})}$,
-        which makes the root mean square of an update $c$ for every shape. With 0.2,
-        learning rates and decays of AdamW fit. Default `None`, for the $s$ above.
-    - `matrices`: keyword only, as all that follow. Which parameters are matrices: a
-        function of `(path, array)`, or a tree that is a prefix of the model, giving
-        `True` or `"matrix"`; `"stack"`, for layers made by `equinox.filter_vmap`, whose
-        leading axis counts matrices; and `False` or `"fallback"`. By default arrays of
-        at least two axes, and of more than one row and column, are matrices, unless
-        their path has "embed" in it or ends in "bias". Neither stacks nor a last
-        layer, which many train with the fallback, can be known by shape or name: say
-        where they are. [`eqxopt.describe`][] shows the choice.
-    - `fallback`: the optimizer of the other parameters. Default `AdamW(3e-4, b2=0.95,
-        weight_decay=0.0)`.
-    - `nesterov`: whether to look one step ahead. Default `True`.
-    - `newton_schulz`: the steps $\mathrm{NS}$, an [`eqxopt.NewtonSchulz`][].
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
+    - `learning_rate`: $\alpha$ of the matrices, in [0, inf).
+    - `beta`: $\beta$, in [0, 1). Default 0.95.
+    - `eps`: $\varepsilon$, in [0, inf), where $\mathrm{NS}$ divides by a norm. Default
+        1e-8.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0. Long training of large models
+        wants 0.1.
+    - `mask`: which matrices decay, a [selector][selectors]. Default: all.
+    - `consistent_rms`: $c$, in [0, inf), for $s = c \sqrt{\max(n_\text{out},
+        n_\text{in})}$, which makes the root mean square of an update $c$ for every
+        shape. With 0.2, learning rates and decays of AdamW fit. Default `None`, for the
+        $s$ above.
+    - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
+        Keyword only.
+    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
+        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
+    - `nesterov`: whether to look one step ahead. Default `True`. Keyword only.
+    - `newton_schulz`: the steps $\mathrm{NS}$, an [`eqxopt.NewtonSchulz`][]. Keyword
+        only.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]). Keyword only.
 
     **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
     axes, with its path.
@@ -140,5 +135,5 @@ class Muon(AbstractMatrixOptimizer):
             scale = self.consistent_rms * max(rows, columns) ** 0.5
         return scale * self.newton_schulz(x, self.eps), state
 
-    def step(self, direction: Leaf, param: Leaf) -> Leaf:
+    def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:
         return -self.learning_rate * (direction + self.weight_decay * param)

@@ -1,18 +1,14 @@
 """Shampoo: gradients divided by roots of their second moments as matrices."""
 
-import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Inexact, Int
+from jaxtyping import Array, Bool, Int
 
-from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, count_of, inner
-from .._abstract.together import decayed_step, together
+from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
+from .._abstract.optimizer import AbstractOptimizer, inner
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
 from .._fields import (
     default_matrices,
@@ -26,23 +22,14 @@ from .._fields import (
 )
 from .._math import abs_sq, debias, divide, ema, inverse_power, sqrt, stable_norm
 from .._number import integer
-from .._types import AnyLeaf, Leaf, Matrix, RealLeaf
+from .._types import Leaf, Matrix, RealLeaf, Scalar
 from ._fallback import default_fallback
-from ._sides import (
-    identities,
-    laid_out,
-    means,
-    multiplied,
-    outer_products,
-    Sides,
-    squares,
-    whole,
-)
+from ._sides import averaged, identities, multiplied, outer_products, Sides, squares
 
 
 class PreconditionedMoments(NamedTuple):
-    """Running means of a matrix's gradient, of its square if Adam sets the size of
-    steps, and of its outer products; and the roots of these."""
+    """Running means of the gradient, of its square if Adam sets the size of steps, and
+    of its outer products; and the roots of these."""
 
     mu: Leaf
     nu: RealLeaf | None
@@ -50,10 +37,9 @@ class PreconditionedMoments(NamedTuple):
     roots: Sides
 
 
-class Shampoo(AbstractMatrixOptimizer):
+class Shampoo(AbstractRefreshedMatrixOptimizer):
     r"""Gradients divided by roots of their second moments, one for the rows and one for
-    the columns, with steps as long as Adam's; another optimizer, by default AdamW, for
-    what is no matrix.
+    the columns, with steps as long as Adam's.
 
     $$
     \begin{aligned}
@@ -67,44 +53,39 @@ class Shampoo(AbstractMatrixOptimizer):
     \end{aligned}
     $$
 
-    where a hat is a division by $1 - \beta^t$. The powers are made in every $f$-th
-    step, from eigenvalues and eigenvectors, and stay in between, where a step costs
-    matrix products alone. Before the first of them, while gradients are too few to fill
-    $L$ and $R$, steps are Adam's. Without `grafting` there is no $v$; then $u_t =
-    -\alpha_t (d_t + \lambda \theta_{t-1})$, and the first powers are the identity.
+    where a hat is a division by $1 - \beta^t$. Every $f$-th update makes the powers,
+    from eigenvalues and eigenvectors. All other updates keep them and cost matrix
+    products alone. Before the first powers, while gradients are too few to fill $L$ and
+    $R$, steps are Adam's. Without `grafting` there is no $v$; then $u_t = -\alpha_t
+    (d_t + \lambda \theta_{t-1})$, and the first powers are the identity.
 
-    The first paper sums $g g^*$ where this has running means, as PyTorch's Distributed
-    Shampoo does with $\beta_2 < 1$, which this follows. That splits large matrices into
-    blocks; here a side that is too long has no power.
+    The first paper sums $g g^*$. We take running means, as PyTorch's Distributed
+    Shampoo does with $\beta_2 < 1$. That one splits large matrices into blocks; here a
+    side that is too long has no power.
 
     Training can be differentiated through the powers too, which are smooth where
     eigenvectors are not.
 
-    A convolution kernel (out, in, ...) is the matrix (out, in · ...); what is a matrix
-    is said as in [`eqxopt.Muon`][].
-
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$, of the matrices alone. With grafting that of Adam
+    - `learning_rate`: $\alpha$ of the matrices, in [0, inf). With grafting that of Adam
         fits.
-    - `b1`: $\beta_1 \in [0, 1)$. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$. Default 0.999.
-    - `eps`: $\varepsilon > 0$. Default 1e-12.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `mask`: which matrices decay: a tree of booleans that is a prefix of the model, or
-        a function of `(path, array)`. By default all do.
-    - `exponent`: $p \ge 0$. Default 0.25. 0.5 is closer to full-matrix Adam.
-    - `precondition_frequency`: $f$, an integer of at least 1. Default 10.
-    - `max_precond_dim`: a side that is longer has the identity in place of its power,
-        and its $L$ or $R$ is not kept. Default 10000.
-    - `grafting`: keyword only, as all that follow. Whether steps have the length of
-        Adam's. Default `True`.
-    - `graft_eps`: $\bar\varepsilon \ge 0$. Default 1e-8.
-    - `matrices`: which parameters are matrices: a function of `(path, array)`, or a
-        tree that is a prefix of the model, giving `True` or `"matrix"`, `"stack"`,
-        `False` or `"fallback"`.
-    - `fallback`: the optimizer of the other parameters. Default `AdamW(3e-4, b2=0.95,
-        weight_decay=0.0)`.
+    - `b1`: $\beta_1$, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, in (0, inf). Default 1e-12.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `mask`: which matrices decay, a [selector][selectors]. Default: all.
+    - `exponent`: $p$, in [0, inf). Default 0.25. 0.5 is closer to full-matrix Adam.
+    - `precondition_frequency`: $f$, an integer in [1, inf). Default 10.
+    - `max_precond_dim`: the longest side that has a power, an integer in [1, inf). For
+        a longer side the power is the identity, and $L$ or $R$ is not kept. Default
+        10000.
+    - `grafting`: whether steps have the length of Adam's. Default `True`. Keyword only.
+    - `graft_eps`: $\bar\varepsilon$, in [0, inf). Default 1e-8. Keyword only.
+    - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
+        Keyword only.
+    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
+        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
 
     **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
     axes, with its path.
@@ -115,20 +96,6 @@ class Shampoo(AbstractMatrixOptimizer):
     Optimizer](https://arxiv.org/abs/2309.06497), 2023; Morwani et al., [A New
     Perspective on Shampoo's Preconditioner](https://arxiv.org/abs/2406.17748), 2024,
     for $p = 1/2$.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda w: jnp.sum((w - 1) ** 2)
-        >>> w = jnp.array([[1.0, 2.0], [3.0, -4.0]])
-        >>> opt = eqxopt.Shampoo(0.1, precondition_frequency=1).init(w)
-        >>> for _ in range(5):
-        ...     w, opt = opt.apply(jax.grad(f)(w), w)
-        >>> print(f"{f(w):.2f}")
-        22.41
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -145,7 +112,7 @@ class Shampoo(AbstractMatrixOptimizer):
     matrices: MatricesField = matrices_of(default=default_matrices)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
 
-    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> PreconditionedMoments:
+    def init_matrix(self, param: Leaf, view: MatrixView) -> PreconditionedMoments:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
         return PreconditionedMoments(
             mu=zeros_like(param),
@@ -154,61 +121,39 @@ class Shampoo(AbstractMatrixOptimizer):
             roots=identities(view, dtype, limit),
         )
 
-    def update_matrices(
-        self,
-        rules: Sequence[Any],
-        grads: Sequence[AnyLeaf],
-        params: Sequence[AnyLeaf],
-        states: Sequence[Any],
-        views: Sequence[MatrixView],
-    ) -> tuple[list[AnyLeaf], list[Any]]:
-        count = count_of(self)
-        pairs = [whole(*each) for each in zip(grads, states, views)]
-        new_states = together(_moments, rules, pairs, count)
+    def accumulate(
+        self, t: Scalar, grad: Matrix, state: PreconditionedMoments
+    ) -> tuple[Matrix, PreconditionedMoments]:
+        mu = ema(state.mu, grad, self.b1)
+        nu = None if state.nu is None else ema(state.nu, abs_sq(grad), self.b2)
+        outer = outer_products(grad, grad, state.factors)
+        factors = averaged(state.factors, outer, self.b2)
+        mu_hat = debias(mu, self.b1, t)
+        return mu_hat, PreconditionedMoments(mu, nu, factors, state.roots)
 
-        def powers(states: list[PreconditionedMoments]) -> list[Sides]:
-            return together(functools.partial(_powers, count), rules, states, count)
+    def due(
+        self, count: Int[Array, ""], state: PreconditionedMoments
+    ) -> Bool[Array, ""]:
+        return count % self.precondition_frequency == 0
 
-        # A branch for all of them, which in most steps costs nothing.
-        due = count % self.precondition_frequency == 0
-        keep = lambda states: [state.roots for state in states]
-        roots = jax.lax.cond(due, powers, keep, new_states)
-        new_states = [x._replace(roots=new) for x, new in zip(new_states, roots)]
-        steps = together(functools.partial(_step, count), rules, new_states, count)
-        updates = [decayed_step(*each) for each in zip(rules, steps, params, views)]
-        return updates, [laid_out(*each) for each in zip(new_states, params, views)]
+    def refresh(
+        self, t: Scalar, x: Matrix, state: PreconditionedMoments
+    ) -> PreconditionedMoments:
+        def root(factor: Matrix) -> Matrix:
+            return inverse_power(debias(factor, self.b2, t), self.eps, self.exponent)
 
+        return state._replace(roots=jtu.tree_map(root, state.factors))
 
-def _moments(
-    rule: Shampoo, pair: tuple[Matrix, PreconditionedMoments]
-) -> PreconditionedMoments:
-    grad, old = pair
-    outer = outer_products(grad, grad, old.factors)
-    return PreconditionedMoments(
-        mu=ema(old.mu, grad, rule.b1),
-        nu=None if old.nu is None else ema(old.nu, abs_sq(grad), rule.b2),
-        factors=means(old.factors, outer, rule.b2),
-        roots=old.roots,
-    )
+    def precondition(
+        self, t: Scalar, x: Matrix, state: PreconditionedMoments
+    ) -> tuple[Matrix, PreconditionedMoments]:
+        direction = multiplied(x, state.roots)
+        if state.nu is None:
+            return direction, state
+        adam = divide(x, sqrt(debias(state.nu, self.b2, t)) + self.graft_eps)
+        lengths = [stable_norm(y, axes=(-2, -1)) for y in (adam, direction)]
+        grafted = direction * divide(*lengths)
+        return jnp.where(t < self.precondition_frequency, adam, grafted), state
 
-
-def _powers(
-    count: Int[Array, ""], rule: Shampoo, state: PreconditionedMoments
-) -> Sides:
-    def power(factor: Inexact[Array, "batch n n"]) -> Inexact[Array, "batch n n"]:
-        whole = debias(factor, rule.b2, count.astype(rule.b2.dtype))
-        return inverse_power(whole, rule.eps, rule.exponent)
-
-    return jtu.tree_map(power, state.factors)
-
-
-def _step(count: Int[Array, ""], rule: Shampoo, state: PreconditionedMoments) -> Matrix:
-    t = count.astype(rule.b1.dtype)
-    mean = debias(state.mu, rule.b1, t)
-    step = multiplied(mean, state.roots)
-    if state.nu is None:
-        return step
-    adam = divide(mean, sqrt(debias(state.nu, rule.b2, t)) + rule.graft_eps)
-    lengths = (stable_norm(x, axes=(-2, -1)) for x in (adam, step))
-    grafted = step * divide(*lengths)
-    return jnp.where(count < rule.precondition_frequency, adam, grafted)
+    def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:
+        return -self.learning_rate * (direction + self.weight_decay * param)

@@ -1,13 +1,13 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
-from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
 from .._abstract.optimizer import AbstractOptimizer, inner
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
 from .._fields import (
@@ -21,26 +21,26 @@ from .._fields import (
     OptionalHyperparameter,
     OptionalMask,
 )
-from .._math import abs_sq, divide, ema, one_minus_power, product, sqrt
+from .._math import abs_sq, divide, ema, no_update, one_minus_power, product, sqrt
 from .._number import integer
-from .._types import AnyLeaf, Leaf, Matrix, RealLeaf
+from .._types import Leaf, Matrix, RealLeaf, Scalar
 from ._fallback import default_fallback
 from ._sides import (
+    averaged,
+    eigenbases,
     identities,
-    means,
-    orthonormal,
+    orthonormalized,
     outer_products,
     rotated,
     rotated_back,
-    rotated_updates,
     Sides,
     squares,
 )
 
 
 class RotatedMoments(NamedTuple):
-    """Running means of a matrix's gradient; of its square in the eigenbases; of its
-    outer products; and these bases."""
+    """Running means of the gradient, of its square in the eigenbases, and of its outer
+    products; and these bases."""
 
     mu: Leaf
     nu: RealLeaf
@@ -48,9 +48,9 @@ class RotatedMoments(NamedTuple):
     bases: Sides
 
 
-class SOAP(AbstractMatrixOptimizer):
+class SOAP(AbstractRefreshedMatrixOptimizer):
     r"""Adam in the eigenbasis of Shampoo's preconditioner, where gradients are nearly
-    uncorrelated; another optimizer, by default AdamW, for what is no matrix.
+    uncorrelated.
 
     $$
     \begin{aligned}
@@ -64,38 +64,34 @@ class SOAP(AbstractMatrixOptimizer):
     \end{aligned}
     $$
 
-    The first step moves nothing: it makes $L$ and $R$, and the bases $Q_L$ and $Q_R$ of
-    their eigenvectors. After every $f$-th of the others, the columns of the bases, and
-    the entries of $v$ with them, are sorted by $q^* L q$, and follow $L$ and $R$ by one
-    step of power iteration, $Q_L \leftarrow \mathrm{qr}(L Q_L)$. In between a step
-    costs matrix products alone.
+    The first update moves nothing: it only makes $L$ and $R$. The second begins with
+    the bases $Q_L$ and $Q_R$ of their eigenvectors. After every $f$ further updates, we
+    sort the columns of the bases, and the entries of $v$ with them, by $q^* L q$, and
+    let them follow $L$ and $R$ by one step of power iteration, $Q_L \leftarrow
+    \mathrm{qr}(L Q_L)$. All other updates cost matrix products alone.
 
-    A convolution kernel (out, in, ...) is the matrix (out, in · ...); what is a matrix
-    is said as in [`eqxopt.Muon`][]. This is the authors' code, but for the decay, which
-    there acts on what the step has already moved. As there, $\varepsilon$ meets $v$
-    before its bias is corrected.
+    This is the authors' code except for the decay, which there acts on what the step
+    has already moved. As there, $\varepsilon$ meets $v$ before the bias correction.
 
-    Training can be differentiated with the bases taken as constants, because
-    eigenvectors are no smooth function where eigenvalues meet.
+    Derivatives of training take the bases as constants, because eigenvectors are not a
+    smooth function where eigenvalues meet.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$, of the matrices alone. The paper has 3e-3.
-    - `b1`: $\beta_1 \in [0, 1)$. Default 0.95.
-    - `b2`: $\beta_2 \in [0, 1)$. Default 0.95.
-    - `shampoo_beta`: $\beta_s \in [0, 1)$. Default `None`, for $\beta_2$.
-    - `eps`: $\varepsilon \ge 0$. Default 1e-8.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.01.
-    - `mask`: which matrices decay: a tree of booleans that is a prefix of the model, or
-        a function of `(path, array)`. By default all do.
-    - `precondition_frequency`: $f$, an integer of at least 1. Default 10.
-    - `max_precond_dim`: a side that is longer is not rotated: its $Q$ is the identity,
-        and its $L$ or $R$ is not kept. Default 10000.
-    - `matrices`: keyword only. Which parameters are matrices: a function of `(path,
-        array)`, or a tree that is a prefix of the model, giving `True` or `"matrix"`,
-        `"stack"`, `False` or `"fallback"`.
-    - `fallback`: keyword only. The optimizer of the other parameters. Default
-        `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `learning_rate`: $\alpha$ of the matrices, in [0, inf). The paper has 3e-3.
+    - `b1`: $\beta_1$, in [0, 1). Default 0.95.
+    - `b2`: $\beta_2$, in [0, 1). Default 0.95.
+    - `shampoo_beta`: $\beta_s$, in [0, 1). Default `None`, for $\beta_2$.
+    - `eps`: $\varepsilon$, in [0, inf). Default 1e-8.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.01.
+    - `mask`: which matrices decay, a [selector][selectors]. Default: all.
+    - `precondition_frequency`: $f$, an integer in [1, inf). Default 10.
+    - `max_precond_dim`: the longest side that is rotated, an integer in [1, inf). A
+        longer side has no $L$ or $R$, and its $Q$ is the identity. Default 10000.
+    - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
+        Keyword only.
+    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
+        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
 
     **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
     axes, with its path.
@@ -103,20 +99,6 @@ class SOAP(AbstractMatrixOptimizer):
     **Source:** Vyas et al., [SOAP: Improving and Stabilizing Shampoo using
     Adam](https://arxiv.org/abs/2409.11321), 2024, with the defaults of [its
     code](https://github.com/nikhilvyas/SOAP).
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda w: jnp.sum((w - 1) ** 2)
-        >>> w = jnp.array([[1.0, 2.0], [3.0, -4.0]])
-        >>> opt = eqxopt.SOAP(learning_rate=0.1).init(w)
-        >>> for _ in range(5):
-        ...     w, opt = opt.apply(jax.grad(f)(w), w)
-        >>> print(f"{f(w):.2f}")
-        25.47
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -131,7 +113,7 @@ class SOAP(AbstractMatrixOptimizer):
     matrices: MatricesField = matrices_of(default=default_matrices)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
 
-    def init_matrix(self, param: AnyLeaf, view: MatrixView) -> RotatedMoments:
+    def init_matrix(self, param: Leaf, view: MatrixView) -> RotatedMoments:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
         return RotatedMoments(
             mu=zeros_like(param),
@@ -140,42 +122,41 @@ class SOAP(AbstractMatrixOptimizer):
             bases=identities(view, dtype, limit),
         )
 
-    def update_matrices(
-        self,
-        rules: Sequence[Any],
-        grads: Sequence[AnyLeaf],
-        params: Sequence[AnyLeaf],
-        states: Sequence[Any],
-        views: Sequence[MatrixView],
-    ) -> tuple[list[AnyLeaf], list[Any]]:
-        return rotated_updates(
-            self, _step, _power_iteration, rules, grads, params, states, views
+    def accumulate(
+        self, t: Scalar, grad: Matrix, state: RotatedMoments
+    ) -> tuple[Matrix, RotatedMoments]:
+        mu = ema(state.mu, grad, self.b1)
+        return grad, state._replace(mu=jnp.where(t == 1, state.mu, mu))
+
+    def due(self, count: Int[Array, ""], state: RotatedMoments) -> Bool[Array, ""]:
+        return (count > 1) & ((count - 2) % self.precondition_frequency == 0)
+
+    def refresh(self, t: Scalar, x: Matrix, state: RotatedMoments) -> RotatedMoments:
+        first = lambda state: state._replace(bases=eigenbases(state.factors))
+        return jax.lax.cond(t == 2, first, power_iteration, state)
+
+    def precondition(
+        self, t: Scalar, x: Matrix, state: RotatedMoments
+    ) -> tuple[Matrix, RotatedMoments]:
+        nu = ema(state.nu, abs_sq(rotated(x, state.bases)), self.b2)
+        scaled = divide(rotated(state.mu, state.bases), sqrt(nu) + self.eps)
+        past = jnp.maximum(t - 1, 1)  # the first update does not count
+        unbiased = sqrt(one_minus_power(self.b2, past)) / one_minus_power(self.b1, past)
+        direction = unbiased * rotated_back(scaled, state.bases)
+        beta = self.b2 if self.shampoo_beta is None else self.shampoo_beta
+        outer = outer_products(x, x, state.factors)
+        return direction, state._replace(
+            nu=jnp.where(t == 1, state.nu, nu),
+            factors=averaged(state.factors, outer, beta),
         )
 
-
-def _step(
-    count: Int[Array, ""], rule: SOAP, pair: tuple[Matrix, RotatedMoments]
-) -> tuple[Matrix, dict[str, Any]]:
-    """The step of matrices of one size, and what changes in their state."""
-    grad, old = pair
-    mu = ema(old.mu, grad, rule.b1)
-    nu = ema(old.nu, abs_sq(rotated(grad, old.bases)), rule.b2)
-    scaled = divide(rotated(mu, old.bases), sqrt(nu) + rule.eps)
-    first = count == 1  # which does not count
-    t = jnp.maximum(count - 1, 1).astype(nu.dtype)
-    unbiased = sqrt(one_minus_power(rule.b2, t)) / one_minus_power(rule.b1, t)
-    beta = rule.b2 if rule.shampoo_beta is None else rule.shampoo_beta
-    outer = outer_products(grad, grad, old.factors)
-    return unbiased * rotated_back(scaled, old.bases), {
-        "mu": jnp.where(first, old.mu, mu),
-        "nu": jnp.where(first, old.nu, nu),
-        "factors": means(old.factors, outer, beta),
-    }
+    def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:
+        update = -self.learning_rate * (direction + self.weight_decay * param)
+        return jnp.where(t == 1, no_update(update), update)
 
 
-def _power_iteration(rule: SOAP, state: RotatedMoments) -> dict[str, Any]:
-    """Bases in the order of their eigenvalues, and one iteration further."""
-    del rule
+def power_iteration(state: RotatedMoments) -> RotatedMoments:
+    """The bases in the order of their eigenvalues, and one iteration further."""
     products = jtu.tree_map(product, state.factors, state.bases)
     order = jtu.tree_map(
         lambda q, p: jnp.argsort(-jnp.sum(q.conj() * p, axis=-2).real, axis=-1),
@@ -190,4 +171,4 @@ def _power_iteration(rule: SOAP, state: RotatedMoments) -> dict[str, Any]:
     in_order = jtu.tree_map(
         lambda p, i: jnp.take_along_axis(p, i[:, None, :], axis=2), products, order
     )
-    return {"nu": nu, "bases": orthonormal(in_order)}
+    return state._replace(nu=nu, bases=orthonormalized(in_order))

@@ -6,12 +6,7 @@ import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields import (
-    Hyperparameter,
-    hyperparameter,
-    mask_of,
-    OptionalMask,
-)
+from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
 from .._math import abs_sq, debias, divide, ema, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
@@ -24,8 +19,8 @@ class MeanAndVariance(NamedTuple):
 
 
 class AcProp(AbstractLeafwiseOptimizer):
-    r"""ACProp: RMSProp with the gradient's variance in place of its square, of which
-    the divisor has not seen the current gradient.
+    r"""ACProp: RMSProp with the gradient's variance in place of its square. The divisor
+    has not yet seen the current gradient.
 
     $$
     \begin{aligned}
@@ -38,45 +33,28 @@ class AcProp(AbstractLeafwiseOptimizer):
     $$
 
     The mean only centres the variance: the step is along the gradient itself, without
-    momentum. The first step, of which the paper says nothing, is one of gradient
-    descent, as in optax; and steps are long where gradients hardly vary, so a rate has
-    to be smaller than Adam's. optax 0.2.8 takes $|g_t - m_{t-1}|^2$ for the variance,
-    unlike the paper and its own documentation.
-
-    The decay is decoupled and multiplied by the learning rate, as in
+    momentum. The paper does not say what the first step is; here, as in optax, it is
+    one of gradient descent. Steps are long where gradients hardly vary, so the learning
+    rate has to be smaller than Adam's. optax 0.2.8 takes $|g_t - m_{t-1}|^2$ for the
+    variance, unlike the paper and its own documentation. The decay is decoupled, as in
     [`eqxopt.AdamW`][].
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the mean. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the variance. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-16. Give a larger one,
-        such as 0.01, where entries may have gradients of 0 for a while, as with ReLU:
-        their first gradient after that is divided by nearly $\varepsilon$.
-    - `eps_root`: $\bar\varepsilon \ge 0$, added to the variance at every step. Default
-        1e-16.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the mean, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the variance, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-16. Use more, such
+        as 0.01, if entries may have gradients of 0 for a while, as with ReLU: their
+        first gradient after that is divided by nearly $\varepsilon$.
+    - `eps_root`: $\bar\varepsilon$, added to the variance at every step, in [0, inf).
+        Default 1e-16.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
     **Source:** Zhuang et al., [Momentum Centering and Asynchronous Update for Adaptive
     Gradient Methods](https://arxiv.org/abs/2110.05454), 2021. The defaults of both
     $\varepsilon$ are optax's.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.AcProp(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.66
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -93,10 +71,10 @@ class AcProp(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: MeanAndVariance
     ) -> tuple[Leaf, MeanAndVariance]:
-        s_hat = debias(state.s, self.b2, jnp.maximum(t - 1, 1))
-        s_hat = jnp.where(t == 1, 1, s_hat)
-        direction = divide(grad, sqrt(s_hat) + self.eps)
         mu = ema(state.mu, grad, self.b1)
         s = ema(state.s, abs_sq(grad - mu), self.b2) + self.eps_root
-        step = direction + self.weight_decay * param
-        return -self.learning_rate * step, MeanAndVariance(mu, s)
+        old_s_hat = debias(state.s, self.b2, jnp.maximum(t - 1, 1))
+        old_s_hat = jnp.where(t == 1, 1, old_s_hat)
+        direction = divide(grad, sqrt(old_s_hat) + self.eps)
+        update = -self.learning_rate * (direction + self.weight_decay * param)
+        return update, MeanAndVariance(mu, s)

@@ -38,45 +38,26 @@ class AdaBelief(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    With `nesterov=True`,
-
-    $$
-    \hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1) g_t / (1 - \beta_1^t)
-    $$
-
-    Unlike in Adam, $\bar\varepsilon$ is added to the variance that is kept, at every
-    step, as in the paper, which uses one $\varepsilon = 10^{-8}$ in both places. The
-    decay is decoupled and multiplied by the learning rate, as in [`eqxopt.AdamW`][].
+    With `nesterov=True`, $\hat m_t$ is that of [`eqxopt.NAdam`][]. Unlike in Adam,
+    $\bar\varepsilon$ is added at every step to the variance that is kept. So it is in
+    the paper, which has one $\varepsilon = 10^{-8}$ in both places. The decay is
+    decoupled, as in [`eqxopt.AdamW`][].
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the mean. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the variance. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-16.
-    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 1e-16.
-    - `weight_decay`: $\lambda \ge 0$; `None`, the default, for no decay.
-    - `weight_decay_mask`: which parameters decay: a tree of booleans that is a prefix
-        of the model, or a function of `(path, array)`. By default all do.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the mean, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the variance, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-16.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 1e-16.
+    - `weight_decay`: $\lambda$, in [0, inf). Default `None`, no decay.
+    - `weight_decay_mask`: which parameters decay, a [selector][selectors]. Default:
+        all.
     - `nesterov`: keyword only. Default `False`.
 
     **Source:** Zhuang et al., [AdaBelief Optimizer: Adapting Stepsizes by the Belief in
     Observed Gradients](https://arxiv.org/abs/2010.07468), 2020. The defaults of both
     $\varepsilon$ are optax's.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.AdaBelief(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.78
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -95,14 +76,13 @@ class AdaBelief(AbstractLeafwiseOptimizer):
         self, t: Scalar, grad: Leaf, param: Leaf, state: MeanAndVariance
     ) -> tuple[Leaf, MeanAndVariance]:
         mu = ema(state.mu, grad, self.b1)
-        # The same as adding it once, at the end: but a compiler that takes the end for
-        # cheap would compute it twice, and copy the old variance for that.
-        eps = self.eps_root
-        s = ema(state.s + eps, abs_sq(grad - mu) + eps, self.b2)
+        # Adding eps_root once, to the mean, gives the same. XLA would then compute the
+        # sum twice, and copy the old variance for that.
+        square = abs_sq(grad - mu) + self.eps_root
+        s = ema(state.s + self.eps_root, square, self.b2)
         mu_hat = debiased_mean(mu, grad, self.b1, t, nesterov=self.nesterov)
         s_hat = debias(s, self.b2, t)
         direction = mu_hat / (sqrt(s_hat) + self.eps)
-        weight_decay = self.weight_decay
-        if weight_decay is not None:
-            direction = direction + weight_decay * param
+        if self.weight_decay is not None:
+            direction = direction + self.weight_decay * param
         return -self.learning_rate * direction, MeanAndVariance(mu, s)

@@ -28,9 +28,9 @@ class Adadelta(AbstractLeafwiseOptimizer):
     $$
     \begin{aligned}
     \tilde g_t &= g_t + \lambda \theta_{t-1} \\
-    E_t &= \rho E_{t-1} + (1 - \rho)\, |\tilde g_t|^2 \\
-    x_t &= \sqrt{X_{t-1} + \varepsilon} \; \tilde g_t / \sqrt{E_t + \varepsilon} \\
-    X_t &= \rho X_{t-1} + (1 - \rho)\, |x_t|^2 \\
+    E^g_t &= \rho E^g_{t-1} + (1 - \rho)\, |\tilde g_t|^2 \\
+    x_t &= \sqrt{E^x_{t-1} + \varepsilon} \; \tilde g_t / \sqrt{E^g_t + \varepsilon} \\
+    E^x_t &= \rho E^x_{t-1} + (1 - \rho)\, |x_t|^2 \\
     u_t &= -\alpha_t\, x_t
     \end{aligned}
     $$
@@ -42,31 +42,17 @@ class Adadelta(AbstractLeafwiseOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$; `None`, the default, for no scaling.
-    - `rho`: $\rho \in [0, 1)$, the decay of both means. Default 0.9.
-    - `eps`: $\varepsilon \ge 0$, inside both roots. Default 1e-6. With 0 nothing ever
-        moves.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `weight_decay_mask`: which parameters decay: a tree of booleans that is a prefix
-        of the model, or a function of `(path, array)`. By default all do.
+    - `learning_rate`: $\alpha$, in [0, inf). Default `None`, no scaling.
+    - `rho`: $\rho$, the decay of both means, in [0, 1). Default 0.9.
+    - `eps`: $\varepsilon$, inside both roots, in [0, inf). Default 1e-6. With 0 nothing
+        ever moves.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `weight_decay_mask`: which parameters decay, a [selector][selectors]. Default:
+        all.
 
     **Source:** Zeiler, [ADADELTA: An Adaptive Learning Rate
     Method](https://arxiv.org/abs/1212.5701), 2012, whose experiments use $\rho = 0.95$
     with $\varepsilon$ from 1e-8 to 1e-2. The defaults are PyTorch's.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.Adadelta(learning_rate=10.0).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        12.14
-
-        ```
     """
 
     learning_rate: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
@@ -83,8 +69,8 @@ class Adadelta(AbstractLeafwiseOptimizer):
     ) -> tuple[Leaf, MeanSquares]:
         grad = grad + self.weight_decay * param
         e_g = ema(state.e_g, abs_sq(grad), self.rho)
-        # One root, of the quotient: it is what takes most of the time.
-        step = sqrt(divide(state.e_x + self.eps, e_g + self.eps)) * grad
-        e_x = ema(state.e_x, abs_sq(step), self.rho)
-        rate = self.learning_rate
-        return -step if rate is None else -rate * step, MeanSquares(e_g, e_x)
+        # One root, of the quotient, because the root takes most of the time.
+        x = sqrt(divide(state.e_x + self.eps, e_g + self.eps)) * grad
+        e_x = ema(state.e_x, abs_sq(x), self.rho)
+        update = -x if self.learning_rate is None else -self.learning_rate * x
+        return update, MeanSquares(e_g, e_x)

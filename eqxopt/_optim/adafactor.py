@@ -78,50 +78,36 @@ class Adafactor(AbstractLeafwiseOptimizer):
     $x_t = g_t / \sqrt{v_t}$. With `momentum` $\beta_1$, the first term of $u_t$ is
     replaced by its running mean, from 0 and without bias correction.
 
-    The learning rate is relative to the parameter's size, so it is far above Adam's.
+    The learning rate is relative to the parameter's size, and so far above Adam's.
     Without one, $\alpha = 1$; the paper's own is the schedule
     `lambda step: jnp.minimum(1e-2, (step + 1.0) ** -0.5)`. The decay is not multiplied
     by the learning rate, as in optax.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$; `None`, the default, for no scaling.
+    - `learning_rate`: $\alpha$, in [0, inf). Default `None`, no scaling.
     - `min_dim_size_to_factor`: the size from which both axes are factored. Default 128.
-    - `decay_rate`: $c \ge 0$. Default 0.8.
-    - `decay_offset`: $t_0$, the step at which fine-tuning starts if steps are counted
-        on from an earlier training. Default 0. Up to $t = t_0 + 1$, $\hat\beta_t = 0$.
+    - `decay_rate`: $c$, in [0, inf). Default 0.8.
+    - `decay_offset`: $t_0$, in (-inf, inf). Default 0. The step at which fine-tuning
+        starts if steps are counted on from an earlier training: up to $t = t_0 + 1$,
+        $\hat\beta_t = 0$.
     - `multiply_by_parameter_scale`: whether the step is relative to the parameter.
         Default `True`.
-    - `clipping_threshold`: $d > 0$, usually at least 1; `None` for no clipping.
-        Default 1.
-    - `momentum`: $\beta_1 \in [0, 1)$; `None`, the default, for none. It needs memory
-        of the parameter's size.
-    - `dtype_momentum`: the dtype in which the running mean of the steps is kept.
-        Default `jnp.float32`, also for float64 parameters; `None` for that of the
-        parameter, and at least float32.
-    - `weight_decay_rate`: $\lambda \ge 0$; `None`, the default, for no decay.
-    - `eps`: $\varepsilon \ge 0$, added to the squares. Default 1e-30.
+    - `clipping_threshold`: $d$, in (0, inf), usually at least 1; `None` for no
+        clipping. Default 1.
+    - `momentum`: $\beta_1$, in [0, 1). Default `None`, none. It takes memory of the
+        parameter's size.
+    - `dtype_momentum`: the dtype in which the running mean of the steps is kept
+        ([dtypes][dtypes]). Default `jnp.float32`, also for float64 parameters.
+    - `weight_decay_rate`: $\lambda$, in [0, inf). Default `None`, no decay.
+    - `eps`: $\varepsilon$, added to the squares, in [0, inf). Default 1e-30.
     - `factored`: whether to factor at all. Default `True`.
-    - `weight_decay_mask`: which parameters decay: a tree of booleans that is a prefix
-        of the model, or a function of `(path, array)`. By default all do.
+    - `weight_decay_mask`: which parameters decay, a [selector][selectors]. Default:
+        all.
 
     **Source:** Shazeer and Stern, [Adafactor: Adaptive Learning Rates with Sublinear
     Memory Cost](https://arxiv.org/abs/1804.04235), 2018, with its $c$, $d$ and
     $\varepsilon$.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.Adafactor(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.62
-
-        ```
     """
 
     learning_rate: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
@@ -150,22 +136,19 @@ class Adafactor(AbstractLeafwiseOptimizer):
         square = abs_sq(grad) + self.eps
         if isinstance(state, Factored):
             row, col = mix_factors(state.row, state.col, square, decay)
-            state = state._replace(row=row, col=col)
-            step = over_root(grad, row, col)
+            x, state = over_root(grad, row, col), Factored(row, col, state.mu)
         else:
-            state = state._replace(nu=mix(state.nu, square, decay))
-            step = divide(grad, sqrt(state.nu))
-        threshold, rate = self.clipping_threshold, self.learning_rate
-        if threshold is not None:
-            step = step / jnp.maximum(rms(step) / threshold, 1)
-        if rate is not None:
-            step = rate * step
+            nu = mix(state.nu, square, decay)
+            x, state = divide(grad, sqrt(nu)), Unfactored(nu, state.mu)
+        if self.clipping_threshold is not None:
+            x = x / jnp.maximum(1, rms(x) / self.clipping_threshold)
+        if self.learning_rate is not None:
+            x = self.learning_rate * x
         if self.multiply_by_parameter_scale:
-            step = jnp.maximum(rms(param), MIN_PARAMETER_SCALE) * step
-        momentum, weight_decay = self.momentum, self.weight_decay_rate
-        if momentum is not None and state.mu is not None:
-            step = ema(state.mu, step, momentum)
-            state = state._replace(mu=step)
-        if weight_decay is not None:
-            step = step + weight_decay * param
-        return -step, state
+            x = jnp.maximum(rms(param), MIN_PARAMETER_SCALE) * x
+        if self.momentum is not None and state.mu is not None:
+            x = ema(state.mu, x, self.momentum)
+            state = state._replace(mu=x)
+        if self.weight_decay_rate is not None:
+            x = x + self.weight_decay_rate * param
+        return -x, state

@@ -25,9 +25,8 @@ class Adagrad(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    from $G_0$ = `initial_accumulator_value`. The sum never forgets, so the steps tend
-    to 0: right for convex problems and sparse gradients, too short for long training
-    of a network.
+    The sum never forgets, so the steps tend to 0. That is right for convex problems and
+    sparse gradients; in long training of a network the steps become too short.
 
     $\varepsilon$ is inside the root and $G_0$ is above 0, as in optax. In PyTorch
     $\varepsilon$ is outside and $G_0 = 0$, so that the first step has the learning rate
@@ -35,27 +34,13 @@ class Adagrad(AbstractLeafwiseOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `initial_accumulator_value`: $G_0 \ge 0$. Default 0.1.
-    - `eps`: $\varepsilon \ge 0$, inside the root. Default 1e-7.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `initial_accumulator_value`: $G_0$, in [0, inf). Default 0.1.
+    - `eps`: $\varepsilon$, inside the root, in [0, inf). Default 1e-7.
 
     **Source:** Duchi, Hazan and Singer, [Adaptive Subgradient Methods for Online
     Learning and Stochastic Optimization](https://jmlr.org/papers/v12/duchi11a.html),
     2011. The defaults are TensorFlow's.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.Adagrad(learning_rate=1.0).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.3f}")
-        0.385
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

@@ -27,46 +27,23 @@ class Adam(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    With `nesterov=True`, which is NAdam,
-
-    $$
-    \hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1) g_t / (1 - \beta_1^t)
-    $$
-
     This is Algorithm 1 of the paper, as in PyTorch and optax. TensorFlow follows the
     paper's reordered form instead, in which $\varepsilon$ is scaled by the bias
     correction.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0. Training can be
-        differentiated also with 0.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
-    - `nesterov`: keyword only. Default `False`.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0, with which
+        training can be differentiated as well.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
+    - `nesterov`: `True` gives [`eqxopt.NAdam`][]. Default `False`. Keyword only.
 
     **Source:** Kingma and Ba, [Adam: A Method for Stochastic
-    Optimization](https://arxiv.org/abs/1412.6980), 2014, with its defaults; Dozat,
-    [Incorporating Nesterov Momentum into
-    Adam](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ), 2016.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.Adam(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.82
-
-        ```
+    Optimization](https://arxiv.org/abs/1412.6980), 2014, with its defaults.
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -83,7 +60,7 @@ class Adam(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
-        direction, moments = adam_direction(self, t, grad, state)
+        direction, moments = _direction(self, t, grad, state)
         return -self.learning_rate * direction, moments
 
 
@@ -100,46 +77,38 @@ class AdamW(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    With `nesterov=True`, which is NAdamW,
-
-    $$
-    \hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1) g_t / (1 - \beta_1^t)
-    $$
-
     The decay is multiplied by the learning rate, as in PyTorch and optax. In the paper
     it is multiplied by the schedule alone: for that, and for the corrected decay of
     AdamC, put [`eqxopt.DecoupledWeightDecay`][] around [`eqxopt.Adam`][].
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
-    - `weight_decay`: $\lambda \ge 0$. Default 1e-4.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
-    - `nesterov`: keyword only. Default `False`.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
+    - `weight_decay`: $\lambda$, in [0, inf). Default 1e-4.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
+    - `nesterov`: `True` gives [`eqxopt.NAdamW`][]. Default `False`. Keyword only.
 
     **Source:** Loshchilov and Hutter, [Decoupled Weight Decay
-    Regularization](https://arxiv.org/abs/1711.05101), 2019; Dozat, [Incorporating
-    Nesterov Momentum into
-    Adam](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ), 2016.
+    Regularization](https://arxiv.org/abs/1711.05101), 2019.
 
     !!! example
 
+        Only matrices decay:
+
         ```pycon
         >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.AdamW(0.003, mask=lambda path, array: array.ndim > 1).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.82
+        >>> params = {"weight": jnp.ones((1, 2)), "bias": jnp.ones(2)}
+        >>> grads = jax.tree.map(jnp.zeros_like, params)
+        >>> is_matrix = lambda path, array: array.ndim > 1
+        >>> opt = eqxopt.AdamW(0.1, weight_decay=1.0, mask=is_matrix).init(params)
+        >>> params, opt = opt.apply(grads, params)
+        >>> print(params["weight"], params["bias"])
+        [[0.9 0.9]] [1. 1.]
 
         ```
     """
@@ -160,7 +129,7 @@ class AdamW(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
-        direction, moments = adam_direction(self, t, grad, state)
+        direction, moments = _direction(self, t, grad, state)
         return -self.learning_rate * (direction + self.weight_decay * param), moments
 
 
@@ -184,31 +153,16 @@ class NAdam(AbstractLeafwiseOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
-    - `nesterov`: keyword only. Default `True`; `False` gives [`eqxopt.Adam`][].
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
+    - `nesterov`: `False` gives [`eqxopt.Adam`][]. Default `True`. Keyword only.
 
     **Source:** Dozat, [Incorporating Nesterov Momentum into
     Adam](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ), 2016.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.NAdam(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.79
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -225,7 +179,7 @@ class NAdam(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
-        direction, moments = adam_direction(self, t, grad, state)
+        direction, moments = _direction(self, t, grad, state)
         return -self.learning_rate * direction, moments
 
 
@@ -244,40 +198,24 @@ class NAdamW(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    The decay is multiplied by the learning rate, as in PyTorch and optax.
+    The decay is multiplied by the learning rate, as in [`eqxopt.AdamW`][].
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
-    - `weight_decay`: $\lambda \ge 0$. Default 1e-4.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
-    - `nesterov`: keyword only. Default `True`; `False` gives [`eqxopt.AdamW`][].
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
+    - `weight_decay`: $\lambda$, in [0, inf). Default 1e-4.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
+    - `nesterov`: `False` gives [`eqxopt.AdamW`][]. Default `True`. Keyword only.
 
     **Source:** Dozat, [Incorporating Nesterov Momentum into
     Adam](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ), 2016; Loshchilov and
     Hutter, [Decoupled Weight Decay Regularization](https://arxiv.org/abs/1711.05101),
     2019.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.NAdamW(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.79
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -296,16 +234,16 @@ class NAdamW(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
-        direction, moments = adam_direction(self, t, grad, state)
+        direction, moments = _direction(self, t, grad, state)
         return -self.learning_rate * (direction + self.weight_decay * param), moments
 
 
-def adam_direction(
-    self: Adam | AdamW | NAdam | NAdamW, t: Scalar, grad: Leaf, state: Moments
+def _direction(
+    rule: Adam | AdamW | NAdam | NAdamW, t: Scalar, grad: Leaf, state: Moments
 ) -> tuple[Leaf, Moments]:
     r"""$\hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon)$."""
-    mu = ema(state.mu, grad, self.b1)
-    nu = ema(state.nu, abs_sq(grad), self.b2)
-    mu_hat = debiased_mean(mu, grad, self.b1, t, nesterov=self.nesterov)
-    nu_hat = debias(nu, self.b2, t)
-    return mu_hat / (sqrt(nu_hat + self.eps_root) + self.eps), Moments(mu, nu)
+    mu = ema(state.mu, grad, rule.b1)
+    nu = ema(state.nu, abs_sq(grad), rule.b2)
+    mu_hat = debiased_mean(mu, grad, rule.b1, t, nesterov=rule.nesterov)
+    nu_hat = debias(nu, rule.b2, t)
+    return mu_hat / (sqrt(nu_hat + rule.eps_root) + rule.eps), Moments(mu, nu)

@@ -40,11 +40,11 @@ class Blocks(AbstractSelector):
         return value
 
 
-def as_blocks(choice: Any) -> Blocks:
+def _as_blocks(choice: Any) -> Blocks:
     return choice if isinstance(choice, Blocks) else Blocks(choice)
 
 
-def default_blocks(path: str, array: AnyLeaf) -> str:
+def _default_blocks(path: str, array: AnyLeaf) -> str:
     """The rows of weights and the entries of biases, each of which feeds one neuron,
     and all of a norm's scale."""
     return "row" if array.ndim > 1 or path.endswith("bias") else "tensor"
@@ -73,7 +73,8 @@ class AdamMini(AbstractLeafwiseOptimizer):
     $$
 
     A block should be what has one dense part of the Hessian: the weights into one
-    neuron, and for queries and keys those of one head, which no name or shape tells:
+    neuron, and for queries and keys those of one head. No name or shape tells the
+    heads, so say where they are:
 
     ```python
     def blocks(path, array):
@@ -84,26 +85,24 @@ class AdamMini(AbstractLeafwiseOptimizer):
     ```
 
     The learning rate is that of AdamW. The authors' code knows transformers by the
-    names of their layers, and does not decay biases and norms: give `mask` for that.
+    names of their layers, and does not decay biases and norms: use `mask` for that.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
-    - `blocks`: keyword only. The blocks of each parameter: a function of `(path,
-        array)`, or a tree that is a prefix of the model, giving `"row"`, a block for
-        each entry of the first axis, which in Equinox is that of the outputs;
-        `"tensor"`, one block; `"entry"`, as in AdamW; or a number, into which the
-        entries, in their order, are divided. By default `"row"` for all with more than
-        one axis and for biases, and `"tensor"` for the rest, such as the scale of a
-        norm. Layers made by `equinox.filter_vmap` need the number of all their rows.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
+    - `blocks`: the blocks of each parameter, a [selector][selectors] that gives one of
+        four things: `"row"`, a block for each entry of the first axis, which in Equinox
+        is that of the outputs; `"tensor"`, one block; `"entry"`, as in AdamW; or a
+        number, into which the entries, in their order, are divided. By default `"row"`
+        for all with more than one axis and for biases, and `"tensor"` for the rest,
+        such as the scale of a norm. Layers made by `equinox.filter_vmap` need the
+        number of all their rows. Keyword only.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]). Keyword only.
 
     **Raises:** a `ValueError` for a number of blocks that does not divide a parameter's
     size.
@@ -115,7 +114,7 @@ class AdamMini(AbstractLeafwiseOptimizer):
     !!! example
 
         ```pycon
-        >>> import equinox as eqx, jax, jax.numpy as jnp, eqxopt
+        >>> import equinox as eqx, jax, eqxopt
         >>> model = eqx.nn.Linear(3, 2, key=jax.random.key(0))
         >>> opt = eqxopt.AdamMini(learning_rate=0.003).init(model)
         >>> opt.state.weight.mu.shape, opt.state.weight.nu.shape
@@ -131,30 +130,31 @@ class AdamMini(AbstractLeafwiseOptimizer):
     weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
     mask: OptionalMask = mask_of("weight_decay", default=None)
     blocks: Blocks = eqx.field(
-        converter=as_blocks, default=default_blocks, static=True, kw_only=True
+        converter=_as_blocks, default=_default_blocks, static=True, kw_only=True
     )
     mu_dtype: DType = dtype_option(default=None, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> BlockMoments:
-        shape, axes = view(param, self.blocks)
+        shape, axes = _by_block(param, self.blocks)
         mu = zeros_like(param, self.mu_dtype)
         return BlockMoments(mu, reduced_zeros(param.reshape(shape), axes))
 
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: BlockMoments
     ) -> tuple[Leaf, BlockMoments]:
-        shape, axes = view(param, self.blocks)
+        shape, axes = _by_block(param, self.blocks)
         total = jnp.sum(abs_sq(grad).reshape(shape), axis=axes)
+        # The mean, and 0 rather than NaN where a block has no entries.
         square = total * (total.size / max(param.size, 1))
         mu, nu = ema(state.mu, grad, self.b1), ema(state.nu, square, self.b2)
         mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)
-        below = jnp.expand_dims(sqrt(nu_hat) + self.eps, axes)
-        direction = (mu_hat.reshape(shape) / below).reshape(param.shape)
-        step = direction + self.weight_decay * param
-        return -self.learning_rate * step, BlockMoments(mu, nu)
+        divisor = jnp.expand_dims(sqrt(nu_hat) + self.eps, axes)
+        direction = (mu_hat.reshape(shape) / divisor).reshape(param.shape)
+        update = -self.learning_rate * (direction + self.weight_decay * param)
+        return update, BlockMoments(mu, nu)
 
 
-def view(param: Leaf, blocks: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _by_block(param: Leaf, blocks: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """A shape for a parameter, and the axes of it that lie within a block. `blocks`
     are what `Blocks.read` gives."""
     if isinstance(blocks, int):

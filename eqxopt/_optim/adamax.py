@@ -6,12 +6,7 @@ import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields import (
-    Hyperparameter,
-    hyperparameter,
-    mask_of,
-    OptionalMask,
-)
+from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
 from .._math import debias, ema
 from .._types import Leaf, RealLeaf, Scalar
 
@@ -30,7 +25,7 @@ class Adamax(AbstractLeafwiseOptimizer):
     \begin{aligned}
     m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
     v_t &= \max(\beta_2 v_{t-1},\, |g_t| + \varepsilon) \\
-    u_t &= -\alpha_t\, \frac{m_t}{1 - \beta_1^t} \Big/ v_t
+    \hat m_t &= m_t / (1 - \beta_1^t), \qquad u_t = -\alpha_t\, \hat m_t / v_t
     \end{aligned}
     $$
 
@@ -39,27 +34,13 @@ class Adamax(AbstractLeafwiseOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the maximum. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$. Default 1e-8.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the maximum, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, in [0, inf). Default 1e-8.
 
     **Source:** Kingma and Ba, [Adam: A Method for Stochastic
     Optimization](https://arxiv.org/abs/1412.6980), 2014, Algorithm 2.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.Adamax(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.82
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -73,7 +54,7 @@ class Adamax(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: MeanAndPeak
     ) -> tuple[Leaf, MeanAndPeak]:
-        direction, state = adamax_direction(self, t, grad, state)
+        direction, state = _direction(self, t, grad, state)
         return -self.learning_rate * direction, state
 
 
@@ -84,8 +65,8 @@ class AdamaxW(AbstractLeafwiseOptimizer):
     \begin{aligned}
     m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
     v_t &= \max(\beta_2 v_{t-1},\, |g_t| + \varepsilon) \\
-    u_t &= -\alpha_t \left( \frac{m_t}{1 - \beta_1^t} \Big/ v_t +
-        \lambda \theta_{t-1} \right)
+    \hat m_t &= m_t / (1 - \beta_1^t), \qquad
+    u_t = -\alpha_t \left( \hat m_t / v_t + \lambda \theta_{t-1} \right)
     \end{aligned}
     $$
 
@@ -93,32 +74,17 @@ class AdamaxW(AbstractLeafwiseOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the maximum. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$. Default 1e-8.
-    - `weight_decay`: $\lambda \ge 0$. Default 1e-4.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the maximum, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, in [0, inf). Default 1e-8.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 1e-4.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
     **Source:** Kingma and Ba, [Adam: A Method for Stochastic
     Optimization](https://arxiv.org/abs/1412.6980), 2014, Algorithm 2; Loshchilov and
     Hutter, [Decoupled Weight Decay Regularization](https://arxiv.org/abs/1711.05101),
     2019.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.AdamaxW(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.82
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -134,14 +100,14 @@ class AdamaxW(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: MeanAndPeak
     ) -> tuple[Leaf, MeanAndPeak]:
-        direction, state = adamax_direction(self, t, grad, state)
+        direction, state = _direction(self, t, grad, state)
         return -self.learning_rate * (direction + self.weight_decay * param), state
 
 
-def adamax_direction(
-    self: Adamax | AdamaxW, t: Scalar, grad: Leaf, state: MeanAndPeak
+def _direction(
+    rule: Adamax | AdamaxW, t: Scalar, grad: Leaf, state: MeanAndPeak
 ) -> tuple[Leaf, MeanAndPeak]:
     r"""$\hat m_t / v_t$."""
-    mu = ema(state.mu, grad, self.b1)
-    nu = jnp.maximum(self.b2 * state.nu, jnp.abs(grad) + self.eps)
-    return debias(mu, self.b1, t) / nu, MeanAndPeak(mu, nu)
+    mu = ema(state.mu, grad, rule.b1)
+    nu = jnp.maximum(rule.b2 * state.nu, jnp.abs(grad) + rule.eps)
+    return debias(mu, rule.b1, t) / nu, MeanAndPeak(mu, nu)

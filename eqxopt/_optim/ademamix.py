@@ -39,8 +39,9 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    The slow mean remembers tens of thousands of steps. It is not corrected for its
-    start at zero, so it gains its influence gradually.
+    The slow mean $n$ remembers tens of thousands of steps. It is not corrected for its
+    start at zero, so it gains its influence gradually. The decay is decoupled, as in
+    [`eqxopt.AdamW`][].
 
     In long runs the authors also let $\alpha$ and $\beta_3$ rise over the first $T$
     steps, often the whole run: $\alpha$ from 0, and $\beta_3$ from $\beta_1$ so that
@@ -52,25 +53,21 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
     h(\beta) = \frac{\ln 0.5}{\ln \beta} - 1, \quad \tau = \min(t/T, 1)
     $$
 
-    The decay is multiplied by the learning rate, as in PyTorch and optax.
-
     **Arguments:**
 
-    - `learning_rate`: $\eta \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the fast mean. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
-    - `b3`: $\beta_3 \in [0, 1)$, the decay of the slow mean. Default 0.9999. In runs of
+    - `learning_rate`: $\eta$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the fast mean, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `b3`: $\beta_3$, the decay of the slow mean, in [0, 1). Default 0.9999. In runs of
         a few thousand steps 0.999 does better.
-    - `alpha`: $\alpha \ge 0$, the weight of the slow mean. Default 5; the authors use 4
-        to 10.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0. Training can be
-        differentiated also with 0.
-    - `mu_dtype`: the dtype in which $m$ and $n$ are kept. By default that of the
-        parameter, and at least float32. bfloat16 is too coarse for a $\beta_3$ near 1.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
+    - `alpha`: $\alpha$, the weight of the slow mean, in [0, inf). Default 5; the
+        authors use 4 to 10.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
+    - `mu_dtype`: the dtype in which $m$ and $n$ are kept ([dtypes][dtypes]). bfloat16
+        is too coarse for a $\beta_3$ near 1.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
     **Source:** Pagliardini, Ablin and Grangier, [The AdEMAMix Optimizer: Better,
     Faster, Older](https://arxiv.org/abs/2409.03137), 2024. The schedule of $\beta_3$ is
@@ -78,16 +75,17 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
 
     !!! example
 
+        The authors' schedules, with $T = 10\,000$:
+
         ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> alpha = eqxopt.schedules.Linear(0.0, 5.0, transition_steps=1000)
-        >>> opt = eqxopt.AdEMAMix(learning_rate=0.01, alpha=alpha).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.41
+        >>> import math, eqxopt
+        >>> from eqxopt.schedules import Linear
+        >>> half_life = lambda beta: math.log(0.5) / math.log(beta) - 1
+        >>> h = Linear(half_life(0.9), half_life(0.9999), 10_000)
+        >>> b3 = lambda step: 0.5 ** (1 / (1 + h(step)))
+        >>> opt = eqxopt.AdEMAMix(1e-3, alpha=Linear(0.0, 5.0, 10_000), b3=b3)
+        >>> print(f"{b3(0):.4f} {b3(100):.4f} {b3(10_000):.4f}")
+        0.9000 0.9905 0.9999
 
         ```
     """
@@ -104,11 +102,8 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
     mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> MixedMoments:
-        return MixedMoments(
-            fast=zeros_like(param, self.mu_dtype),
-            slow=zeros_like(param, self.mu_dtype),
-            nu=real_zeros_like(param),
-        )
+        fast, slow = zeros_like(param, self.mu_dtype), zeros_like(param, self.mu_dtype)
+        return MixedMoments(fast, slow, real_zeros_like(param))
 
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: MixedMoments
@@ -116,11 +111,11 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
         fast = ema(state.fast, grad, self.b1)
         slow = ema(state.slow, grad, self.b3)
         nu = ema(state.nu, abs_sq(grad), self.b2)
-        nu_hat = debias(nu, self.b2, t)
-        mixed = debias(fast, self.b1, t) + self.alpha * slow
-        direction = mixed / (sqrt(nu_hat + self.eps_root) + self.eps)
-        step = direction + self.weight_decay * param
-        return -self.learning_rate * step, MixedMoments(fast, slow, nu)
+        fast_hat, nu_hat = debias(fast, self.b1, t), debias(nu, self.b2, t)
+        mixture = fast_hat + self.alpha * slow
+        direction = mixture / (sqrt(nu_hat + self.eps_root) + self.eps)
+        update = -self.learning_rate * (direction + self.weight_decay * param)
+        return update, MixedMoments(fast, slow, nu)
 
 
 class TraceAndMoment(NamedTuple):
@@ -144,44 +139,28 @@ class SimplifiedAdEMAMix(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    AdEMAMix adds a slow mean of the gradients to the fast one of Adam; here the current
-    gradient stands for the fast one, and one buffer is saved. The gradient enters $m_t$
-    undamped and $m_t$ is not corrected for its start at zero, so $\beta_1$ lengthens
-    the effective step by up to $1 / (1 - \beta_1)$, and it grows to that over the first
-    steps. From Adam's settings, divide the learning rate by that factor.
+    AdEMAMix adds a slow mean of the gradients to the fast one of Adam. Here the current
+    gradient stands for the fast one, and one buffer is saved.
 
-    The decay is multiplied by the learning rate, as in PyTorch and optax.
+    The gradient enters $m_t$ undamped, and $m_t$ is not corrected for its start at
+    zero. So $\beta_1$ lengthens the effective step by up to $1 / (1 - \beta_1)$, and
+    the step grows to that length over the first steps. From Adam's settings, divide the
+    learning rate by that factor. The decay is decoupled, as in [`eqxopt.AdamW`][].
 
     **Arguments:**
 
-    - `learning_rate`: $\eta \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the momentum. Default 0.99.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.95.
-    - `alpha`: $\alpha \ge 0$, the weight of the current gradient beside the momentum.
-        Default 0.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0. Training can be
-        differentiated also with 0.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
+    - `learning_rate`: $\eta$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the momentum, in [0, 1). Default 0.99.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.95.
+    - `alpha`: $\alpha$, the weight of the current gradient beside the momentum, in
+        [0, inf). Default 0.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
     **Source:** Morwani et al., [Connections between Schedule-Free Optimizers, AdEMAMix,
     and Accelerated SGD Variants](https://arxiv.org/abs/2502.02431), 2025.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.SimplifiedAdEMAMix(learning_rate=0.01).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        12.29
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -194,7 +173,7 @@ class SimplifiedAdEMAMix(AbstractLeafwiseOptimizer):
     mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> TraceAndMoment:
-        return TraceAndMoment(trace=zeros_like(param), nu=real_zeros_like(param))
+        return TraceAndMoment(zeros_like(param), real_zeros_like(param))
 
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: TraceAndMoment
@@ -202,7 +181,7 @@ class SimplifiedAdEMAMix(AbstractLeafwiseOptimizer):
         trace = self.b1 * state.trace + grad
         nu = ema(state.nu, abs_sq(grad), self.b2)
         nu_hat = debias(nu, self.b2, t)
-        mixed = trace + self.alpha * grad
-        direction = mixed / (sqrt(nu_hat + self.eps_root) + self.eps)
-        step = direction + self.weight_decay * param
-        return -self.learning_rate * step, TraceAndMoment(trace, nu)
+        mixture = trace + self.alpha * grad
+        direction = mixture / (sqrt(nu_hat + self.eps_root) + self.eps)
+        update = -self.learning_rate * (direction + self.weight_decay * param)
+        return update, TraceAndMoment(trace, nu)

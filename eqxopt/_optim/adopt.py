@@ -4,19 +4,18 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._fields import (
-    DType,
-    dtype_option,
-    Hyperparameter,
-    hyperparameter,
-)
+from .._fields import DType, dtype_option, Hyperparameter, hyperparameter
 from .._math import abs_sq, clipped, divide, ema, Moments, sqrt, zero_moments
-from .._schedule.abstract import Custom, Step
+from .._schedule.abstract import Step
 from .._types import Leaf, Scalar
 
 
+def _fourth_root(step: Step) -> Scalar:
+    return jnp.asarray(step, float) ** 0.25
+
+
 class ADOPT(AbstractLeafwiseOptimizer):
-    r"""Adam whose divisor has not seen the current gradient, which lets it converge
+    r"""Adam whose divisor has not yet seen the current gradient, which lets it converge
     with any $\beta_2$.
 
     $$
@@ -32,41 +31,26 @@ class ADOPT(AbstractLeafwiseOptimizer):
     The first update only sets $v_1 = |g_1|^2$ and moves nothing. With `nesterov=True`,
     $u_t = -\alpha_t \left( \beta_1 m_t + (1 - \beta_1)\, d_t \right)$.
 
-    The clipping keeps the first steps of entries small whose first gradient happened to
-    be near 0, and came with the second version of the paper. A complex entry is clipped
-    in its modulus. There is no weight decay in it, as in optax: for a decoupled one use
-    [`eqxopt.DecoupledWeightDecay`][].
+    The clipping came with the second version of the paper. It keeps the first steps
+    small of entries whose first gradient happened to be near 0. A complex entry is
+    clipped in its modulus. As in optax there is no weight decay: for a decoupled one
+    use [`eqxopt.DecoupledWeightDecay`][].
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.9999.
-    - `eps`: $\varepsilon \ge 0$, the least divisor. Default 1e-6.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.9999.
+    - `eps`: $\varepsilon$, the least divisor, in [0, inf). Default 1e-6.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
     - `nesterov`: keyword only. Default `False`.
-    - `use_clipping`: whether to clip. Keyword only. Default `True`.
-    - `clip_value_fn`: $c \ge 0$, a number or a schedule like every hyperparameter.
-        Keyword only. Default `lambda step: step**0.25`, in which the first update sees
-        step 0.
+    - `use_clipping`: whether to clip. Default `True`. Keyword only.
+    - `clip_value_fn`: $c$, in [0, inf), a number or a schedule like every
+        hyperparameter. Default `lambda step: step**0.25`, in which the first update
+        sees step 0. Keyword only.
 
     **Source:** Taniguchi et al., [ADOPT: Modified Adam Can Converge with Any $\beta_2$
     with the Optimal Rate](https://arxiv.org/abs/2411.02853), 2024, Algorithm 2.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.ADOPT(learning_rate=0.1).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        12.95
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -77,7 +61,7 @@ class ADOPT(AbstractLeafwiseOptimizer):
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
     use_clipping: bool = eqx.field(default=True, static=True, kw_only=True)
     clip_value_fn: Hyperparameter = hyperparameter(
-        "[0, inf)", default_factory=lambda: Custom(fourth_root), kw_only=True
+        "[0, inf)", default=_fourth_root, kw_only=True
     )
 
     def init_leaf(self, param: Leaf) -> Moments:
@@ -95,7 +79,3 @@ class ADOPT(AbstractLeafwiseOptimizer):
         nu = jnp.where(first, abs_sq(grad), ema(state.nu, abs_sq(grad), self.b2))
         direction = ema(mu, scaled, self.b1) if self.nesterov else mu
         return -self.learning_rate * direction, Moments(mu, nu)
-
-
-def fourth_root(step: Step) -> Scalar:
-    return jnp.asarray(step, float) ** 0.25

@@ -7,12 +7,7 @@ import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields import (
-    DType,
-    dtype_option,
-    Hyperparameter,
-    hyperparameter,
-)
+from .._fields import DType, dtype_option, Hyperparameter, hyperparameter
 from .._math import abs_sq, debias, ema, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
@@ -34,9 +29,9 @@ class AMSGrad(AbstractLeafwiseOptimizer):
     \begin{aligned}
     m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
     v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
-    \hat m_t &= m_t / (1 - \beta_1^t) \\
-    \hat v_t &= \max(\hat v_{t-1},\, v_t / (1 - \beta_2^t)) \\
-    u_t &= -\alpha_t\, \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon)
+    \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
+    v^{\max}_t &= \max(v^{\max}_{t-1},\, \hat v_t) \\
+    u_t &= -\alpha_t\, \hat m_t / (\sqrt{v^{\max}_t + \bar\varepsilon} + \varepsilon)
     \end{aligned}
     $$
 
@@ -46,34 +41,17 @@ class AMSGrad(AbstractLeafwiseOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
-    - `bias_correction_mu`: whether $\hat m_t$ is $m_t / (1 - \beta_1^t)$ or just
-        $m_t$. Default `True`.
-    - `bias_correction_nu`: whether the maximum is of $v_t / (1 - \beta_2^t)$ or just
-        of $v_t$. Default `True`.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
+    - `bias_correction_mu`: `False` for $\hat m_t = m_t$. Default `True`.
+    - `bias_correction_nu`: `False` for $\hat v_t = v_t$. Default `True`.
 
     **Source:** Reddi, Kale and Kumar, [On the Convergence of Adam and
     Beyond](https://openreview.net/forum?id=ryQu7f-RZ), 2018.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.AMSGrad(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.82
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -86,11 +64,8 @@ class AMSGrad(AbstractLeafwiseOptimizer):
     bias_correction_nu: bool = eqx.field(default=True, static=True)
 
     def init_leaf(self, param: Leaf) -> MomentsAndPeak:
-        return MomentsAndPeak(
-            mu=zeros_like(param, self.mu_dtype),
-            nu=real_zeros_like(param),
-            nu_max=real_zeros_like(param),
-        )
+        nu, nu_max = real_zeros_like(param), real_zeros_like(param)
+        return MomentsAndPeak(zeros_like(param, self.mu_dtype), nu, nu_max)
 
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: MomentsAndPeak

@@ -77,36 +77,20 @@ class CAME(AbstractLeafwiseOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$. The paper's are near 2e-4.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the momentum. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the squares. Default 0.999.
-    - `b3`: $\beta_3 \in [0, 1)$, the decay of the instability. Default 0.9999.
-    - `eps`: $\varepsilon_1 \ge 0$, added to the squares. Default 1e-30.
-    - `eps_instability`: $\varepsilon_2 \ge 0$. Default 1e-16.
-    - `clipping_threshold`: $d > 0$. Default 1.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
+    - `learning_rate`: $\alpha$, in [0, inf). The paper's are near 2e-4.
+    - `b1`: $\beta_1$, the decay of the momentum, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the squares, in [0, 1). Default 0.999.
+    - `b3`: $\beta_3$, the decay of the instability, in [0, 1). Default 0.9999.
+    - `eps`: $\varepsilon_1$, added to the squares, in [0, inf). Default 1e-30.
+    - `eps_instability`: $\varepsilon_2$, in [0, inf). Default 1e-16.
+    - `clipping_threshold`: $d$, in (0, inf). Default 1.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
 
     **Source:** Luo et al., [CAME: Confidence-guided Adaptive Memory Efficient
     Optimization](https://arxiv.org/abs/2307.02047), 2023, with the defaults of its
     code.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.CAME(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.95
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -123,11 +107,8 @@ class CAME(AbstractLeafwiseOptimizer):
     def init_leaf(self, param: Leaf) -> Confidence | Moments:
         if not is_factored(param.shape, 2):
             return zero_moments(param, self.mu_dtype)
-        return Confidence(
-            zeros_like(param, self.mu_dtype),
-            *zero_factors(param),
-            *zero_factors(param),
-        )
+        mu = zeros_like(param, self.mu_dtype)
+        return Confidence(mu, *zero_factors(param), *zero_factors(param))
 
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Confidence | Moments
@@ -135,22 +116,19 @@ class CAME(AbstractLeafwiseOptimizer):
         square = abs_sq(grad) + self.eps
         if isinstance(state, Moments):
             nu = mix(state.nu, square, self.b2)
-            mu = direction = self.momentum(divide(grad, sqrt(nu)), state.mu)[1]
+            x_hat = self.clipped(divide(grad, sqrt(nu)))
+            mu = direction = ema(state.mu, x_hat, self.b1)
             new = Moments(mu, nu)
         else:
             row, col = mix_factors(state.row, state.col, square, self.b2)
-            step, mu = self.momentum(over_root(grad, row, col), state.mu)
-            instability = mix_factors(
-                state.instability_row,
-                state.instability_col,
-                abs_sq(step - mu) + self.eps_instability,
-                self.b3,
-            )
-            direction = over_root(mu, *instability)
-            new = Confidence(mu, row, col, *instability)
+            x_hat = self.clipped(over_root(grad, row, col))
+            mu = ema(state.mu, x_hat, self.b1)
+            instability = abs_sq(x_hat - mu) + self.eps_instability
+            means = state.instability_row, state.instability_col
+            factors = mix_factors(*means, instability, self.b3)
+            direction = over_root(mu, *factors)
+            new = Confidence(mu, row, col, *factors)
         return -self.learning_rate * (direction + self.weight_decay * param), new
 
-    def momentum(self, step: Leaf, mu: Leaf) -> tuple[Leaf, Leaf]:
-        """The clipped step, and its running mean."""
-        step = step / jnp.maximum(rms(step) / self.clipping_threshold, 1)
-        return step, ema(mu, step, self.b1)
+    def clipped(self, x: Leaf) -> Leaf:
+        return x / jnp.maximum(1, rms(x) / self.clipping_threshold)

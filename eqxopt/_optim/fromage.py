@@ -30,26 +30,12 @@ class Fromage(AbstractLeafwiseOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$. The paper suggests 0.01.
-    - `min_norm`: $\varepsilon \ge 0$, below which no norm in the ratio falls. A
+    - `learning_rate`: $\alpha$, in [0, inf). The paper suggests 0.01.
+    - `min_norm`: $\varepsilon$, in [0, inf), below which no norm in the ratio falls. A
         parameter that starts at zero moves by this. Default 1e-6.
 
     **Source:** Bernstein et al., [On the distance between two neural networks and the
     stability of learning](https://arxiv.org/abs/2002.03432), 2020.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.Fromage(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.59
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -63,10 +49,8 @@ class Fromage(AbstractLeafwiseOptimizer):
     ) -> tuple[Leaf, tuple[()]]:
         rate_sq = jnp.square(self.learning_rate)
         shrink = rsqrt(1 + rate_sq)
-        # `1 - shrink`, which would lose its digits where the rate is small.
+        # 1 - shrink, which as a difference loses its digits where the rate is small.
         decay = rate_sq * shrink * shrink / (1 + shrink)
-        ratio = trust_ratio(
-            jnp.maximum(norm(param), self.min_norm),
-            jnp.maximum(norm(grad), self.min_norm),
-        )
+        param_norm = jnp.maximum(norm(param), self.min_norm)
+        ratio = trust_ratio(param_norm, jnp.maximum(norm(grad), self.min_norm))
         return -(self.learning_rate * shrink * ratio) * grad - decay * param, ()

@@ -28,34 +28,18 @@ class LAMB(AbstractLeafwiseOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$, which is the size of a step relative to that of
-        the parameter.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-6.
-    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0. Training can be
-        differentiated also with 0.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
+    - `learning_rate`: $\alpha$, in [0, inf), the size of a step relative to that of the
+        parameter.
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-6.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
     **Source:** You et al., [Large Batch Optimization for Deep Learning: Training BERT
     in 76 minutes](https://arxiv.org/abs/1904.00962), 2020, with its defaults for the
     decay rates and $\varepsilon$.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.LAMB(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.62
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -74,8 +58,7 @@ class LAMB(AbstractLeafwiseOptimizer):
     ) -> tuple[Leaf, Moments]:
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
-        mu_hat = debias(mu, self.b1, t)
-        nu_hat = debias(nu, self.b2, t)
+        mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)
         direction = mu_hat / (sqrt(nu_hat + self.eps_root) + self.eps)
         direction = direction + self.weight_decay * param
         ratio = trust_ratio(norm(param), norm(direction))

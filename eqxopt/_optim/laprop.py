@@ -41,46 +41,30 @@ class LaProp(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    No step is ever longer than its normalized gradients, whatever $\beta_1$ and
-    $\beta_2$ are, where Adam diverges with $\beta_1 > \sqrt{\beta_2}$; so $\beta_2$ can
-    be as small as noise demands.
+    No step is longer than the longest normalized gradient in its mean, whatever
+    $\beta_1$ and $\beta_2$ are. Adam diverges with $\beta_1 > \sqrt{\beta_2}$; here
+    $\beta_2$ can be as small as noise demands.
 
-    With a constant rate, $m_t / a_t$ is the mean without the bias of its start at
-    zero. Under a schedule every step keeps the weight of the rate that it was made
-    with, as in its authors' code, which is left aside by most other versions. That
-    code, while the rate is precisely 0, moves by $m_t$; here nothing moves then, and
-    $m_t / a_t$ is 0 until the rate is not. The decay is multiplied by the learning
-    rate, which it is not in that code.
+    With a constant rate, $m_t / a_t$ is the mean without the bias of its start at zero.
+    Under a schedule every step keeps the weight of the rate that it was made with, as
+    in the authors' code; most other versions leave this out. While the rate is exactly
+    0, that code moves by $m_t$; here nothing moves, and $m_t / a_t$ is 0 until the rate
+    is not. The decay is multiplied by the learning rate, which it is not in that code.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$. The paper uses 4e-4 where it would 1e-3 for Adam.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the mean. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-15.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
+    - `learning_rate`: $\alpha$, in [0, inf). The paper uses 4e-4 where it would 1e-3
+        for Adam.
+    - `b1`: $\beta_1$, the decay of the mean, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-15.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
     **Source:** Ziyin, Wang and Ueda, [LaProp: Separating Momentum and Adaptivity in
     Adam](https://arxiv.org/abs/2002.04839), 2020, and [its
     code](https://github.com/Z-T-WANG/LaProp-Optimizer).
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.LaProp(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.82
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -92,18 +76,17 @@ class LaProp(AbstractLeafwiseOptimizer):
     mask: OptionalMask = mask_of("weight_decay", default=None)
 
     def init_leaf(self, param: Leaf) -> StepsAndMoment:
-        return StepsAndMoment(
-            mu=zeros_like(param, self.mu_dtype),
-            rate=jnp.zeros((), real_dtype(compute_dtype(param.dtype))),
-            nu=real_zeros_like(param),
-        )
+        rate = jnp.zeros((), real_dtype(compute_dtype(param.dtype)))
+        mu = zeros_like(param, self.mu_dtype)
+        return StepsAndMoment(mu, rate, real_zeros_like(param))
 
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: StepsAndMoment
     ) -> tuple[Leaf, StepsAndMoment]:
         nu = ema(state.nu, abs_sq(grad), self.b2)
-        normalized = divide(grad, sqrt(debias(nu, self.b2, t)) + self.eps)
+        nu_hat = debias(nu, self.b2, t)
+        normalized = divide(grad, sqrt(nu_hat) + self.eps)
         mu = ema(state.mu, self.learning_rate * normalized, self.b1)
         rate = ema(state.rate, self.learning_rate, self.b1)
-        step = divide(mu, rate) + self.weight_decay * param
-        return -self.learning_rate * step, StepsAndMoment(mu, rate, nu)
+        update = -self.learning_rate * (divide(mu, rate) + self.weight_decay * param)
+        return update, StepsAndMoment(mu, rate, nu)

@@ -6,12 +6,7 @@ import equinox as eqx
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import zeros_like
-from .._fields import (
-    Hyperparameter,
-    hyperparameter,
-    mask_of,
-    OptionalMask,
-)
+from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
 from .._math import norm, trust_ratio
 from .._types import Leaf, Scalar
 
@@ -30,10 +25,11 @@ class LARS(AbstractLeafwiseOptimizer):
     \begin{aligned}
     d_t &= g_t + \lambda \theta_{t-1} \\
     r_t &= \eta\, \|\theta_{t-1}\| / (\|d_t\| + \varepsilon) \\
-    v_t &= \mu v_{t-1} + \alpha_t r_t d_t \\
+    x_t &= \alpha_t r_t d_t \\
+    v_t &= x_t + \mu v_{t-1} \\
     u_t &= \begin{cases}
-        -v_t & \text{classical} \\
-        -(\alpha_t r_t d_t + \mu v_t) & \text{Nesterov}
+        -(x_t + \mu v_t) & \text{Nesterov} \\
+        -v_t & \text{otherwise}
     \end{cases}
     \end{aligned}
     $$
@@ -47,34 +43,20 @@ class LARS(AbstractLeafwiseOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `weight_decay_mask`: which parameters decay: a tree of booleans that is a prefix
-        of the model, or a function of `(path, array)`. By default all do.
-    - `trust_coefficient`: $\eta \ge 0$. Default 0.001.
-    - `eps`: $\varepsilon \ge 0$. Default 0.
-    - `trust_ratio_mask`: which parameters have their steps scaled by $r_t$, in the
-        same form. By default all do; biases and the parameters of normalization layers
-        are usually left out.
-    - `momentum`: $\mu \in [0, 1)$. Default 0.9.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `weight_decay_mask`: which parameters decay, a [selector][selectors]. Default:
+        all.
+    - `trust_coefficient`: $\eta$, in [0, inf). Default 0.001.
+    - `eps`: $\varepsilon$, in [0, inf). Default 0.
+    - `trust_ratio_mask`: which parameters have their steps scaled by $r_t$, a
+        [selector][selectors]. Default: all; biases and the parameters of normalization
+        layers are usually left out.
+    - `momentum`: $\mu$, in [0, 1). Default 0.9.
     - `nesterov`: whether to look ahead along the momentum. Default `False`.
 
     **Source:** You, Gitman and Ginsburg, [Large Batch Training of Convolutional
     Networks](https://arxiv.org/abs/1708.03888), 2017.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.LARS(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.4f}")
-        13.9989
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -95,13 +77,9 @@ class LARS(AbstractLeafwiseOptimizer):
         direction = grad + self.weight_decay * param
         rate = self.learning_rate
         if self.trust_ratio_mask in (True, None):
-            rate = rate * trust_ratio(
-                norm(param), norm(direction), self.trust_coefficient, self.eps
-            )
-        step = rate * direction
-        velocity = step + self.momentum * state.velocity
-        if self.nesterov:
-            step = step + self.momentum * velocity
-        else:
-            step = velocity
-        return -step, Velocity(velocity)
+            norms = norm(param), norm(direction)
+            rate = rate * trust_ratio(*norms, self.trust_coefficient, self.eps)
+        x = rate * direction
+        velocity = x + self.momentum * state.velocity
+        update = -(x + self.momentum * velocity) if self.nesterov else -velocity
+        return update, Velocity(velocity)

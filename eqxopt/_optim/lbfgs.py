@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
+from .._abstract.matrixwise import fill
 from .._abstract.optimizer import (
     AbstractOptimizer,
-    added,
     count_of,
     in_jit,
+    moved,
     needed_value,
     needed_value_fn,
 )
 from .._abstract.rescaling import wide_gradients
-from .._abstract.rules import rules, started, states_of
+from .._abstract.rules import begun, kept_states, rules, state_tree, states_of
+from .._abstract.step import Step
 from .._compile.closures import as_pytree
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
@@ -30,7 +32,7 @@ from .._line_search.zoom import ZoomLineSearch
 from .._math import no_update, own_copy, plus_one_if, zero_count
 from .._number import integer
 from .._tree import Parameters, replace_fields
-from .._types import Amount, AnyLeaf, Count, Leaf, Scalar, Self
+from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self
 from ._inverse_hessian import (
     Change,
     empty_history,
@@ -154,15 +156,14 @@ class LBFGS(AbstractOptimizer):
     evaluations: Count = eqx.field(default=None, init=False)
     """How often the last line search evaluated the loss."""
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
+    def start(self, parameters: Parameters) -> Self:
         fixed = self.linesearch is None
         histories = [
             empty_history(param, self.memory_size, keep_param=fixed)
             for param in parameters.arrays
         ]
         new = replace_fields(
-            started(self, parameters),
+            begun(self, parameters),
             state=parameters.tree(histories),
             pairs=zero_count(),
         )
@@ -196,43 +197,30 @@ class LBFGS(AbstractOptimizer):
             return _value_and_grad(self, value_fn, params)
         return _compiled_value_and_grad(self, as_pytree(value_fn), params)
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
         new = replace_fields(self, count=count_of(self) + 1)
-        parameters = Parameters(params)
-        grad_leaves = wide_gradients(self, grads, parameters)
-        states = states_of(self, parameters, grad_leaves)
-        at = [i for i, grad in enumerate(grad_leaves) if grad is not None]
-        active = _Active(
-            arrays=[parameters.arrays[i] for i in at],
-            grads=[grad for grad in grad_leaves if grad is not None],
-            histories=[states[i] for i in at],
-            rates=_rates(self, parameters, at),
-        )
-        updates: list[Any] = [None] * len(parameters)
-        if at:
-            if self.linesearch is None:
-                changed, moves, histories = self.at_rate(active)
-            else:
-                loss = needed_value(self, value)
-                loss_fn = needed_value_fn(self, value_fn)
-                loss_at = lambda own: loss_fn(parameters.exchanged(at, own))
-                search = self.linesearch.at_step(count_of(self), self.value.dtype)
-                changed, moves, histories = self.searched(search, active, loss, loss_at)
-            new = replace_fields(new, **changed)
-            for i, move, history in zip(at, moves, histories):
-                updates[i], states[i] = move, history
-        new = replace_fields(new, state=parameters.tree(states))
-        return parameters.tree(updates), new
+        own = [grad is not None for grad in step.grads]
+        if not any(own):
+            return [None] * len(own), new
+        states = states_of(self, step)
+        kept = [state for state, here in zip(states, own) if here]
+        active = _active(self, step.only(own), kept)
+        if self.linesearch is None:
+            changed, moves, histories = self.at_rate(active)
+        else:
+            loss = needed_value(self, step.value)
+            loss_fn = needed_value_fn(self, step.value_fn)
+            loss_at = lambda arrays: loss_fn(active.parameters.model(arrays))
+            search = self.linesearch.at_step(count_of(self), self.value.dtype)
+            changed, moves, histories = self.searched(search, active, loss, loss_at)
+        updates: Leaves = [None] * len(own)
+        fill(updates, own, moves)
+        fill(states, own, histories)
+        state = state_tree(step.parameters, states)
+        return updates, replace_fields(new, state=state, **changed)
 
-    def eval_params(self, params: M) -> M:
-        return params
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return parameters.arrays
 
     def at_rate(self, now: "_Active") -> Made:
         """A step of the learning rate. What it does to the gradients is seen in the
@@ -312,6 +300,7 @@ class LBFGS(AbstractOptimizer):
 class _Active(NamedTuple):
     """The parameters that have a gradient, and what is known of each."""
 
+    parameters: Parameters
     arrays: Arrays
     grads: Arrays
     histories: list[History]
@@ -327,14 +316,15 @@ class _Active(NamedTuple):
         return [times(x, -rate) for x, rate in zip(vectors, self.rates)]
 
 
-def _rates(optimizer: LBFGS, parameters: Parameters, at: list[int]) -> list[Scalar]:
+def _active(optimizer: LBFGS, step: Step, states: list[Any]) -> _Active:
+    parameters = step.parameters
     rates = []
-    every = rules(optimizer, parameters)
-    for i in at:
-        rate: Array | None = every[i].learning_rate
-        dtype = real_dtype(compute_dtype(parameters.arrays[i].dtype))
+    for rule, param in zip(rules(optimizer, parameters), parameters.arrays):
+        dtype = real_dtype(compute_dtype(param.dtype))
+        rate = rule.learning_rate
         rates.append(jnp.ones((), dtype) if rate is None else rate)
-    return rates
+    grads = [grad for grad in wide_gradients(step) if grad is not None]
+    return _Active(parameters, parameters.arrays, grads, states, rates)
 
 
 def _scaled(directions: Arrays, step_size: Scalar) -> Arrays:
@@ -349,7 +339,7 @@ def _scale(direction: Leaf, step_size: Scalar) -> Leaf:
 
 
 def _moved(arrays: Arrays, updates: Arrays) -> Arrays:
-    return [added(array, update) for array, update in zip(arrays, updates)]
+    return moved(arrays, list(updates))
 
 
 def _uphill(grad: Leaf) -> Leaf:
@@ -361,12 +351,12 @@ def _value_and_grad(
     optimizer: LBFGS, value_fn: Callable[..., Any], params: PyTree
 ) -> tuple[Scalar, PyTree]:
     parameters = Parameters(params)
-    states = states_of(optimizer, parameters, parameters.arrays)
+    states = kept_states(optimizer, parameters)
     dtype = widest_real_dtype(parameters.arrays)
 
     def evaluated() -> tuple[Scalar, list[Any]]:
         loss_fn = needed_value_fn(optimizer, value_fn)
-        loss = lambda arrays: loss_fn(parameters.tree(arrays, rest=True))
+        loss = lambda arrays: loss_fn(parameters.model(arrays))
         value, grads = jax.value_and_grad(loss)(parameters.arrays)
         return value.astype(dtype), [_uphill(grad) for grad in grads]
 

@@ -31,37 +31,21 @@ class Lion(AbstractLeafwiseOptimizer):
     advise a learning rate 3 to 10 times smaller than for AdamW, and a weight decay as
     many times larger. For a complex entry the sign is $z / |z|$.
 
-    Training can be differentiated, but the sign itself has derivative 0, so $\beta_1$
-    and $\beta_2$ have too.
+    Training can be differentiated, but the derivative of the sign is 0, and so are
+    those by $\beta_1$ and $\beta_2$.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the weight of the momentum in the step. Default 0.9.
-    - `b2`: $\beta_2 \in (0, 1)$, the decay of the momentum. Default 0.99.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
-    - `weight_decay`: $\lambda \ge 0$. Default 1e-3.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the weight of the momentum in the step, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the momentum, in (0, 1). Default 0.99.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
+    - `weight_decay`: $\lambda$, in [0, inf). Default 1e-3.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
     **Source:** Chen et al., [Symbolic Discovery of Optimization
     Algorithms](https://arxiv.org/abs/2302.06675), 2023, Algorithm 2. The default of
     the weight decay is optax's.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.Lion(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.82
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -78,8 +62,8 @@ class Lion(AbstractLeafwiseOptimizer):
         self, t: Scalar, grad: Leaf, param: Leaf, state: Momentum
     ) -> tuple[Leaf, Momentum]:
         mu = ema(state.mu, grad, self.b2)
-        # By the new momentum, this is b2 times what the equation says. The old one is
-        # then overwritten in place, where else it would be copied first.
+        # Written with the new momentum, this is b2 times the argument of the sign. With
+        # the old one, XLA could not overwrite it in place and would copy it first.
         direction = jnp.sign(self.b1 * mu + (self.b2 - self.b1) * grad)
         update = -self.learning_rate * (direction + self.weight_decay * param)
         return update, Momentum(mu)

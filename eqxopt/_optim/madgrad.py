@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._dtype import compute_dtype, real_zeros_like, zeros_like
+from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter
-from .._math import abs_sq, cbrt, divide
+from .._math import abs_sq, cbrt, divide, own_copy
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -26,45 +26,30 @@ class MADGRAD(AbstractLeafwiseOptimizer):
 
     $$
     \begin{aligned}
+    \tilde g_t &= g_t + \lambda \theta_{t-1} \\
     \gamma_t &= (\alpha_t + \varepsilon) \sqrt t \\
-    s_t &= s_{t-1} + \gamma_t g_t \\
-    \nu_t &= \nu_{t-1} + \gamma_t |g_t|^2 \\
+    s_t &= s_{t-1} + \gamma_t \tilde g_t \\
+    \nu_t &= \nu_{t-1} + \gamma_t |\tilde g_t|^2 \\
     z_t &= \theta_0 - s_t / (\sqrt[3]{\nu_t} + \varepsilon) \\
     \theta_t &= \mu\, \theta_{t-1} + (1 - \mu)\, z_t
     \end{aligned}
     $$
 
     As in its authors' code and in optax, $\varepsilon$ is added to the learning rate
-    too, which the paper does not; and the learning rate is one of about SGD's, not of
-    Adam's. With a learning rate of 0 a parameter still moves on towards $z_t$.
-
-    The decay is in the gradient, $g_t + \lambda \theta_{t-1}$, and a much smaller one
-    than for other methods is right, often 0.
+    too, which the paper does not; so with a learning rate of 0 a parameter still moves
+    on towards $z_t$. The learning rate is one of about SGD's, not of Adam's. The decay
+    is in the gradient, and a much smaller one than for other methods is right, often 0.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `momentum`: $\mu \in [0, 1)$. Default 0.9.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `eps`: $\varepsilon \ge 0$. Default 1e-6.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `momentum`: $\mu$, in [0, 1). Default 0.9.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `eps`: $\varepsilon$, in [0, inf). Default 1e-6.
 
     **Source:** Defazio and Jelassi, [Adaptivity without Compromise: A Momentumized,
     Adaptive, Dual Averaged Gradient Method for Stochastic
     Optimization](https://arxiv.org/abs/2101.11075), 2021, Algorithm 1.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.MADGRAD(learning_rate=0.1).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        9.71
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -73,19 +58,15 @@ class MADGRAD(AbstractLeafwiseOptimizer):
     eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-6)
 
     def init_leaf(self, param: Leaf) -> DualAverage:
-        return DualAverage(
-            sum=zeros_like(param),
-            sum_of_squares=real_zeros_like(param),
-            start=jnp.array(param, dtype=compute_dtype(param.dtype), copy=True),
-        )
+        return DualAverage(zeros_like(param), real_zeros_like(param), own_copy(param))
 
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: DualAverage
     ) -> tuple[Leaf, DualAverage]:
         grad = grad + self.weight_decay * param
-        weight = (self.learning_rate + self.eps) * jnp.sqrt(t)
-        total = state.sum + weight * grad
-        squares = state.sum_of_squares + weight * abs_sq(grad)
-        z = state.start - divide(total, cbrt(squares) + self.eps)
+        gamma = (self.learning_rate + self.eps) * jnp.sqrt(t)
+        total = state.sum + gamma * grad
+        nu = state.sum_of_squares + gamma * abs_sq(grad)
+        z = state.start - divide(total, cbrt(nu) + self.eps)
         update = (1 - self.momentum) * (z - param)
-        return update, DualAverage(total, squares, state.start)
+        return update, DualAverage(total, nu, state.start)

@@ -15,7 +15,8 @@ from .._fields import (
     OptionalMask,
 )
 from .._math import abs_sq, debias, divide, ema, ramp, sqrt
-from .._types import Leaf, RealLeaf, Scalar
+from .._tree import Parameters
+from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
 
 
 M = TypeVar("M")
@@ -99,8 +100,8 @@ class ScheduleFreeSGD(AbstractLeafwiseTransform, AbstractOptimizer):
         direction = grad + self.weight_decay * param
         return _step(self, t, direction, param, state)
 
-    def eval_params(self, params: M) -> M:
-        return averages(self, params)
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return averages(self, parameters)
 
 
 class ScheduleFreeAdamW(AbstractLeafwiseTransform, AbstractOptimizer):
@@ -185,8 +186,8 @@ class ScheduleFreeAdamW(AbstractLeafwiseTransform, AbstractOptimizer):
         update, iterates = _step(self, t, direction, param, state.iterates)
         return update, IteratesAndSquares(iterates, nu)
 
-    def eval_params(self, params: M) -> M:
-        return averages(self, params, lambda state: state.iterates)
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return averages(self, parameters)
 
 
 def _step(

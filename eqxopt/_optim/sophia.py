@@ -5,10 +5,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._abstract.optimizer import AbstractOptimizer, count_of, needed_value_fn
-from .._abstract.rules import gradients, rules, started, states_of
+from .._abstract.rules import begun, rules, state_tree, states_of
+from .._abstract.step import Step
 from .._compile.once import once_per_shape
 from .._dtype import (
     compute_dtype,
@@ -30,9 +31,9 @@ from .._fields import (
 )
 from .._math import clipped, debias, ema
 from .._number import integer
-from .._sharding import beside, sharded_like
+from .._sharding import placed_with, sharded_like
 from .._tree import Parameters, replace_fields
-from .._types import AnyLeaf, Leaf, RealLeaf, Scalar, Self
+from .._types import AnyLeaf, Leaf, Leaves, RealLeaf, Scalar, Self
 
 
 M = TypeVar("M")
@@ -128,61 +129,49 @@ class Sophia(AbstractOptimizer):
     mu_dtype: DType = dtype_option(default=None)
     seed: Key = key_field(default=0, kw_only=True)
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
+    def start(self, parameters: Parameters) -> Self:
         states = [
-            beside(
+            placed_with(
                 param,
                 Curvature(zeros_like(param, self.mu_dtype), real_zeros_like(param)),
             )
             for param in parameters.arrays
         ]
-        return replace_fields(started(self, parameters), state=parameters.tree(states))
+        new = begun(self, parameters)
+        return replace_fields(new, state=state_tree(parameters, states))
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        del value
-        loss = needed_value_fn(self, value_fn)
-        count = count_of(self)
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
-        states = states_of(self, parameters, grad_leaves)
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
+        parameters, count = step.parameters, count_of(self)
+        loss = needed_value_fn(self, step.value_fn)
+        states = states_of(self, step)
         every_rule = rules(self, parameters)
-        updates: list[Array | None] = [None] * len(parameters)
+        updates: Leaves = [None] * len(parameters)
         means = {}
-        for i, (grad, param) in enumerate(zip(grad_leaves, parameters.arrays)):
+        for i, (grad, param) in enumerate(zip(step.grads, parameters.arrays)):
             if grad is not None:
                 rule, state = every_rule[i], states[i]
                 updates[i], means[i] = _step(rule, count + 1, grad, param, state)
-        at = list(means)
 
-        def refreshed() -> list[Float[Array, "..."]]:
+        def refreshed() -> list[AnyLeaf]:
             key = jax.random.fold_in(jax.random.wrap_key_data(self.seed), count)
-            diagonals = _hessian_diagonals(loss, parameters, at, key)
+            own = parameters.only([grad is not None for grad in step.grads])
             return [
                 _averaged(states[i].hessian, diagonal, every_rule[i].b2)
-                for i, diagonal in zip(at, diagonals)
+                for i, diagonal in zip(means, _hessian_diagonals(loss, own, key))
             ]
 
         hessians = jax.lax.cond(
             count % self.update_interval == 0,
             refreshed,
-            lambda: [states[i].hessian for i in at],
+            lambda: [states[i].hessian for i in means],
         )
-        for i, hessian in zip(at, hessians):
+        for i, hessian in zip(means, hessians):
             states[i] = Curvature(means[i], hessian)
-        return parameters.tree(updates), replace_fields(
-            self, count=count + 1, state=parameters.tree(states)
-        )
+        state = state_tree(parameters, states)
+        return updates, replace_fields(self, count=count + 1, state=state)
 
-    def eval_params(self, params: M) -> M:
-        return params
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return parameters.arrays
 
 
 @once_per_shape
@@ -203,20 +192,12 @@ def _step(
 
 
 def _hessian_diagonals(
-    loss: Callable[[Any], Scalar],
-    parameters: Parameters,
-    at: Sequence[int],
-    key: PRNGKeyArray,
-) -> list[Float[Array, "..."]]:
-    """An estimate of the diagonal of the Hessian of the loss in the parameters `at`
-    some places."""
-
-    def loss_of(arrays: list[AnyLeaf]) -> Scalar:
-        return loss(parameters.exchanged(at, arrays))
-
-    arrays = [parameters.arrays[i] for i in at]
-    signs = _signs(key, arrays)
-    _, products = jax.jvp(jax.grad(loss_of), (arrays,), (signs,))
+    loss: Callable[[Any], Scalar], own: Parameters, key: PRNGKeyArray
+) -> list[AnyLeaf]:
+    """An estimate of the diagonal of the Hessian of the loss in some parameters."""
+    gradient = jax.grad(lambda arrays: loss(own.model(arrays)))
+    signs = _signs(key, own.arrays)
+    _, products = jax.jvp(gradient, (own.arrays,), (signs,))
     return [(z * product).real for z, product in zip(signs, products)]
 
 

@@ -1,21 +1,14 @@
 """Clipping: by value, by the norm of each parameter, by the global norm."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import ClassVar
 
-import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
 from .._abstract.leafwise import AbstractLeafwiseTransform
-from .._abstract.optimizer import AbstractTransform, count_of
-from .._abstract.rescaling import rescaled, wide_gradients
-from .._abstract.rules import rules, started
-from .._dtype import widest_real_dtype
+from .._abstract.rescaling import AbstractRescaling
 from .._fields import Hyperparameter, hyperparameter
-from .._math import clip_factor, global_norm, stable_norm
-from .._tree import Parameters, replace_fields
-from .._types import Leaf, Scalar, Self
+from .._math import clip_factor, stable_norm
+from .._types import Leaf, Scalar
 
 
 class ClipByValue(AbstractLeafwiseTransform):
@@ -102,7 +95,7 @@ class ClipByNorm(AbstractLeafwiseTransform):
         return grad * clip_factor(stable_norm(grad), self.max_norm), ()
 
 
-class ClipByGlobalNorm(AbstractTransform):
+class ClipByGlobalNorm(AbstractRescaling):
     r"""Bounds the norm of all gradients together, without changing their direction.
 
     $$
@@ -136,33 +129,7 @@ class ClipByGlobalNorm(AbstractTransform):
     """
 
     max_norm: Hyperparameter = hyperparameter("[0, inf]")
-    norm: Scalar | None = eqx.field(default=None, init=False)
-    """The norm of the last gradients before clipping; 0 before the first update, and
-    `None` before `init`."""
-
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
-        nothing = parameters.tree([None] * len(parameters))
-        norm = jnp.zeros((), widest_real_dtype(parameters.arrays))
-        return replace_fields(started(self, parameters), state=nothing, norm=norm)
-
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        del value, value_fn
-        count = count_of(self) + 1
-        parameters = Parameters(params)
-        wide = wide_gradients(self, grads, parameters)
-        norm = global_norm(grad for grad in wide if grad is not None)
-        updates = rescaled(rules(self, parameters), wide, [norm] * len(wide))
-        # Of this dtype also where the widest gradient is missing.
-        norm = norm.astype(widest_real_dtype(parameters.arrays))
-        return parameters.tree(updates), replace_fields(self, count=count, norm=norm)
+    per_parameter: ClassVar[bool] = False
 
     def factor(self, norm: Scalar) -> Scalar:
         return clip_factor(norm.astype(self.max_norm.dtype), self.max_norm)

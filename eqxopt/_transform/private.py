@@ -1,14 +1,14 @@
 """Gradients that tell little about any one example."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, Float, Inexact
 
 from .._abstract.optimizer import AbstractTransform, count_of
-from .._abstract.rules import gradients, scalar_of, started
+from .._abstract.rules import begun, scalar_of
+from .._abstract.step import Step
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
 from .._fields import (
@@ -21,7 +21,7 @@ from .._fields import (
 )
 from .._math import abs_sq, clip_factor, sqrt
 from .._tree import Parameters, replace_fields
-from .._types import Leaf, Scalar, Self
+from .._types import Leaf, Leaves, Scalar, Self
 
 
 class DifferentiallyPrivateAggregate(AbstractTransform):
@@ -88,30 +88,20 @@ class DifferentiallyPrivateAggregate(AbstractTransform):
     noise_multiplier: Hyperparameter = hyperparameter("[0, inf)")
     seed: Key = key_field()
 
-    def init(self, params: PyTree) -> Self:
-        return started(self, Parameters(params))
+    def start(self, parameters: Parameters) -> Self:
+        return begun(self, parameters)
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        del value, value_fn
-        count = count_of(self)
-        parameters = Parameters(params)
-        examples = gradients(self, grads, parameters, per_example=True)
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
+        count, parameters = count_of(self), step.parameters
         clip = scalar_of(self, "l2_norm_clip")
         std = scalar_of(self, "noise_multiplier") * clip
-        factors = _clip_factors([x for x in examples if x is not None], clip)
+        factors = _clip_factors([x for x in step.grads if x is not None], clip)
         keys = own_keys(self, count, len(parameters))
         means = [
-            None if x is None else _noisy_mean(x, param, factors, std, keys[i]["seed"])
-            for i, (x, param) in enumerate(zip(examples, parameters.arrays))
+            None if x is None else _noisy_mean(x, param, factors, std, own["seed"])
+            for x, param, own in zip(step.grads, parameters.arrays, keys)
         ]
-        return parameters.tree(means), replace_fields(self, count=count + 1)
+        return means, replace_fields(self, count=count + 1)
 
 
 def _clip_factors(

@@ -1,20 +1,13 @@
 """Scaling: by a factor, by trust ratios, to a norm, to signs."""
 
-from collections.abc import Callable
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
 from .._abstract.leafwise import AbstractLeafwiseTransform
-from .._abstract.optimizer import AbstractTransform, count_of
-from .._abstract.rescaling import rescaled, wide_gradients
-from .._abstract.rules import rules, started
+from .._abstract.rescaling import AbstractRescaling
 from .._fields import Hyperparameter, hyperparameter
-from .._math import divide, global_norm, norm, stable_norm, trust_ratio
-from .._tree import Parameters, replace_fields
-from .._types import Leaf, Scalar, Self
+from .._math import divide, norm, stable_norm, trust_ratio
+from .._types import Leaf, Scalar
 
 
 class Scale(AbstractLeafwiseTransform):
@@ -147,7 +140,7 @@ class Sign(AbstractLeafwiseTransform):
         return jnp.sign(grad), ()
 
 
-class Normalize(AbstractTransform):
+class Normalize(AbstractRescaling):
     r"""Scales to a fixed norm.
 
     $$
@@ -183,31 +176,6 @@ class Normalize(AbstractTransform):
     scale_factor: Hyperparameter = hyperparameter("(-inf, inf)", default=1.0)
     eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-6)
     per_parameter: bool = eqx.field(default=False, static=True, kw_only=True)
-
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
-        nothing = parameters.tree([None] * len(parameters))
-        return replace_fields(started(self, parameters), state=nothing)
-
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        del value, value_fn
-        count = count_of(self) + 1
-        parameters = Parameters(params)
-        wide = wide_gradients(self, grads, parameters)
-        if self.per_parameter:
-            norms = [None if grad is None else stable_norm(grad) for grad in wide]
-        else:
-            together = global_norm(grad for grad in wide if grad is not None)
-            norms = [together] * len(wide)
-        updates = rescaled(rules(self, parameters), wide, norms)
-        return parameters.tree(updates), replace_fields(self, count=count)
 
     def factor(self, norm: Scalar) -> Scalar:
         return divide(self.scale_factor, norm.astype(self.eps.dtype) + self.eps)

@@ -1,1 +1,1 @@
-"""What takes an optimizer and is one."""
+"""Wrappers: optimizers around optimizers, and their compositions."""

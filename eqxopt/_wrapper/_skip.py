@@ -1,39 +1,23 @@
 """Steps that are made only if a condition holds."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from .._abstract.optimizer import AbstractOptimizer
+from .._abstract.step import Step
 from .._math import no_update, select
-from .._tree import Parameters
-from .._types import AnyLeaf, Scalar
+from .._types import Leaves
 
 
-def update_if(
-    made: Bool[Array, ""],
-    optimizer: AbstractOptimizer,
-    grads: Sequence[AnyLeaf | None],
-    parameters: Parameters,
-    *,
-    value: Scalar | None,
-    value_fn: Callable[..., Any] | None,
-) -> tuple[PyTree, AbstractOptimizer]:
-    """The updates and the next optimizer where the step is made; elsewhere updates that
+def advance_if(
+    made: Bool[Array, ""], optimizer: AbstractOptimizer, step: Step
+) -> tuple[Leaves, AbstractOptimizer]:
+    """The updates and the next optimizer if the step is `made`. Otherwise updates that
     leave every bit of the parameters, and `optimizer` as it is."""
-    # The optimizer never sees what is skipped: even an update that is not chosen would
-    # make NaNs of derivatives.
-    seen = [None if x is None else jnp.where(made, x, 0) for x in grads]
-    updates, new = optimizer.update(
-        parameters.tree(seen),
-        parameters.tree(parameters.arrays, rest=True),
-        value=None if value is None else jnp.where(made, value, 0),
-        value_fn=value_fn,
-    )
-    chosen = [
-        None if x is None else jnp.where(made, x, no_update(x))
-        for x in parameters.align(updates, "the updates")
-    ]
-    return parameters.tree(chosen), select(made, new, optimizer)
+    # Hide skipped values from the optimizer: even where its update is not selected, a
+    # NaN in it makes derivatives NaN.
+    grads = [None if x is None else jnp.where(made, x, 0) for x in step.grads]
+    value = None if step.value is None else jnp.where(made, step.value, 0)
+    updates, new = optimizer.advance(step._replace(grads=grads, value=value))
+    chosen = [None if x is None else jnp.where(made, x, no_update(x)) for x in updates]
+    return chosen, select(made, new, optimizer)

@@ -1,32 +1,26 @@
 """Gradients of several micro-batches for one update."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jax.core import Tracer
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
-from .._abstract.optimizer import (
-    AbstractOptimizer,
-    count_of,
-    inner,
-    needed_value,
-)
-from .._abstract.rules import gradients, reached, started, states_of
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
+from .._abstract.rules import begun, reached, states_of
+from .._abstract.step import Step
 from .._compile.once import all_finite, once_per_shape
 from .._dtype import real_dtype, zeros_like
 from .._fields import Hyperparameter, hyperparameter
 from .._math import no_update, plus_one_if, zero_count
 from .._number import as_number, NumberLike
-from .._sharding import beside
+from .._sharding import placed_with
 from .._tree import Parameters, replace_fields
-from .._types import Amount, Count, Leaf, Scalar, Self
-
-
-M = TypeVar("M")
+from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self
 
 
 class Accumulated(NamedTuple):
@@ -36,39 +30,40 @@ class Accumulated(NamedTuple):
 
 
 class Accumulate(AbstractOptimizer):
-    r"""Gradient accumulation: one update for the mean gradient of some micro-batches.
+    r"""Gradient accumulation: one update for the mean gradient of several
+    micro-batches.
 
     $$
     \bar g = \sum_{i=1}^{k} w_i\, g_i \Big/ \sum_{i=1}^{k} w_i
     $$
 
-    Every call of `apply` takes in the gradient of one micro-batch, and every $k$-th
-    call makes one update with the mean. In between the model and the wrapped optimizer
-    stay as they are, bit for bit, and the update is not computed. Sums are kept in at
+    Every call of `apply` adds the gradient of one micro-batch, and every $k$-th call
+    makes one update with the mean. In between, the update is not computed, and the
+    model and the wrapped optimizer stay as they are, bit for bit. Sums are kept in at
     least float32.
 
-    Here `count` is the number of updates, not of calls, so that schedules, of `every`
-    too, move with the updates. The call that makes an update is the first at which
-    `micro_steps` reaches `every`; after `opt.replace(every=1)` the next call therefore
-    finishes what has been begun, such as the rest of an epoch.
+    `count` is the number of updates, not of calls, so that schedules, also that of
+    `every`, move with the updates. An update is made as soon as `micro_steps` reaches
+    `every`. So after `opt.replace(every=1)` the next call makes the update with what
+    has been summed so far, such as at the end of an epoch.
 
-    All micro-batches weigh the same, unless `weighted` says otherwise for the next one:
-    where $g_i$ is a mean over $n_i$ examples,
+    All micro-batches have the weight $w_i = 1$, unless `weighted` gives the next one
+    another. If $g_i$ is a mean over $n_i$ examples,
     `opt.weighted(n_i).apply(grads, model)` gives the mean over all examples. A weight
     holds for one call. A micro-batch of weight 0 counts as a call and adds nothing,
     even if its gradient is NaN.
 
-    If `apply` is given losses, the wrapped optimizer is given their mean, of the same
-    weights. A `value_fn` is that of the last micro-batch.
+    If `apply` is given losses, the wrapped optimizer is given their mean with the same
+    weights. It is given the `value_fn` of the last micro-batch.
 
     **Arguments:**
 
     - `optimizer`: any optimizer.
-    - `every`: $k \ge 1$, a number or a schedule.
+    - `every`: $k$, in [1, inf), a number or a schedule.
     - `drop_nonfinite`: whether to drop a micro-batch whose gradient or loss has an
-        infinity or a NaN, as if it had never come: it is counted in `dropped` and not
-        in `micro_steps`. Keyword only. By default it is summed like any other, and
-        spoils one update at most.
+        infinity or a NaN. It is then counted in `dropped`, and not in `micro_steps`.
+        Default `False`: it is summed like any other, and spoils one update at most.
+        Keyword only.
 
     !!! example
 
@@ -90,24 +85,25 @@ class Accumulate(AbstractOptimizer):
     every: Hyperparameter = hyperparameter("[1, inf)")
     drop_nonfinite: bool = eqx.field(default=False, static=True, kw_only=True)
     micro_steps: Count = eqx.field(default=None, init=False)
-    """The micro-batches taken in since the last update."""
+    """The number of micro-batches since the last update."""
     dropped: Count = eqx.field(default=None, init=False)
-    """The micro-batches dropped since `init`."""
+    """The number of micro-batches dropped since `init`."""
     weight: Amount = eqx.field(default=None, init=False)
     """The weight of the next micro-batch."""
     total_weight: Amount = eqx.field(default=None, init=False)
-    """The weight of all micro-batches since the last update."""
+    """The sum of the weights since the last update."""
     total_value: Amount = eqx.field(default=None, init=False)
     """The weighted sum of the losses since the last update."""
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
+    def start(self, parameters: Parameters) -> Self:
+        totals = [
+            placed_with(param, Accumulated(zeros_like(param)))
+            for param in parameters.arrays
+        ]
         return replace_fields(
-            started(self, parameters),
-            optimizer=self.optimizer.init(params),
-            state=parameters.tree(
-                [beside(p, Accumulated(zeros_like(p))) for p in parameters.arrays]
-            ),
+            begun(self, parameters),
+            optimizer=self.optimizer.start(parameters),
+            state=parameters.tree(totals),
             micro_steps=zero_count(),
             dropped=zero_count(),
             weight=jnp.ones((), float),
@@ -116,12 +112,12 @@ class Accumulate(AbstractOptimizer):
         )
 
     def weighted(self, weight: NumberLike) -> Self:
-        """This optimizer with another weight than 1 for the next micro-batch.
+        """This optimizer with a weight for the next micro-batch.
 
         **Arguments:**
 
-        - `weight`: a number of at least 0, such as the micro-batch's count of
-            examples or tokens.
+        - `weight`: a number in [0, inf), such as the number of examples or tokens in
+            the micro-batch.
         """
         count_of(self)
         weight = as_number(weight)
@@ -131,21 +127,12 @@ class Accumulate(AbstractOptimizer):
             )
         return replace_fields(self, weight=weight)
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
         count = count_of(self)
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
-        states = states_of(self, parameters, grad_leaves)
-        loss = None if value is None else needed_value(self, value).astype(float)
+        states = states_of(self, step)
+        loss = None if step.value is None else step.value.astype(float)
 
-        kept = all_finite([*grad_leaves, loss] if self.drop_nonfinite else [])
+        kept = all_finite([*step.grads, loss] if self.drop_nonfinite else [])
         used = kept & (self.weight > 0)
         plus = lambda total, new: _plus(total, new, self.weight, used)
         micro_steps = plus_one_if(kept, self.micro_steps)
@@ -153,45 +140,40 @@ class Accumulate(AbstractOptimizer):
         total_value = self.total_value if loss is None else plus(self.total_value, loss)
         totals = [
             None if grad is None else plus(state.total, grad)
-            for state, grad in zip(states, grad_leaves)
+            for state, grad in zip(states, step.grads)
         ]
 
-        def update(inner: AbstractOptimizer) -> tuple[PyTree, AbstractOptimizer]:
-            means = [None if x is None else _over(x, total_weight) for x in totals]
-            updates, inner = inner.update(
-                parameters.tree(means),
-                params,
-                value=None if loss is None else _over(total_value, total_weight),
-                value_fn=value_fn,
-            )
-            return updates, inner
+        def update(optimizer: AbstractOptimizer) -> tuple[Leaves, AbstractOptimizer]:
+            mean = lambda total: _over(total, total_weight)
+            means = [None if total is None else mean(total) for total in totals]
+            value = None if loss is None else mean(total_value)
+            return optimizer.advance(step._replace(grads=means, value=value))
 
         complete = kept & reached(self, micro_steps, "every") & (total_weight > 0)
         updates, optimizer = _update_if(complete, update, self.optimizer)
-        afresh = lambda x: jnp.where(complete, jnp.zeros_like(x), x)
+        zero_if_complete = lambda x: jnp.where(complete, jnp.zeros_like(x), x)
         for i, total in enumerate(totals):
             if total is not None:
-                states[i] = Accumulated(afresh(total))
+                states[i] = Accumulated(zero_if_complete(total))
         return updates, replace_fields(
             self,
             optimizer=optimizer,
             count=plus_one_if(complete, count),
-            state=parameters.tree(states),
-            micro_steps=afresh(micro_steps),
+            state=step.parameters.tree(states),
+            micro_steps=zero_if_complete(micro_steps),
             dropped=plus_one_if(~kept, self.dropped),
             weight=jnp.ones_like(self.weight),
-            total_weight=afresh(total_weight),
-            total_value=afresh(total_value),
+            total_weight=zero_if_complete(total_weight),
+            total_value=zero_if_complete(total_value),
         )
 
-    def eval_params(self, params: M) -> M:
-        return self.optimizer.eval_params(params)
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return self.optimizer.evaluate(parameters)
 
 
 @once_per_shape
 def _plus(total: Leaf, new: Leaf, weight: Scalar, used: Bool[Array, ""]) -> Leaf:
-    # What is not used is taken out before the product, whose derivative by the weight
-    # it would still be.
+    # Select before the product: its derivative by the weight is `new`, even if NaN.
     new = jnp.where(used, new.astype(total.dtype), 0)
     return total + weight.astype(real_dtype(total.dtype)) * new
 
@@ -203,19 +185,20 @@ def _over(total: Leaf, weight: Scalar) -> Leaf:
 
 def _update_if(
     condition: Bool[Array, ""],
-    update: Callable[[AbstractOptimizer], tuple[PyTree, AbstractOptimizer]],
+    update: Callable[[AbstractOptimizer], tuple[Leaves, AbstractOptimizer]],
     optimizer: AbstractOptimizer,
-) -> tuple[PyTree, AbstractOptimizer]:
+) -> tuple[Leaves, AbstractOptimizer]:
     """`update(optimizer)` if the condition holds, and no update otherwise."""
-    shapes = jax.eval_shape(update, optimizer)
-    updates, _ = shapes
+    updates, updated = jax.eval_shape(update, optimizer)
 
-    def skip(optimizer: AbstractOptimizer) -> list[Array]:
-        nothing = [no_update(jnp.zeros(x.shape, x.dtype)) for x in leaves(updates)]
-        return nothing + leaves(optimizer)
+    def skip(optimizer: AbstractOptimizer) -> tuple[Leaves, AbstractOptimizer]:
+        nothing = [
+            None if x is None else no_update(jnp.zeros(x.shape, x.dtype))
+            for x in updates
+        ]
+        # A checkpoint may have given `optimizer` other containers than `updated` has.
+        structure = jtu.tree_structure(updated)
+        return nothing, structure.unflatten(jtu.tree_leaves(optimizer))
 
-    leaves = jax.tree.leaves
-    # Not a select: in most steps computing the update would be most of the work.
-    chosen = jax.lax.cond(condition, lambda x: leaves(update(x)), skip, optimizer)
-    # A checkpoint may have given `optimizer` other containers.
-    return jax.tree.unflatten(jax.tree.structure(shapes), chosen)
+    # A branch, not a select: computing the update is most of the work of a step.
+    return jax.lax.cond(condition, update, skip, optimizer)

@@ -10,26 +10,27 @@ from .._types import Leaf, Scalar
 
 
 class Cautious(AbstractWrapper):
-    r"""Cautious updates: moves only the entries whose update still goes downhill.
+    r"""Cautious updates: moves only the entries whose update goes downhill.
 
     $$
     m_t = [-u_t \odot g_t > 0], \qquad
     u'_t = \frac{m_t \odot u_t}{\max(\bar m_t, \varepsilon)}
     $$
 
-    Momentum may point against the newest gradient. Where it does, the entry stays,
-    and the others move further by the share of entries that stay, the mean $\bar m_t$
-    being that over one parameter. Entries whose gradient is 0 stay as well.
+    Momentum may point against the newest gradient. Entries where it does stay as they
+    are, as do entries whose gradient is 0. The others move further to make up for
+    them: $\bar m_t$, the mean of $m_t$ over one parameter, is the share that moves.
 
-    Everything in the update is masked, also a weight decay. In the paper it is not; for
-    that put it outside: `DecoupledWeightDecay(Cautious(Adam(1e-3)), 0.1)`. The paper's
-    algorithm divides by $(n \bar m_t + 1) / n$ for a parameter of $n$ entries; the
-    floor $\varepsilon$ instead is that of timm, and differs for small parameters only.
+    The whole update is masked, a weight decay included. The paper does not mask the
+    decay; for that put it outside: `DecoupledWeightDecay(Cautious(Adam(1e-3)), 0.1)`.
+    The paper's algorithm divides by $(n \bar m_t + 1) / n$ for a parameter of $n$
+    entries. The floor $\varepsilon$ is that of timm, and differs for small parameters
+    only.
 
     **Arguments:**
 
     - `optimizer`: any optimizer.
-    - `eps`: $\varepsilon > 0$, the least mean to divide by. Default 1e-3.
+    - `eps`: $\varepsilon$, in (0, inf), the least mean to divide by. Default 1e-3.
 
     **Source:** Liang et al., [Cautious Optimizers: Improving Training with One Line of
     Code](https://arxiv.org/abs/2411.16085), 2024.
@@ -58,11 +59,11 @@ class Cautious(AbstractWrapper):
     def wrap_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, update: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
-        # Stated by what is left out, so that a NaN is passed on and not hidden.
+        # A comparison with NaN is False: stated as what stays, a NaN passes through.
         uphill = agreement(update, grad) >= 0
         kept = jnp.sum(~uphill).astype(t.dtype) / max(update.size, 1)
         scaled = update / jnp.maximum(kept, self.eps)
         return jnp.where(uphill, no_update(update), scaled), ()
 
-    def eval_leaf(self, param: Leaf, state: tuple[()]) -> Leaf:
-        return param
+    def eval_leaf(self, param: Leaf, evaluated: Leaf, state: tuple[()]) -> Leaf:
+        return evaluated

@@ -1,35 +1,28 @@
 """Transforms one after the other."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-from jaxtyping import PyTree
-
 from .._abstract.optimizer import (
     AbstractOptimizer,
     AbstractTransform,
     count_of,
     inner_transforms,
 )
-from .._abstract.rules import gradients, started
+from .._abstract.rules import begun
+from .._abstract.step import Step
 from .._tree import Parameters, replace_fields
-from .._types import Self
-
-
-M = TypeVar("M")
+from .._types import AnyLeaf, Leaves, Self
 
 
 class Chain(AbstractOptimizer):
     """Transforms one after the other, at least one of them an optimizer.
 
-    Each is given the updates of the one before it. What stands before the optimizer
-    therefore acts on gradients, and what stands after it on updates.
+    Each is given the updates of the one before it. So transforms before the optimizer
+    act on gradients, and transforms after it on updates.
 
     **Arguments:** the transforms, in order. A chain may be one of them.
 
-    A chain is indexed by position or by name: `chain[0]`, `chain["AdamW"]`.
+    Index a chain by position or by name: `chain[0]`, `chain["AdamW"]`.
 
-    **Raises:** a `ValueError` if there is no optimizer among them.
+    **Raises:** a `ValueError` if none of them is an optimizer.
 
     !!! example
 
@@ -78,36 +71,29 @@ class Chain(AbstractOptimizer):
             raise KeyError(f"`Chain` has no `{which}`; it has {', '.join(inner)}")
         return inner[which]
 
-    def init(self, params: PyTree) -> Self:
-        return replace_fields(
-            started(self, Parameters(params)),
-            transforms=tuple(x.init(params) for x in self.transforms),
-        )
+    @property
+    def per_example(self) -> bool:
+        """Whether the first transform takes the gradients of single examples."""
+        return self.transforms[0].per_example
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
+    def start(self, parameters: Parameters) -> Self:
+        transforms = tuple(x.start(parameters) for x in self.transforms)
+        return replace_fields(begun(self, parameters), transforms=transforms)
+
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
         count = count_of(self) + 1
-        parameters = Parameters(params)
-        per_example = self.transforms[0].per_example
-        updates = parameters.tree(
-            gradients(self, grads, parameters, per_example=per_example)
-        )
         transforms = []
         for transform in self.transforms:
-            updates, transform = transform.update(
-                updates, params, value=value, value_fn=value_fn
-            )
+            updates, transform = transform.advance(step)
+            step = step.with_grads(updates)
             transforms.append(transform)
-        return updates, replace_fields(self, count=count, transforms=tuple(transforms))
+        new = replace_fields(self, count=count, transforms=tuple(transforms))
+        return step.grads, new
 
-    def eval_params(self, params: M) -> M:
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        arrays = parameters.arrays
         for transform in self.transforms:
             if isinstance(transform, AbstractOptimizer):
-                params = transform.eval_params(params)
-        return params
+                arrays = transform.evaluate(parameters)
+                parameters = parameters.exchange(arrays)
+        return arrays

@@ -14,8 +14,7 @@ from .._types import Leaf, Scalar
 
 
 class Average(NamedTuple):
-    """The average of a parameter, and the weight that it stands for, at most 1; none
-    without bias correction."""
+    """The average of a parameter, and with bias correction its total weight."""
 
     mean: Leaf
     weight: Scalar | None
@@ -34,19 +33,20 @@ class EMA(AbstractWrapper):
 
     Training itself stays as it is; `opt.eval_params(model)` gives the model with the
     averages $\bar\theta_t$. With a constant $\beta$, $w_t = 1 - \beta^t$: this is the
-    usual average that starts from zeros with its bias corrected, so that the first
+    usual average that starts from zeros, with its bias corrected, and the first
     average is $\theta_1$. With `debias=False`, $w_t = 1$: the average starts from the
-    initial weights, and these keep the weight $\beta^t$, as in PyTorch and timm.
+    initial weights, which keep the weight $\beta^t$, as in PyTorch and timm.
 
-    Averages are kept in at least float32. What is averaged are the weights as this
-    optimizer leaves them, so it belongs outside of wrappers that change updates, and
-    inside of [`Accumulate`][eqxopt.Accumulate], where it counts updates and not
-    micro-batches.
+    Averages are kept in at least float32. The weights that are averaged are those that
+    the updates of this optimizer lead to. So put `EMA` outside of wrappers that change
+    updates, and inside of [`Accumulate`][eqxopt.Accumulate], where it counts updates
+    and not micro-batches.
 
     **Arguments:**
 
     - `optimizer`: any optimizer.
-    - `decay`: $\beta \in [0, 1)$. About the last $1 / (1 - \beta)$ weights count.
+    - `decay`: $\beta$, in [0, 1). The average reaches over about the last
+        $1 / (1 - \beta)$ weights.
     - `debias`: whether to correct the bias. Default `True`.
 
     **Source:** Polyak and Juditsky, [Acceleration of Stochastic Approximation by
@@ -79,14 +79,15 @@ class EMA(AbstractWrapper):
     def wrap_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, update: Leaf, state: Average
     ) -> tuple[Leaf, Average]:
-        new = param + update
+        # Rounded as in the model: in bfloat16 the weights differ from `param + update`.
+        new = (param + update).astype(self.param_dtype).astype(param.dtype)
         if state.weight is None:
             return update, Average(ema(state.mean, new, self.decay), None)
-        # In this form the weight of the first average is the very factor that it is
-        # divided by, also where the decay is so near to 1 that 1 - decay**t is not.
+        # Accumulate the weight as the mean is accumulated: then the first factor is
+        # exactly 1, which 1 - decay**t does not give for a decay near 1.
         weight = ema(state.weight, jnp.ones_like(state.weight), self.decay)
         factor = (1 - self.decay) / weight
         return update, Average(state.mean + factor * (new - state.mean), weight)
 
-    def eval_leaf(self, param: Leaf, state: Average) -> Leaf:
+    def eval_leaf(self, param: Leaf, evaluated: Leaf, state: Average) -> Leaf:
         return state.mean

@@ -1,39 +1,31 @@
 """Matrices of constant norm."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from .._abstract.optimizer import AbstractOptimizer, count_of, inner
-from .._abstract.rules import gradients, rules, started
-from .._compile.once import once_per_shape
+from .._abstract.optimizer import AbstractOptimizer, inner
+from .._abstract.wrapper import AbstractWrapper
 from .._fields import (
     default_matrices,
     hyperparameter,
     matrices_of,
     MatricesField,
-    MatrixView,
     OptionalHyperparameter,
 )
 from .._math import abs_sq, divide, no_update, own_copy, sqrt, stable_norm
-from .._tree import Parameters, replace_fields
-from .._types import AnyLeaf, Leaf, Scalar, Self
-from ._learning_rate import learning_rates
-
-
-M = TypeVar("M")
+from .._types import Leaf, Scalar
 
 
 class Radius(NamedTuple):
-    """The norms of a parameter's matrices, as `init` saw them."""
+    """The norms that a parameter's matrices had in `init`."""
 
     radius: Float[Array, "..."]
 
 
-class Hyperball(AbstractOptimizer):
+class Hyperball(AbstractWrapper):
     r"""Keeps the norm of every matrix, and makes steps of a length relative to it.
 
     $$
@@ -43,32 +35,32 @@ class Hyperball(AbstractOptimizer):
     \end{aligned}
     $$
 
-    The wrapped optimizer's update $u_t$ gives the direction alone, and the learning
-    rate $\eta_t$ is the angle of a step. This takes the place of weight decay, which
-    does little else to a network with normalization layers than to find a balance of
-    norm and learning rate: the wrapped optimizer should have none. A good rate is about
-    $\sqrt{\alpha \lambda}$ of the learning rate and weight decay that were good
-    without.
+    The wrapped optimizer's update $u_t$ gives only the direction; the learning rate
+    $\eta_t$ is the angle of a step. This takes the place of weight decay, which in a
+    network with normalization layers does little more than find a balance of norm and
+    learning rate. So the wrapped optimizer should have none. If a learning rate
+    $\alpha$ and a weight decay $\lambda$ were good without, a good rate is about
+    $\sqrt{\alpha \lambda}$.
 
-    All other parameters get the update $u_t$ as it is. Where $\theta_0$, or an update,
-    is 0, nothing moves, so initialize no matrix with zeros, or leave it out.
+    All other parameters get the update $u_t$ as it is. A matrix that is 0 does not
+    move, nor does one whose update is 0. So do not initialize a matrix with zeros, or
+    leave it out.
 
     **Arguments:**
 
     - `optimizer`: any optimizer, without weight decay for matrices.
-    - `rate`: $\eta \ge 0$. Default `None`, for the wrapped optimizer's learning rate,
-        however deep in other wrappers.
-    - `matrices`: which parameters are matrices: a function of `(path, array)`, or a
-        tree that is a prefix of the model, giving `True` or `"matrix"`; `"stack"`,
-        for matrices along a leading axis, of which each has its own norm; and `False`
-        or `"fallback"` for all else. By default as for [`eqxopt.Muon`][]. Keyword only.
-    - `initial_norm`: whether $R$ is the norm that a matrix had in `init`, in at least
-        float32. With `False` it is that of $\theta_{t-1}$, which needs no state, and
-        wanders with the rounding of bfloat16. Default `True`, as the authors have it.
-        Keyword only.
+    - `rate`: $\eta$, in [0, inf). Default `None`, for the wrapped optimizer's learning
+        rate, however deep in other wrappers.
+    - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
+        Each matrix of a stack has its own norm. Keyword only.
+    - `initial_norm`: whether $R$ is the norm that a matrix had in `init`, kept in at
+        least float32. With `False` it is that of $\theta_{t-1}$, which needs no state,
+        but drifts with the rounding of bfloat16. Default `True`, as the authors have
+        it. Keyword only.
 
-    **Raises:** without `rate` a `ValueError` if the wrapped optimizer has no learning
-    rate, or several; also for a parameter that has too few axes for a matrix.
+    **Raises:** without `rate`, `init` raises a `ValueError` if the wrapped optimizer
+    has no learning rate, or several; also for a parameter that has too few axes for a
+    matrix.
 
     **Source:** Wen et al., [From Weight Decay to Hyperball
     Optimization](https://whenwen.github.io/blog/2025/weight-decay-hyperball-part-1/),
@@ -94,93 +86,43 @@ class Hyperball(AbstractOptimizer):
     matrices: MatricesField = matrices_of(default=default_matrices)
     initial_norm: bool = eqx.field(default=True, static=True, kw_only=True)
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
-        norms = [
-            _norm(own_copy(param), view) if view and self.initial_norm else None
-            for param, view in zip(parameters.arrays, self._views(parameters))
-        ]
-        new = replace_fields(
-            started(self, parameters),
-            optimizer=self.optimizer.init(params),
-            state=parameters.tree([x if x is None else Radius(x) for x in norms]),
-        )
-        new._rates(parameters)  # for its error
-        return new
+    @property
+    def needs_inner_rate(self) -> str | None:
+        return "give `rate`" if self.rate is None else None
 
-    def update(
+    def init_leaf(self, param: Leaf) -> Radius | tuple[()]:
+        if self.matrices == "fallback" or not self.initial_norm:
+            return ()
+        return Radius(_norm(own_copy(param), self._axes(param)))
+
+    def wrap_leaf(
         self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        count = count_of(self) + 1
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
-        states = parameters.align(self.state, "`Hyperball`: the optimizer's states")
-        rates = self._rates(parameters)
-        inner_updates, optimizer = self.optimizer.update(
-            grads, params, value=value, value_fn=value_fn
-        )
-        updates = parameters.align(inner_updates, "the updates")
-        for i, view in enumerate(self._views(parameters)):
-            update, param = updates[i], parameters.arrays[i]
-            if view and update is not None and grad_leaves[i] is not None:
-                radius = self._radius(parameters, i, states[i])
-                updates[i] = _on_sphere(update, param, radius, rates[i], view)
-        return parameters.tree(updates), replace_fields(
-            self, optimizer=optimizer, count=count
-        )
+        t: Scalar,
+        grad: Leaf,
+        param: Leaf,
+        update: Leaf,
+        state: Radius | tuple[()],
+    ) -> tuple[Leaf, Radius | tuple[()]]:
+        if self.matrices == "fallback":
+            return update, state
+        axes = self._axes(param)
+        radius = state.radius if isinstance(state, Radius) else _norm(param, axes)
+        rate = self.inner_rate if self.rate is None else self.rate
+        # With a small learning rate, squares of the update may underflow.
+        length = stable_norm(update, axes)
+        moved = param + rate * radius * divide(update, length)
+        new = radius * divide(moved, _norm(moved, axes))
+        return jnp.where(length == 0, no_update(update), new - param), state
 
-    def eval_params(self, params: M) -> M:
-        return self.optimizer.eval_params(params)
+    def eval_leaf(
+        self, param: Leaf, evaluated: Leaf, state: Radius | tuple[()]
+    ) -> Leaf:
+        return evaluated
 
-    def _views(self, parameters: Parameters) -> list[MatrixView | None]:
-        return self.matrices.views(parameters, "`Hyperball.matrices`")
-
-    def _rates(self, parameters: Parameters) -> list[Scalar]:
-        if self.rate is None:
-            return learning_rates(self, self.optimizer, parameters, "give `rate`")
-        return [getattr(rule, "rate") for rule in rules(self, parameters)]
-
-    def _radius(
-        self, parameters: Parameters, i: int, state: Radius | None
-    ) -> Float[Array, "..."] | None:
-        """The norm that the `i`-th parameter had, if it is to have that again."""
-        if not self.initial_norm:
-            return None
-        if state is None:
-            raise ValueError(
-                f"`Hyperball`: {parameters.path(i)} was no matrix when `init` saw the "
-                "model. Call `opt = opt.init(model)` again."
-            )
-        return state.radius
+    def _axes(self, param: Leaf) -> tuple[int, ...]:
+        """The axes of one matrix."""
+        return tuple(range(int(self.matrices == "stack"), param.ndim))
 
 
-def _axes(view: MatrixView) -> tuple[int, ...]:
-    """Over which axes each matrix has its norm."""
-    return tuple(range(int(view.batch != 1), len(view.shape)))
-
-
-@once_per_shape
-def _norm(x: AnyLeaf, view: MatrixView) -> Float[Array, "..."]:
-    return sqrt(jnp.sum(abs_sq(x), axis=_axes(view), keepdims=True))
-
-
-@once_per_shape
-def _on_sphere(
-    update: Leaf,
-    param: Leaf,
-    radius: Float[Array, "..."] | None,
-    rate: Scalar,
-    view: MatrixView,
-) -> Leaf:
-    param = param.astype(update.dtype)
-    if radius is None:
-        radius = _norm(param, view)
-    length = stable_norm(update, _axes(view))  # small with a small learning rate
-    moved = param + rate * radius * divide(update, length)
-    new = radius * divide(moved, _norm(moved, view))
-    return jnp.where(length == 0, no_update(update), new - param)
+def _norm(x: Leaf, axes: tuple[int, ...]) -> Float[Array, "..."]:
+    return sqrt(jnp.sum(abs_sq(x), axis=axes, keepdims=True))

@@ -1,27 +1,19 @@
 """Fast weights that explore, slow weights that follow."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
-from .._abstract.optimizer import (
-    AbstractOptimizer,
-    add_updates,
-    count_of,
-    inner,
-)
-from .._abstract.rules import gradients, reached, rules, started, states_of
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner, moved
+from .._abstract.rules import begun, kept_states, reached, rules, states_of
+from .._abstract.step import Step
 from .._compile.once import once_per_shape
 from .._fields import Hyperparameter, hyperparameter
 from .._math import own_copy, select, zero_count
 from .._tree import Parameters, replace_fields
-from .._types import Count, Leaf, Scalar, Self
-
-
-M = TypeVar("M")
+from .._types import AnyLeaf, Count, Leaf, Leaves, Scalar, Self
 
 
 class Slow(NamedTuple):
@@ -31,7 +23,7 @@ class Slow(NamedTuple):
 
 
 class Lookahead(AbstractOptimizer):
-    r"""Lookahead: after every $k$ steps, goes part of the way back that they went.
+    r"""Lookahead: after every $k$ steps, goes back part of their way.
 
     $$
     \begin{aligned}
@@ -43,15 +35,15 @@ class Lookahead(AbstractOptimizer):
 
     The model holds the fast weights $\theta$, with which gradients are computed;
     `opt.eval_params(model)` gives the slow weights $\phi$, which are kept in at least
-    float32. What changes updates belongs inside of it.
+    float32. Put wrappers that change updates inside of it.
 
     **Arguments:**
 
     - `optimizer`: any optimizer, which gives $u_t$.
-    - `sync_period`: $k \ge 1$, a number or a schedule. Default 6.
-    - `slow_step_size`: $\alpha \in [0, 1]$. Default 0.5.
-    - `reset_state`: whether `optimizer` starts anew after every $k$-th step, its
-        schedules too. Keyword only. Default `False`.
+    - `sync_period`: $k$, in [1, inf), a number or a schedule. Default 6.
+    - `slow_step_size`: $\alpha$, in [0, 1]. Default 0.5.
+    - `reset_state`: whether to restart `optimizer`, schedules included, after every
+        $k$-th step. Default `False`. Keyword only.
 
     **Source:** Zhang et al., [Lookahead Optimizer: k steps forward, 1 step
     back](https://arxiv.org/abs/1907.08610), 2019. Its experiments take $k$ of 5 to 20
@@ -78,50 +70,34 @@ class Lookahead(AbstractOptimizer):
     slow_step_size: Hyperparameter = hyperparameter("[0, 1]", default=0.5)
     reset_state: bool = eqx.field(default=False, static=True, kw_only=True)
     fast_steps: Count = eqx.field(default=None, init=False)
-    """The steps since the slow weights moved."""
+    """The number of steps since the slow weights moved."""
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
+    def start(self, parameters: Parameters) -> Self:
         return replace_fields(
-            started(self, parameters),
-            optimizer=self.optimizer.init(params),
+            begun(self, parameters),
+            optimizer=self.optimizer.start(parameters),
             state=parameters.tree([Slow(own_copy(p)) for p in parameters.arrays]),
             fast_steps=zero_count(),
         )
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
+        parameters = step.parameters
         count = count_of(self) + 1
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
-        states = states_of(self, parameters, grad_leaves)
-        fast_updates, optimizer = self.optimizer.update(
-            grads, params, value=value, value_fn=value_fn
-        )
-        updates = parameters.align(fast_updates, "the updates")
+        states = states_of(self, step)
+        fast_updates, optimizer = self.optimizer.advance(step)
         fast_steps = self.fast_steps + 1
         sync = reached(self, fast_steps, "sync_period")
+        updates = list(fast_updates)
         for i, rule in enumerate(rules(self, parameters)):
-            if grad_leaves[i] is not None and updates[i] is not None:
-                updates[i], slow = _synchronized(
-                    states[i].slow,
-                    parameters.arrays[i],
-                    updates[i],
-                    rule.slow_step_size,
-                    sync,
+            update, param = updates[i], parameters.arrays[i]
+            if step.grads[i] is not None and update is not None:
+                updates[i], states[i] = _synchronized(
+                    states[i], param, update, rule.slow_step_size, sync
                 )
-                states[i] = Slow(slow)
-        new_updates = parameters.tree(updates)
         if self.reset_state:
-            fresh = self.optimizer.init(add_updates(params, new_updates))
-            optimizer = select(sync, fresh, optimizer)
-        return new_updates, replace_fields(
+            after = parameters.exchange(moved(parameters.arrays, updates))
+            optimizer = select(sync, self.optimizer.start(after), optimizer)
+        return updates, replace_fields(
             self,
             optimizer=optimizer,
             count=count,
@@ -129,23 +105,19 @@ class Lookahead(AbstractOptimizer):
             fast_steps=jnp.where(sync, 0, fast_steps),
         )
 
-    def eval_params(self, params: M) -> M:
-        count_of(self)
-        parameters = Parameters(params)
-        slow = parameters.align(self.state, "`Lookahead`: the slow weights")
-        return parameters.tree(
-            [
-                param if own is None else own.slow.astype(param.dtype, copy=True)
-                for param, own in zip(parameters.arrays, slow)
-            ],
-            rest=True,
-        )
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return [
+            param if state is None else state.slow.astype(param.dtype, copy=True)
+            for param, state in zip(parameters.arrays, kept_states(self, parameters))
+        ]
 
 
 @once_per_shape
 def _synchronized(
-    slow: Leaf, param: Leaf, update: Leaf, step_size: Scalar, sync: Bool[Array, ""]
-) -> tuple[Leaf, Leaf]:
+    state: Slow, param: Leaf, update: Leaf, step_size: Scalar, sync: Bool[Array, ""]
+) -> tuple[Leaf, Slow]:
+    """The update and the slow weights; both have moved if it is time to `sync`."""
+    slow = state.slow
     param = param.astype(slow.dtype)
     new = slow + step_size * (param + update - slow)
-    return jnp.where(sync, new - param, update), jnp.where(sync, new, slow)
+    return jnp.where(sync, new - param, update), Slow(jnp.where(sync, new, slow))

@@ -1,35 +1,32 @@
 """Mechanic: the learning rate of any optimizer, found while it trains."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._abstract.optimizer import AbstractOptimizer, count_of, inner
-from .._abstract.rules import gradients, scalar_of, started, states_of
+from .._abstract.rules import begun, scalar_of, states_of
+from .._abstract.step import Step
 from .._compile.once import once_per_shape, summed
 from .._dtype import widest_real_dtype
 from .._fields import Hyperparameter, hyperparameter
 from .._math import inner_product, own_copy, sqrt, squared_norm
 from .._number import integer
 from .._tree import Parameters, replace_fields
-from .._types import Leaf, Scalar, Self
-
-
-M = TypeVar("M")
+from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
 
 
 class Start(NamedTuple):
-    """Where a parameter was before the first update."""
+    r"""A parameter's value before the first update, $\theta_0$."""
 
     start: Leaf
 
 
 class Terms(NamedTuple):
-    """The squared norms of a parameter and of its gradient, and the inner products of
-    both with the way back to the start."""
+    r"""The squared norms of a parameter and of its gradient, and the inner products of
+    both with $\theta_0 - \theta_{t-1}$."""
 
     param_squares: Scalar
     grad_squares: Scalar
@@ -38,7 +35,7 @@ class Terms(NamedTuple):
 
 
 class Bets(NamedTuple):
-    """What the bettors have: one for each rate of forgetting."""
+    r"""$m_t$, $v_t$, $r_t$ and $s_t$, with an entry for each $\beta_i$."""
 
     largest: Float[Array, " bettors"]
     squares: Float[Array, " bettors"]
@@ -47,7 +44,7 @@ class Bets(NamedTuple):
 
 
 class Mechanic(AbstractOptimizer):
-    r"""Mechanic: learns by what to multiply the updates of another optimizer.
+    r"""Mechanic: learns a factor for the updates of another optimizer.
 
     $$
     \begin{aligned}
@@ -65,23 +62,26 @@ class Mechanic(AbstractOptimizer):
     $$
 
     with $\beta_i = 1 - 10^{-i}$ for $i = 1, \dots, n$. Products and norms are those of
-    all parameters together. `opt.scale` is $\sum_i s_i$, by which the updates are
-    multiplied. Give the wrapped optimizer a learning rate of 1, or a schedule relative
-    to it: a first update below the precision of the parameters is lost, and with it all
-    others. It should not normalize its updates by itself, as LARS and LAMB do.
+    all parameters together. The updates are multiplied by `opt.scale`, which is
+    $\sum_i s_i$.
+
+    Give the wrapped optimizer a learning rate of 1, or a schedule relative to 1. If the
+    first update is below the precision of the parameters, it is lost, and so are all
+    that follow. The wrapped optimizer should not normalize its updates by itself, as
+    LARS and LAMB do.
 
     As in optax, $h_t$ is clipped to $m_{t-1,i}$ in $r_{t,i}$, which the paper does not
-    do, and a negative $r_{t,i}$ is kept, which the authors' package for torch sets
-    to 0.
+    do. A negative $r_{t,i}$ is kept, which the authors' package for torch sets to 0.
 
     **Arguments:**
 
     - `optimizer`: any optimizer, which gives $u_t$.
-    - `weight_decay`: $\lambda \ge 0$, besides one of `optimizer`. Default 0.01. It
-        makes runs differ less from seed to seed.
-    - `eps`: $\varepsilon > 0$. Default 1e-8.
-    - `s_init`: $s_0 > 0$, the first scale, which should be too small. Default 1e-6.
-    - `num_betas`: $n \ge 1$. Default 6.
+    - `weight_decay`: $\lambda$, in [0, inf), added to that of `optimizer`. It makes
+        results vary less between seeds. Default 0.01.
+    - `eps`: $\varepsilon$, in (0, inf). Default 1e-8.
+    - `s_init`: $s_0$, in (0, inf), the first scale, which should be too small. Default
+        1e-6.
+    - `num_betas`: $n$, an integer in [1, inf). Default 6.
 
     **Source:** Cutkosky et al., [Mechanic: A Learning Rate
     Tuner](https://arxiv.org/abs/2306.00144), 2023.
@@ -110,60 +110,53 @@ class Mechanic(AbstractOptimizer):
 
     @property
     def scale(self) -> Scalar:
-        """By what the updates of the wrapped optimizer are multiplied."""
+        """The factor of the wrapped optimizer's updates."""
         count_of(self)
         assert self.bets is not None
         return jnp.sum(self.bets.scale)
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
-        new = started(self, parameters)
+    def start(self, parameters: Parameters) -> Self:
+        new = begun(self, parameters)
         dtype = widest_real_dtype(parameters.arrays)
-        nothing = lambda: jnp.zeros(self.num_betas, dtype)
+        zeros = lambda: jnp.zeros(self.num_betas, dtype)
         for name in ("weight_decay", "eps"):
-            scalar_of(new, name)  # which refuses a choice for each parameter
+            scalar_of(new, name)  # raises an error for a choice per parameter
         first = scalar_of(new, "s_init").astype(dtype)
         return replace_fields(
             new,
-            optimizer=self.optimizer.init(params),
+            optimizer=self.optimizer.start(parameters),
             state=parameters.tree([Start(own_copy(p)) for p in parameters.arrays]),
-            bets=Bets(nothing(), nothing(), nothing(), scale=nothing() + first),
+            bets=Bets(zeros(), zeros(), zeros(), scale=zeros() + first),
         )
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
+        params = step.parameters.arrays
         count = count_of(self) + 1
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
-        states = states_of(self, parameters, grad_leaves)
-        inner_updates, optimizer = self.optimizer.update(
-            grads, params, value=value, value_fn=value_fn
-        )
-        updates = parameters.align(inner_updates, "the updates")
-        leaves = [
-            (i, grad, param, states[i].start)
-            for i, (grad, param) in enumerate(zip(grad_leaves, parameters.arrays))
-            if grad is not None and updates[i] is not None
-        ]
+        states = states_of(self, step)
+        inner_updates, optimizer = self.optimizer.advance(step)
         new = replace_fields(self, optimizer=optimizer, count=count)
+        leaves = [
+            (i, grad, param, update, state.start)
+            for i, (grad, param, update, state) in enumerate(
+                zip(step.grads, params, inner_updates, states)
+            )
+            if grad is not None and update is not None
+        ]
+        updates: Leaves = [None] * len(params)
         if leaves:
-            dtype = widest_real_dtype(parameters.arrays)
-            terms = [_terms(grad, param, start) for _, grad, param, start in leaves]
-            before, bets = self._bet(summed(terms, dtype))
+            terms = [_terms(grad, param, start) for _, grad, param, _, start in leaves]
+            before, bets = self._bet(summed(terms, widest_real_dtype(params)))
             after = jnp.sum(bets.scale)
-            for i, _, param, start in leaves:
-                updates[i] = _rescaled(updates[i], param, start, before, after)
+            for i, _, param, update, start in leaves:
+                updates[i] = _rescaled(update, param, start, before, after)
             new = replace_fields(new, bets=bets)
-        return parameters.tree(updates), new
+        return updates, new
+
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return self.optimizer.evaluate(parameters)
 
     def _bet(self, sums: Terms) -> tuple[Scalar, Bets]:
-        """By what the way from the start is to be divided, and the next bets."""
+        r"""$\sum_i s_{t-1,i} + \varepsilon$, and the next bets."""
         bets = self.bets
         assert bets is not None
         dtype = bets.scale.dtype
@@ -185,9 +178,6 @@ class Mechanic(AbstractOptimizer):
         return scale + eps, Bets(
             largest, squares, reward, scale=wealth / (sqrt(squares) + eps)
         )
-
-    def eval_params(self, params: M) -> M:
-        return self.optimizer.eval_params(params)
 
 
 @once_per_shape

@@ -1,20 +1,16 @@
 """Groups of parameters, each with an optimizer of its own or with none."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax.tree_util as jtu
-from jaxtyping import PyTree
 
 from .._abstract.optimizer import AbstractOptimizer, count_of
-from .._abstract.rules import gradients, started
+from .._abstract.rules import begun
+from .._abstract.step import Step
 from .._fields import as_labels, as_mask, Labels
-from .._tree import is_function, Parameters, replace_fields
-from .._types import Self
-
-
-M = TypeVar("M")
+from .._tree import fill, is_function, Parameters, replace_fields
+from .._types import AnyLeaf, Leaves, Self
 
 
 class Partition(AbstractOptimizer):
@@ -23,15 +19,14 @@ class Partition(AbstractOptimizer):
     **Arguments:**
 
     - `optimizers`: a dictionary from labels to optimizers.
-    - `labels`: the label of each parameter: a function of `(path, array)`, or a tree
-        of labels that is a prefix of the model.
+    - `labels`: the label of each parameter, a [selector][selectors].
 
-    The optimizer of a group keeps state for its own parameters only. It is found under
-    its label, as is every hyperparameter: `opt.optimizers["decay"]`,
+    The optimizer of a group keeps state only for its own parameters. Find it, and its
+    hyperparameters, under its label: `opt.optimizers["decay"]`,
     `opt.replace(**{"decay.learning_rate": 1e-4})`.
 
-    **Raises:** a `ValueError` for a label that is none of the dictionary's, with the
-    path of the parameter.
+    **Raises:** a `ValueError` for a label that is not in the dictionary, with the path
+    of the parameter.
 
     !!! example
 
@@ -60,56 +55,31 @@ class Partition(AbstractOptimizer):
                     "leave parameters alone give `eqxopt.Freeze()`."
                 )
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
-        groups = self.groups(parameters)
-        return replace_fields(
-            started(self, parameters),
-            optimizers={
-                label: x.init(_only(parameters, parameters.arrays, groups, label))
-                for label, x in self.optimizers.items()
-            },
-        )
+    def start(self, parameters: Parameters) -> Self:
+        places = self._places(parameters)
+        optimizers = {
+            label: optimizer.start(parameters.only(places[label]))
+            for label, optimizer in self.optimizers.items()
+        }
+        return replace_fields(begun(self, parameters), optimizers=optimizers)
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
         count = count_of(self) + 1
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
-        groups = self.groups(parameters)
-        updates: list[Any] = [None] * len(parameters)
+        places = self._places(step.parameters)
+        updates: Leaves = [None] * len(step.parameters)
         optimizers = {}
         for label, optimizer in self.optimizers.items():
-            own_updates, optimizers[label] = optimizer.update(
-                _only(parameters, grad_leaves, groups, label),
-                _only(parameters, parameters.arrays, groups, label),
-                value=value,
-                value_fn=value_fn and _on_group(value_fn, parameters, groups, label),
-            )
-            for i, update in enumerate(parameters.align(own_updates, "the updates")):
-                if groups[i] == label:
-                    updates[i] = update
-        return parameters.tree(updates), replace_fields(
-            self, count=count, optimizers=optimizers
-        )
+            own, optimizers[label] = optimizer.advance(step.only(places[label]))
+            fill(updates, places[label], own)
+        return updates, replace_fields(self, count=count, optimizers=optimizers)
 
-    def eval_params(self, params: M) -> M:
-        parameters = Parameters(params)
-        groups = self.groups(parameters)
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        places = self._places(parameters)
         arrays = list(parameters.arrays)
         for label, optimizer in self.optimizers.items():
-            own = _only(parameters, parameters.arrays, groups, label)
-            evaluated = parameters.align(optimizer.eval_params(own), "the parameters")
-            for i, array in enumerate(evaluated):
-                if groups[i] == label:
-                    arrays[i] = array
-        return parameters.tree(arrays, rest=True)
+            own = parameters.only(places[label])
+            fill(arrays, places[label], optimizer.evaluate(own))
+        return arrays
 
     def groups(self, parameters: Parameters) -> list[str]:
         """The label of each parameter."""
@@ -123,80 +93,37 @@ class Partition(AbstractOptimizer):
                 )
         return labels
 
-
-def _only(
-    parameters: Parameters, values: list[Any], groups: list[str], label: str
-) -> PyTree:
-    """The tree of `values` in one group, with `None` in the others."""
-    return parameters.tree(
-        [x if group == label else None for x, group in zip(values, groups)]
-    )
-
-
-def _on_group(
-    value_fn: Callable[..., Any], parameters: Parameters, groups: list[str], label: str
-) -> Callable[..., Any]:
-    """The loss as a function of one group, the others as they are."""
-
-    def of_group(own: PyTree) -> Any:
-        changed = parameters.align(own, "the parameters")
-        arrays = [
-            new if group == label else old
-            for new, old, group in zip(changed, parameters.arrays, groups)
-        ]
-        return value_fn(parameters.tree(arrays, rest=True))
-
-    return of_group
+    def _places(self, parameters: Parameters) -> dict[str, list[bool]]:
+        """Which parameters each group has."""
+        groups = self.groups(parameters)
+        return {label: [x == label for x in groups] for label in self.optimizers}
 
 
 class Freeze(AbstractOptimizer):
-    """Leaves parameters alone: no update, no decay and no state.
+    """Leaves parameters as they are: no update, no decay and no state.
 
-    It stands for a group in a [`Partition`][eqxopt.Partition].
-
-    !!! example
-
-        ```pycon
-        >>> import jax.numpy as jnp, eqxopt
-        >>> params = jnp.ones(2)
-        >>> opt = eqxopt.Freeze().init(params)
-        >>> print(opt.apply(params, params)[0])
-        [1. 1.]
-
-        ```
+    Use it for a group of a [`Partition`][eqxopt.Partition].
     """
 
-    def init(self, params: PyTree) -> Self:
-        return started(self, Parameters(params))
+    def start(self, parameters: Parameters) -> Self:
+        return begun(self, parameters)
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        del value, value_fn
-        count = count_of(self) + 1
-        parameters = Parameters(params)
-        gradients(self, grads, parameters)
-        nothing = parameters.tree([None] * len(parameters))
-        return nothing, replace_fields(self, count=count)
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
+        new = replace_fields(self, count=count_of(self) + 1)
+        return [None] * len(step.parameters), new
 
-    def eval_params(self, params: M) -> M:
-        return params
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return parameters.arrays
 
 
 def masked(optimizer: AbstractOptimizer, mask: Any) -> Partition:
-    """`optimizer` for the parameters that `mask` selects, and nothing for the others:
+    """`optimizer` for the parameters that `mask` selects. The others stay as they are:
     no update, no decay and no state.
 
     **Arguments:**
 
     - `optimizer`: any optimizer.
-    - `mask`: a function of `(path, array)`, or a tree of booleans that is a prefix of
-        the model.
+    - `mask`: which parameters to train, a [selector][selectors].
 
     **Returns:** a [`Partition`][eqxopt.Partition] into `"trained"` and `"frozen"`.
 
@@ -212,7 +139,7 @@ def masked(optimizer: AbstractOptimizer, mask: Any) -> Partition:
 
         ```
     """
-    as_mask(mask)  # for its errors
+    as_mask(mask)  # raises the errors of a mask, rather than those of labels
     name = lambda on: "trained" if on else "frozen"
     if is_function(mask):
         labels = lambda path, array: name(mask(path, array))

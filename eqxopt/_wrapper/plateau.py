@@ -1,62 +1,47 @@
 """Smaller steps where the loss has stopped falling."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._abstract.optimizer import (
-    AbstractOptimizer,
-    count_of,
-    inner,
-    needed_value,
-)
-from .._abstract.rules import gradients, reached, scalar_of, started
-from .._compile.once import once_per_shape
-from .._dtype import real_dtype
-from .._fields import (
-    Hyperparameter,
-    hyperparameter,
-)
+from .._abstract.optimizer import AbstractOptimizer, inner, needed_value
+from .._abstract.rules import reached, scalar_of
+from .._abstract.step import Step
+from .._abstract.wrapper import AbstractSharedWrapper
+from .._fields import Hyperparameter, hyperparameter
 from .._math import select, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import Amount, Count, Leaf, Scalar, Self
 
 
-M = TypeVar("M")
-
-
-class ReduceOnPlateau(AbstractOptimizer):
+class ReduceOnPlateau(AbstractSharedWrapper):
     r"""Shrinks the updates where the loss has stopped falling.
 
-    Of every $n$ losses the mean $f$ is compared with the best one so far, $f^\star$. It
-    is better if
+    The mean $f$ of every $n$ losses is compared with the best mean so far, $f^\star$.
+    It is better if
 
     $$
     f < (1 - r) f^\star - a
     $$
 
-    After $p$ means in a row that are not better, `scale`, by which all updates are
-    multiplied, becomes $\max(\gamma\, \mathrm{scale}, s)$, and for the next $c$ means
-    none of them counts as worse. The loss goes to `apply`:
-    `opt.apply(grads, model, value=loss)`.
+    All updates are multiplied by `scale`. After $p$ means in a row that are not better,
+    `scale` becomes $\max(\gamma\, \mathrm{scale}, s)$, and the next $c$ means are not
+    counted as worse. Give `apply` the loss: `opt.apply(grads, model, value=loss)`.
 
-    The arguments and their meaning are those of optax. PyTorch's scheduler of that name
-    shrinks one comparison later with the same `patience`.
+    The arguments and their meaning are those of optax. PyTorch's scheduler of the same
+    name shrinks one comparison later for the same `patience`.
 
     **Arguments:**
 
     - `optimizer`: any optimizer.
-    - `factor`: $\gamma \in (0, 1)$. Default 0.1.
-    - `patience`: $p \ge 1$. Default 10.
-    - `rtol`: $r \in [0, 1)$. Default 1e-4.
-    - `atol`: $a \ge 0$. Default 0.
-    - `cooldown`: $c \ge 0$. Default 0.
-    - `accumulation_size`: $n \ge 1$. Default 1, which suits a loss on validation data;
-        that of one batch is noisy, so take more.
-    - `min_scale`: $s \ge 0$. Default 0.
+    - `factor`: $\gamma$, in (0, 1). Default 0.1.
+    - `patience`: $p$, in [1, inf). Default 10.
+    - `rtol`: $r$, in [0, 1). Default 1e-4.
+    - `atol`: $a$, in [0, inf). Default 0.
+    - `cooldown`: $c$, in [0, inf). Default 0.
+    - `accumulation_size`: $n$, in [1, inf). Default 1, which suits a loss on validation
+        data. The loss of one batch is noisy, so take more for it.
+    - `min_scale`: $s$, in [0, inf). Default 0.
 
     Each is a number or a schedule.
 
@@ -85,22 +70,21 @@ class ReduceOnPlateau(AbstractOptimizer):
     accumulation_size: Hyperparameter = hyperparameter("[1, inf)", default=1)
     min_scale: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
     scale: Amount = eqx.field(default=None, init=False)
-    """What updates are multiplied by."""
+    """The factor of all updates."""
     best_value: Amount = eqx.field(default=None, init=False)
     """The best mean so far."""
     mean_value: Amount = eqx.field(default=None, init=False)
     """The mean of the losses since the last comparison."""
     value_count: Count = eqx.field(default=None, init=False)
-    """The losses since the last comparison."""
+    """The number of losses since the last comparison."""
     plateau_count: Count = eqx.field(default=None, init=False)
-    """The comparisons since a mean was better."""
+    """The number of comparisons since a mean was better."""
     cooldown_count: Count = eqx.field(default=None, init=False)
-    """The comparisons for which none is counted yet."""
+    """The number of comparisons for which the cooldown still lasts."""
 
-    def init(self, params: PyTree) -> Self:
+    def start_shared(self, parameters: Parameters) -> Self:
         return replace_fields(
-            started(self, Parameters(params)),
-            optimizer=self.optimizer.init(params),
+            self,
             scale=jnp.ones((), float),
             best_value=jnp.full((), jnp.inf, float),
             mean_value=jnp.zeros((), float),
@@ -109,29 +93,20 @@ class ReduceOnPlateau(AbstractOptimizer):
             cooldown_count=zero_count(),
         )
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        count = count_of(self) + 1
-        loss = needed_value(self, value)
-        parameters = Parameters(params)
-        gradients(self, grads, parameters)
-        updates, optimizer = self.optimizer.update(
-            grads, params, value=loss, value_fn=value_fn
-        )
-        fields = self._observed(loss.astype(float))
-        scaled = [
-            None if x is None else _scaled(x, fields["scale"])
-            for x in parameters.align(updates, "the updates")
-        ]
-        return parameters.tree(scaled), replace_fields(
-            self, optimizer=optimizer, count=count, **fields
-        )
+    def lower(self, step: Step) -> tuple[Step, Self]:
+        loss = needed_value(self, step.value).astype(float)
+        return step, replace_fields(self, **self._observed(loss))
+
+    def init_leaf(self, param: Leaf) -> tuple[()]:
+        return ()
+
+    def wrap_leaf(
+        self, t: Scalar, grad: Leaf, param: Leaf, update: Leaf, state: tuple[()]
+    ) -> tuple[Leaf, tuple[()]]:
+        return self.scale.astype(t.dtype) * update, ()
+
+    def eval_leaf(self, param: Leaf, evaluated: Leaf, state: tuple[()]) -> Leaf:
+        return evaluated
 
     def _observed(self, loss: Scalar) -> dict[str, Array]:
         """The fields after one more loss."""
@@ -144,7 +119,7 @@ class ReduceOnPlateau(AbstractOptimizer):
         return select(full, self._compared(mean), pending)
 
     def _compared(self, mean: Scalar) -> dict[str, Array]:
-        """The fields after a mean is compared with the best."""
+        """The fields after a comparison of `mean` with the best."""
         threshold = (1 - scalar_of(self, "rtol")) * self.best_value
         better = mean < threshold - scalar_of(self, "atol")
         cooling = self.cooldown_count > 0
@@ -165,11 +140,3 @@ class ReduceOnPlateau(AbstractOptimizer):
                 cooling, self.cooldown_count - 1, jnp.where(reduce, cooldown, 0)
             ),
         }
-
-    def eval_params(self, params: M) -> M:
-        return self.optimizer.eval_params(params)
-
-
-@once_per_shape
-def _scaled(update: Leaf, scale: Scalar) -> Leaf:
-    return scale.astype(real_dtype(update.dtype)) * update

@@ -1,12 +1,11 @@
 """Gradients from where the loss is worst nearby."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
 from .._abstract.optimizer import (
     AbstractOptimizer,
@@ -14,22 +13,20 @@ from .._abstract.optimizer import (
     inner,
     needed_value_fn,
 )
-from .._abstract.rescaling import Gradients, wide_gradients
-from .._abstract.rules import rules, started
+from .._abstract.rescaling import wide_gradients
+from .._abstract.rules import begun, rules
+from .._abstract.step import Step
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype
 from .._fields import Hyperparameter, hyperparameter
 from .._math import divide, global_norm
-from .._tree import Parameters, replace_fields
-from .._types import AnyLeaf, Leaf, Scalar, Self
-
-
-M = TypeVar("M")
+from .._tree import fill, Parameters, replace_fields
+from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
 
 
 class SAM(AbstractOptimizer):
-    r"""Sharpness-aware minimization: steps by the gradient where the loss is worst
-    within a small distance.
+    r"""Sharpness-aware minimization: makes steps with the gradient from where the loss
+    is worst within a small distance.
 
     $$
     \begin{aligned}
@@ -39,30 +36,30 @@ class SAM(AbstractOptimizer):
     $$
 
     and the wrapped optimizer makes its step from $\theta_{t-1}$ with $g'_t$. With
-    `adaptive=True`, which is ASAM, a large entry may move further,
+    `adaptive=True`, which is ASAM, large entries move further,
 
     $$
     \hat\theta_t = \theta_{t-1} + \rho\, |\theta_{t-1}|^2 \odot g_t \,\big/\,
         \| |\theta_{t-1}| \odot g_t \|
     $$
 
-    so that rescaling weights without changing what the model computes changes nothing
-    here either. The norm is that of all gradients together; where it is 0,
-    $\hat\theta_t = \theta_{t-1}$. Parameters without a gradient stay where they are.
+    so that rescaling weights in a way that the model ignores does not change the step.
+    The norm is that of all gradients together. If it is 0, $\hat\theta_t =
+    \theta_{t-1}$. Parameters without a gradient are not shifted.
 
-    The second gradient makes a step cost twice as much. `apply` computes it from the
-    loss as a function of the model, which [`eqxopt.make_step`][] and [`eqxopt.fit`][]
-    pass on: `opt.apply(grads, model, value_fn=lambda model: loss_fn(model, batch))`.
+    The second gradient makes a step cost twice as much. It is computed from the loss as
+    a function of the model, which [`eqxopt.make_step`][] and [`eqxopt.fit`][] pass on:
+    `opt.apply(grads, model, value_fn=lambda model: loss_fn(model, batch))`.
 
-    This belongs outside of all other wrappers, also of
-    [`Accumulate`][eqxopt.Accumulate], so that they are given $g'_t$, and each
-    micro-batch its own. The shifts are rounded to the parameters' dtype, in which
-    bfloat16 may lose them.
+    Put `SAM` outside of all other wrappers, so that they are given $g'_t$; outside of
+    [`Accumulate`][eqxopt.Accumulate] each micro-batch has its own. The shifted
+    parameters are rounded to their dtype, so bfloat16 may lose a small shift.
 
     **Arguments:**
 
     - `optimizer`: any optimizer.
-    - `rho`: $\rho \ge 0$. Default 0.05, the paper's; ASAM wants about ten times that.
+    - `rho`: $\rho$, in [0, inf). Default 0.05, the paper's. ASAM needs about ten times
+        as much.
     - `adaptive`: whether distances are relative to the weights. Default `False`.
 
     **Raises:** a `ValueError` if `apply` is not given `value_fn`.
@@ -87,66 +84,52 @@ class SAM(AbstractOptimizer):
         ```
     """
 
-    uses_value_fn = True
+    uses_value_fn: ClassVar[bool] = True
 
     optimizer: AbstractOptimizer = inner()
     rho: Hyperparameter = hyperparameter("[0, inf)", default=0.05)
     adaptive: bool = eqx.field(default=False, static=True)
 
-    def init(self, params: PyTree) -> Self:
-        return replace_fields(
-            started(self, Parameters(params)), optimizer=self.optimizer.init(params)
-        )
+    def start(self, parameters: Parameters) -> Self:
+        optimizer = self.optimizer.start(parameters)
+        return replace_fields(begun(self, parameters), optimizer=optimizer)
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
         count = count_of(self) + 1
-        loss = needed_value_fn(self, value_fn)
-        parameters = Parameters(params)
-        shifted = self._shifted(parameters, wide_gradients(self, grads, parameters))
-        updates, optimizer = self.optimizer.update(
-            parameters.tree(_gradients_at(loss, parameters, shifted)),
-            params,
-            value=value,
-            value_fn=value_fn,
-        )
+        grads = self._gradients_at(self._shifted(step), step)
+        updates, optimizer = self.optimizer.advance(step.with_grads(grads))
         return updates, replace_fields(self, optimizer=optimizer, count=count)
 
-    def eval_params(self, params: M) -> M:
-        return self.optimizer.eval_params(params)
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return self.optimizer.evaluate(parameters)
 
-    def _shifted(self, parameters: Parameters, grads: Gradients) -> Gradients:
-        """Where the second gradients are taken, of the parameters that have one."""
-        params = parameters.arrays
-        directions = _times_magnitudes(grads, params) if self.adaptive else grads
+    def _shifted(self, step: Step) -> Leaves:
+        r"""$\hat\theta_t$, for the parameters with a gradient."""
+        params, directions = step.parameters.arrays, wide_gradients(step)
+        if self.adaptive:
+            directions = _times_magnitudes(directions, params)
         norm = global_norm(x for x in directions if x is not None)
         if self.adaptive:
             directions = _times_magnitudes(directions, params)
         return [
             None if x is None else _shift(param, x, rule.rho, norm)
-            for rule, param, x in zip(rules(self, parameters), params, directions)
+            for rule, param, x in zip(rules(self, step.parameters), params, directions)
         ]
 
+    def _gradients_at(self, shifted: Leaves, step: Step) -> Leaves:
+        """$g'_t$, the gradient by the shifted parameters; the others stay fixed."""
+        loss = needed_value_fn(self, step.value_fn)
+        moves = [x is not None for x in shifted]
+        part = step.parameters.only(moves)
+        at = [x for x in shifted if x is not None]
+        new = jax.grad(lambda arrays: loss(part.model(arrays)))(at)
+        grads: Leaves = [None] * len(shifted)
+        # JAX gives the conjugate of what points uphill.
+        fill(grads, moves, [jnp.conj(x) for x in new])
+        return grads
 
-def _gradients_at(
-    loss: Callable[[PyTree], Scalar], parameters: Parameters, shifted: Gradients
-) -> Gradients:
-    """The gradient at each of the shifted parameters, the others as they are."""
-    at = [i for i, x in enumerate(shifted) if x is not None]
-    of_shifted = lambda arrays: loss(parameters.exchanged(at, arrays))
-    grads = jax.grad(of_shifted)([shifted[i] for i in at])
-    # Conjugated, a complex gradient points uphill.
-    new = dict(zip(at, map(jnp.conj, grads)))
-    return [new.get(i) for i in range(len(parameters))]
 
-
-def _times_magnitudes(grads: Gradients, params: Sequence[AnyLeaf]) -> Gradients:
+def _times_magnitudes(grads: Leaves, params: Sequence[AnyLeaf]) -> Leaves:
     return [
         None if grad is None else _times_magnitude(grad, param)
         for grad, param in zip(grads, params)

@@ -1,49 +1,35 @@
-"""Steps that are not made."""
-
-from collections.abc import Callable
-from typing import Any, TypeVar
+"""Steps that are not made because a gradient or the loss is not finite."""
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
-from .._abstract.optimizer import (
-    AbstractOptimizer,
-    count_of,
-    inner,
-    needed_value,
-)
-from .._abstract.rules import gradients, reached, started
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
+from .._abstract.rules import begun, reached
+from .._abstract.step import Step
 from .._compile.once import all_finite
-from .._fields import (
-    hyperparameter,
-    OptionalHyperparameter,
-)
+from .._fields import hyperparameter, OptionalHyperparameter
 from .._math import plus_one_if, zero_count
 from .._tree import Parameters, replace_fields
-from .._types import Count, Self
-from ._skip import update_if
-
-
-M = TypeVar("M")
+from .._types import AnyLeaf, Count, Leaves, Self
+from ._skip import advance_if
 
 
 class SkipNonFinite(AbstractOptimizer):
     """Skips a step whose gradients have an infinity or a NaN anywhere.
 
-    In such a step the model and the wrapped optimizer stay as they are, bit for bit. If
-    `apply` is given the loss, that has to be finite too. Here `count` is the number of
-    calls, and that of the wrapped optimizer the number of steps made.
+    In a skipped step the model and the wrapped optimizer stay as they are, bit for bit.
+    If `apply` is given the loss, the loss must be finite, too. `count` is the number of
+    calls; `optimizer.count` is the number of steps made.
 
-    What follows gradients that were skipped can be differentiated.
+    Training through skipped steps can be differentiated: derivatives stay finite.
 
     **Arguments:**
 
     - `optimizer`: any optimizer.
-    - `max_consecutive`: after how many steps skipped in a row to give up: the next one
-        is made even if it is not finite, and so is every other until a finite one
-        comes, so that a run which has failed is seen to have failed. A number or a
-        schedule; `None`, the default, never gives up.
+    - `max_consecutive`: how many steps in a row may be skipped, in [0, inf), a number
+        or a schedule. After these, steps are made even if they are not finite, until
+        a finite one comes. So a run that has failed is seen to have failed. Default
+        `None`, for no limit.
 
     !!! example
 
@@ -61,44 +47,25 @@ class SkipNonFinite(AbstractOptimizer):
     optimizer: AbstractOptimizer = inner()
     max_consecutive: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
     skipped: Count = eqx.field(default=None, init=False)
-    """The steps skipped since `init`."""
+    """The number of steps skipped since `init`."""
     consecutive: Count = eqx.field(default=None, init=False)
-    """The steps since the last with finite gradients."""
+    """The number of steps since the last that was finite."""
 
-    def init(self, params: PyTree) -> Self:
+    def start(self, parameters: Parameters) -> Self:
         return replace_fields(
-            started(self, Parameters(params)),
-            optimizer=self.optimizer.init(params),
+            begun(self, parameters),
+            optimizer=self.optimizer.start(parameters),
             skipped=zero_count(),
             consecutive=zero_count(),
         )
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
         count = count_of(self) + 1
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
-        loss = None if value is None else needed_value(self, value)
-
-        finite = all_finite([*grad_leaves, loss])
+        made = finite = all_finite([*step.grads, step.value])
         consecutive = jnp.where(finite, 0, self.consecutive + 1)
-        made = finite
         if self.max_consecutive is not None:
             made = finite | reached(self, consecutive - 1, "max_consecutive")
-        updates, optimizer = update_if(
-            made,
-            self.optimizer,
-            grad_leaves,
-            parameters,
-            value=loss,
-            value_fn=value_fn,
-        )
+        updates, optimizer = advance_if(made, self.optimizer, step)
         return updates, replace_fields(
             self,
             optimizer=optimizer,
@@ -107,5 +74,5 @@ class SkipNonFinite(AbstractOptimizer):
             consecutive=consecutive,
         )
 
-    def eval_params(self, params: M) -> M:
-        return self.optimizer.eval_params(params)
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return self.optimizer.evaluate(parameters)

@@ -1,13 +1,13 @@
 """Weight decay around any optimizer."""
 
-from collections.abc import Callable
-from typing import Any, get_args, Literal, TypeVar
+from typing import get_args, Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
 
-from .._abstract.optimizer import AbstractOptimizer, count_of, inner
-from .._abstract.rules import gradients, rules, started
+from .._abstract.optimizer import AbstractOptimizer, inner
+from .._abstract.rules import rules
+from .._abstract.step import Step
+from .._abstract.wrapper import AbstractSharedWrapper, AbstractWrapper
 from .._compile.once import once_per_shape
 from .._dtype import widen
 from .._fields import (
@@ -21,16 +21,14 @@ from .._fields import (
 from .._math import agreement
 from .._tree import Parameters, replace_fields
 from .._types import Leaf, Scalar, Self
-from ._learning_rate import learning_rates, with_learning_rate
 
 
-M = TypeVar("M")
 Decoupled = Literal["times_learning_rate", "independent"]
 Convention = Literal["times_learning_rate", "independent", "corrected", "l2"]
 INDEPENDENT = "give `convention='independent'`"
 
 
-class DecoupledWeightDecay(AbstractOptimizer):
+class DecoupledWeightDecay(AbstractSharedWrapper):
     r"""Weight decay around any optimizer, in one of the four conventions in use.
 
     $$
@@ -47,34 +45,34 @@ class DecoupledWeightDecay(AbstractOptimizer):
     \end{aligned}
     $$
 
-    - `"times_learning_rate"`, the default, is what PyTorch and optax call AdamW. A
-        schedule of the learning rate is one of the decay too. $\alpha_t$ is read from
-        the wrapped optimizer, however deep in other wrappers.
+    - `"times_learning_rate"`, the default, is the AdamW of PyTorch and optax. A
+        schedule of the learning rate applies to the decay, too. $\alpha_t$ is the
+        learning rate of the wrapped optimizer, however deep in other wrappers.
     - `"independent"` is the paper's: the decay can be tuned apart from the learning
-        rate. Where the rate has a schedule, the paper multiplies the decay with its
-        shape too: give `weight_decay` a schedule of that shape. The same $\lambda$ is
-        far stronger than in the first convention.
+        rate. The same $\lambda$ is far stronger here than in the first convention. The
+        paper multiplies the decay by the shape of the learning rate's schedule: for
+        that give `weight_decay` a schedule of that shape.
     - `"corrected"` keeps the norms of gradients and of weights steady to the end of a
-        schedule, where the others let gradients grow. Around Adam it is AdamC. The
-        source means it for weights whose scale does not matter, such as those that a
-        normalization layer follows.
+        schedule, where in the other conventions the gradients grow. Around Adam it is
+        AdamC. The source means it for weights whose scale does not matter, such as
+        those that a normalization layer follows.
     - `"l2"` is the gradient of the penalty $\frac\lambda2 \|\theta\|^2$. It passes
-        through the wrapped optimizer's moments, and so is not decoupled at all.
+        through the wrapped optimizer's moments, and so is not decoupled.
 
-    What the wrapped optimizer decays by itself comes on top.
+    The wrapped optimizer's own weight decay is added to this one.
 
     **Arguments:**
 
     - `optimizer`: any optimizer.
-    - `weight_decay`: $\lambda \ge 0$.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
+    - `weight_decay`: $\lambda$, in [0, inf).
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
     - `convention`: one of the four above.
-    - `max_learning_rate`: $\alpha_{\max} > 0$, the peak of the schedule, for
+    - `max_learning_rate`: $\alpha_{\max}$, in (0, inf), the peak of the schedule, for
         `"corrected"` only. Keyword only.
 
-    **Raises:** where there is $\alpha_t$ a `ValueError` if the wrapped optimizer has no
-    learning rate, or several; also for `"corrected"` without `max_learning_rate`.
+    **Raises:** a `ValueError` for `"corrected"` without `max_learning_rate`. In the
+    conventions with $\alpha_t$, `init` raises one if the wrapped optimizer has no
+    learning rate, or several.
 
     **Source:** Loshchilov and Hutter, [Decoupled Weight Decay
     Regularization](https://arxiv.org/abs/1711.05101), 2019; Defazio, [Why Gradients
@@ -116,58 +114,75 @@ class DecoupledWeightDecay(AbstractOptimizer):
                 "`max_learning_rate`, the peak of the schedule"
             )
 
-    def init(self, params: PyTree) -> Self:
-        return _init(self, params)
+    @property
+    def needs_inner_rate(self) -> str | None:
+        return None if self.convention in ("independent", "l2") else INDEPENDENT
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
+    def start_shared(self, parameters: Parameters) -> Self:
+        return self
+
+    def lower(self, step: Step) -> tuple[Step, Self]:
         if self.convention != "l2":
-            return _decayed(self, _minus, grads, params, value, value_fn)
-        count = count_of(self) + 1
-        parameters = Parameters(params)
-        penalized = gradients(self, grads, parameters)
-        for i, rule in enumerate(rules(self, parameters)):
-            grad, param = penalized[i], parameters.arrays[i]
-            if grad is not None and rule.mask is not False:
-                penalized[i] = _plus(grad, param, rule.weight_decay)
-        updates, optimizer = self.optimizer.update(
-            parameters.tree(penalized), params, value=value, value_fn=value_fn
-        )
-        return updates, replace_fields(self, optimizer=optimizer, count=count)
+            return step, self
+        every_rule = rules(replace_fields(self, optimizer=None), step.parameters)
+        penalized = [
+            grad
+            if grad is None or rule.mask is False
+            else _penalized(grad, param, rule.weight_decay)
+            for rule, grad, param in zip(every_rule, step.grads, step.parameters.arrays)
+        ]
+        return step.with_grads(penalized), self
 
-    def eval_params(self, params: M) -> M:
-        return self.optimizer.eval_params(params)
+    def init_leaf(self, param: Leaf) -> tuple[()]:
+        return ()
+
+    def wrap_leaf(
+        self, t: Scalar, grad: Leaf, param: Leaf, update: Leaf, state: tuple[()]
+    ) -> tuple[Leaf, tuple[()]]:
+        if self.mask is False or self.convention == "l2":
+            return update, ()
+        if self.convention == "independent":
+            strength = self.weight_decay
+        elif self.convention == "corrected":
+            assert self.max_learning_rate is not None
+            relative = self.inner_rate / self.max_learning_rate
+            strength = self.inner_rate * relative * self.weight_decay
+        else:
+            strength = self.inner_rate * self.weight_decay
+        return update - strength * param, ()
+
+    def eval_leaf(self, param: Leaf, evaluated: Leaf, state: tuple[()]) -> Leaf:
+        return evaluated
 
 
-class CautiousWeightDecay(AbstractOptimizer):
-    r"""Weight decay of the entries that the update shrinks anyway.
+@once_per_shape
+def _penalized(grad: Leaf, param: Leaf, weight_decay: Scalar) -> Leaf:
+    param = widen(param)
+    return grad.astype(param.dtype) + weight_decay * param
+
+
+class CautiousWeightDecay(AbstractWrapper):
+    r"""Weight decay only of the entries that the update shrinks, too.
 
     $$
     \theta_t = \theta_{t-1} + u_t -
         \alpha_t \lambda\, [-u_t \odot \theta_{t-1} \ge 0] \odot \theta_{t-1}
     $$
 
-    An entry decays where the optimizer's direction $-u_t$ has its sign, or is 0. Where
-    the loss asks for larger weights, nothing holds against it.
+    An entry decays where the optimizer's direction $-u_t$ has the entry's sign, or is
+    0. Where the loss asks for larger weights, no decay holds them back.
 
     **Arguments:**
 
     - `optimizer`: any optimizer, without a weight decay of its own.
-    - `weight_decay`: $\lambda \ge 0$.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
+    - `weight_decay`: $\lambda$, in [0, inf).
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
     - `convention`: `"times_learning_rate"`, the default and the paper's, or
         `"independent"`, without $\alpha_t$, as in
         [`DecoupledWeightDecay`][eqxopt.DecoupledWeightDecay].
 
-    **Raises:** in the first convention a `ValueError` if the wrapped optimizer has no
-    learning rate, or several.
+    **Raises:** in the first convention, `init` raises a `ValueError` if the wrapped
+    optimizer has no learning rate, or several.
 
     **Source:** Chen et al., [Cautious Weight
     Decay](https://arxiv.org/abs/2510.12402), 2025.
@@ -191,90 +206,23 @@ class CautiousWeightDecay(AbstractOptimizer):
         "convention", *get_args(Decoupled), default="times_learning_rate"
     )
 
-    def init(self, params: PyTree) -> Self:
-        return _init(self, params)
+    @property
+    def needs_inner_rate(self) -> str | None:
+        return None if self.convention == "independent" else INDEPENDENT
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        return _decayed(self, _minus_where_smaller, grads, params, value, value_fn)
+    def init_leaf(self, param: Leaf) -> tuple[()]:
+        return ()
 
-    def eval_params(self, params: M) -> M:
-        return self.optimizer.eval_params(params)
+    def wrap_leaf(
+        self, t: Scalar, grad: Leaf, param: Leaf, update: Leaf, state: tuple[()]
+    ) -> tuple[Leaf, tuple[()]]:
+        if self.mask is False:
+            return update, ()
+        strength = self.weight_decay
+        if self.convention == "times_learning_rate":
+            strength = self.inner_rate * strength
+        shrinks = agreement(update, param) <= 0
+        return update - jnp.where(shrinks, strength * param, 0), ()
 
-
-WeightDecay = TypeVar("WeightDecay", DecoupledWeightDecay, CautiousWeightDecay)
-
-
-def _init(wrapper: WeightDecay, params: PyTree) -> WeightDecay:
-    parameters = Parameters(params)
-    new = started(wrapper, parameters)
-    if wrapper.convention in ("times_learning_rate", "corrected"):
-        with_learning_rate(wrapper, wrapper.optimizer, INDEPENDENT)  # for its error
-    return replace_fields(new, optimizer=wrapper.optimizer.init(params))
-
-
-def _decayed(
-    wrapper: WeightDecay,
-    minus: Callable[[Array, Array, Array], Array],
-    grads: PyTree,
-    params: PyTree,
-    value: Any,
-    value_fn: Callable[..., Any] | None,
-) -> tuple[PyTree, WeightDecay]:
-    """The updates of the wrapped optimizer minus the decay."""
-    count = count_of(wrapper) + 1
-    parameters = Parameters(params)
-    grad_leaves = gradients(wrapper, grads, parameters)
-    inner_updates, optimizer = wrapper.optimizer.update(
-        grads, params, value=value, value_fn=value_fn
-    )
-    updates = parameters.align(inner_updates, "the updates")
-    for i, strength in enumerate(_strengths(wrapper, parameters)):
-        trained = grad_leaves[i] is not None and updates[i] is not None
-        if trained and strength is not None:
-            updates[i] = minus(updates[i], parameters.arrays[i], strength)
-    return parameters.tree(updates), replace_fields(
-        wrapper, optimizer=optimizer, count=count
-    )
-
-
-def _strengths(wrapper: WeightDecay, parameters: Parameters) -> list[Scalar | None]:
-    """What each parameter decays by, relative to itself; `None` where it does not."""
-    every_rule = rules(wrapper, parameters)
-    strengths: list[Scalar | None] = [
-        None if rule.mask is False else rule.weight_decay for rule in every_rule
-    ]
-    if wrapper.convention == "independent":
-        return strengths
-    rates = learning_rates(wrapper, wrapper.optimizer, parameters, INDEPENDENT)
-    if wrapper.convention == "corrected":
-        highest = [getattr(rule, "max_learning_rate") for rule in every_rule]
-        rates = [rate * (rate / most) for rate, most in zip(rates, highest)]
-    return [
-        None if strength is None else rate * strength
-        for rate, strength in zip(rates, strengths)
-    ]
-
-
-@once_per_shape
-def _plus(grad: Leaf, param: Leaf, weight_decay: Scalar) -> Leaf:
-    param = widen(param)
-    return grad.astype(param.dtype) + weight_decay * param
-
-
-@once_per_shape
-def _minus(update: Leaf, param: Leaf, strength: Scalar) -> Leaf:
-    return update - strength * param.astype(update.dtype)
-
-
-@once_per_shape
-def _minus_where_smaller(update: Leaf, param: Leaf, strength: Scalar) -> Leaf:
-    param = param.astype(update.dtype)
-    decay = jnp.where(agreement(update, param) <= 0, strength * param, 0)
-    return update - decay
+    def eval_leaf(self, param: Leaf, evaluated: Leaf, state: tuple[()]) -> Leaf:
+        return evaluated

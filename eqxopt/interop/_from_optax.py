@@ -11,11 +11,12 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree, Shaped
 
 from .._abstract.optimizer import AbstractOptimizer, count_of
-from .._abstract.rules import gradients, started
+from .._abstract.rules import begun
+from .._abstract.step import Step
 from .._dtype import compute_dtype
-from .._sharding import beside
+from .._sharding import placed_with
 from .._tree import KeyPath, Parameters, replace_fields, show_path
-from .._types import AnyLeaf, Leaf, Self
+from .._types import AnyLeaf, Leaf, Leaves, Self
 from ._optax import optax_module
 
 
@@ -87,59 +88,47 @@ class FromOptax(AbstractOptimizer):
 
     tx: GradientTransformation = eqx.field(converter=_as_transformation, static=True)
 
-    def init(self, params: PyTree) -> Self:
-        parameters = Parameters(params)
+    def start(self, parameters: Parameters) -> Self:
         state = self.fresh_state(_wide(parameters, parameters.arrays))
         state = _map_at_parameters(
-            lambda i, x: beside(parameters.arrays[i], x), parameters, state
+            lambda i, x: placed_with(parameters.arrays[i], x), parameters, state
         )
-        return replace_fields(started(self, parameters), state=state)
+        return replace_fields(begun(self, parameters), state=state)
 
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        count = count_of(self) + 1
-        parameters = Parameters(params)
-        grad_leaves = gradients(self, grads, parameters)
+    def advance(self, step: Step) -> tuple[Leaves, Self]:
+        parameters = step.parameters
+        advanced = replace_fields(self, count=count_of(self) + 1)
         if not parameters.arrays:
             # Optax takes an empty tree, which may be None, for no parameters given.
-            return parameters.tree([]), replace_fields(self, count=count)
-        present = [grad is not None for grad in grad_leaves]
+            return [], advanced
+        present = [grad is not None for grad in step.grads]
         filled = [
             jnp.zeros_like(param) if grad is None else grad
-            for param, grad in zip(parameters.arrays, grad_leaves)
+            for param, grad in zip(parameters.arrays, step.grads)
         ]
         old = self.fitting_state(parameters)
-        updates, new = self.call(
+        tree, new = self.call(
             _wide(parameters, filled),
             old,
             _wide(parameters, parameters.arrays),
-            value=value,
-            value_fn=value_fn and _of_wide(value_fn, parameters, present),
+            value=step.value,
+            value_fn=step.value_fn and _of_wide(step.value_fn, parameters, present),
         )
         new = jtu.tree_map(lambda x, old: jnp.asarray(x, old.dtype), new, old)
         if not all(present):
             new = _map_at_parameters(
                 lambda i, new, old: new if present[i] else old, parameters, new, old
             )
-        update_leaves = [
+        updates = [
             _widen_to(update, param) if here and update is not None else None
             for param, update, here in zip(
-                parameters.arrays, parameters.align(updates, "the updates"), present
+                parameters.arrays, parameters.align(tree, "the updates"), present
             )
         ]
         # The containers of the state stay what they are, which may be those of a
         # checkpoint.
         state = jtu.tree_structure(self.state).unflatten(jtu.tree_leaves(new))
-        return (
-            parameters.tree(update_leaves),
-            replace_fields(self, count=count, state=state),
-        )
+        return updates, replace_fields(advanced, state=state)
 
     def fresh_state(self, params: PyTree) -> PyTree:
         """Optax's state for `params`, of strongly typed arrays in buffers of their
@@ -187,8 +176,8 @@ class FromOptax(AbstractOptimizer):
                 ) from None
             raise
 
-    def eval_params(self, params: M) -> M:
-        return params
+    def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
+        return parameters.arrays
 
 
 def _wide(parameters: Parameters, arrays: Sequence[AnyLeaf]) -> PyTree:
@@ -216,7 +205,7 @@ def _of_wide(
                 parameters.align(wide, "the parameters"), parameters.arrays, present
             )
         ]
-        return value_fn(parameters.tree(arrays, rest=True))
+        return value_fn(parameters.model(arrays))
 
     return of_wide
 

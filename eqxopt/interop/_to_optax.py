@@ -116,6 +116,6 @@ def _of_arrays(
 
     def of_arrays(other: PyTree) -> Any:
         arrays = Parameters(bare).align(other, "the parameters")
-        return value_fn(parameters.tree(arrays, rest=True))
+        return value_fn(parameters.model(arrays))
 
     return of_arrays

@@ -1,57 +1,8 @@
-"""Every optimizer beside its optax counterpart, with default and other options."""
+"""Optimizers beside their optax counterparts, with default and other options."""
 
-from . import (
-    adabelief,
-    adagrad,
-    adam,
-    adamax,
-    ademamix,
-    adopt,
-    amsgrad,
-    descent,
-    factored,
-    lion,
-    madgrad,
-    muon,
-    nadam,
-    novograd,
-    optimistic_adam,
-    radam,
-    rate_free,
-    rprop,
-    schedule_free,
-    sgd,
-    sign_sgd,
-    sophia,
-    trust_ratio,
-    yogi,
-)
+from tables import merged
+
 from .common import Pair
 
 
-PARITY: dict[str, list[Pair]] = {
-    **adabelief.PARITY,
-    **adagrad.PARITY,
-    **adam.PARITY,
-    **adamax.PARITY,
-    **ademamix.PARITY,
-    **adopt.PARITY,
-    **amsgrad.PARITY,
-    **descent.PARITY,
-    **factored.PARITY,
-    **lion.PARITY,
-    **madgrad.PARITY,
-    **muon.PARITY,
-    **nadam.PARITY,
-    **novograd.PARITY,
-    **optimistic_adam.PARITY,
-    **radam.PARITY,
-    **rate_free.PARITY,
-    **rprop.PARITY,
-    **schedule_free.PARITY,
-    **sgd.PARITY,
-    **sign_sgd.PARITY,
-    **sophia.PARITY,
-    **trust_ratio.PARITY,
-    **yogi.PARITY,
-}
+PARITY: dict[str, list[Pair]] = merged(__path__, __name__, "PARITY")
