@@ -22,7 +22,6 @@ from ._fields.hyperparameter import PerParameter as PerParameter
 from ._line_search.backtracking import BacktrackingLineSearch as BacktrackingLineSearch
 from ._line_search.zoom import ZoomLineSearch as ZoomLineSearch
 from ._matrices._newton_schulz import NewtonSchulz as NewtonSchulz
-from ._matrices._newton_schulz import NewtonSchulz as NewtonSchulz
 from ._matrices.apollo import APOLLO as APOLLO
 from ._matrices.galore import GaLore as GaLore
 from ._matrices.kl_shampoo import KLShampoo as KLShampoo

@@ -4,25 +4,25 @@ import subprocess
 import sys
 
 
-# Sharding is tested on eight devices, which have to be there before jax starts.
+# Sharding is tested on eight devices. Jax has to start with them.
 FLAGS = "--xla_force_host_platform_device_count=8"
-# What is compiled here runs a few times on small arrays: compiling it quickly is worth
-# more than compiling it well.
+# Programs here run a few times on small arrays: we compile them quickly, not well.
+# Each is one LLVM module: splitting a small one into many only costs time.
 QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false"
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 
 
 def known(flags: str) -> bool:
-    """Whether the compiler has these flags: it ends a process that names others."""
+    """Whether the compiler has these flags. It ends a process that names others."""
     start = [sys.executable, "-c", "import jax; jax.devices()"]
     env = os.environ | {"XLA_FLAGS": flags}
     return subprocess.run(start, env=env, capture_output=True).returncode == 0
 
 
 before = os.environ.get("XLA_FLAGS", "")
-if FLAGS not in before:  # else it was done by the process that started this one
+if FLAGS not in before:  # otherwise the parent process has added them
     added = f"{FLAGS} {QUICK}" if known(QUICK) else FLAGS
     os.environ["XLA_FLAGS"] = f"{before} {added}"
 
@@ -44,7 +44,6 @@ runs = itertools.count(1)
 
 
 def pytest_runtest_teardown() -> None:
-    """Compiled programs are kept for as long as they might be called again: gigabytes
-    for a whole suite."""
+    """Drop compiled programs now and then. Those of a whole suite take gigabytes."""
     if next(runs) % 300 == 0:
         jax.clear_caches()

@@ -34,7 +34,7 @@ def small_params(dtype=jnp.float32, seed=0):
 
 
 def nested_loss(params, step=0.0):
-    """Not convex, and moving with the step, so that no moment stays still."""
+    """It is not convex and moves with the step, so that every moment moves."""
 
     def one(x):
         phase = (1 + 0.1 * step) * x
@@ -54,7 +54,7 @@ def params_and_still():
 
 
 def still_loss(params, step):
-    """A loss of `params_and_still`, even about 0, so that the entry at 0 stays there."""
+    """A loss of `params_and_still`. It is even, so that the entry at 0 stays there."""
     moving = {k: x for k, x in params.items() if k != "still"}
     return nested_loss(moving, step) + 0 * jnp.sum(params["still"])
 

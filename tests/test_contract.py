@@ -7,19 +7,30 @@ import numpy as np
 import pytest
 from cases import OPTIMIZERS
 from problems import curved, Model, small_params
-from training_loops import assert_close, assert_equal, avals, step
+from training_loops import (
+    assert_close,
+    assert_equal,
+    avals,
+    donating_step,
+    scanned,
+    step,
+    stepped,
+)
 
 import eqxopt
 
 
-NAMES = list(OPTIMIZERS)
-@pytest.mark.parametrize("name", NAMES)
+# All tests of one case run in a row, so that they share compiled programs.
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS, scope="module")
+
+
+@every_optimizer
 class TestArraysOnly:
     def test_every_leaf_is_an_array(self, name):
         opt = OPTIMIZERS[name].make()
         params = small_params()
         made = opt.init(params)
-        _, after = made.apply(params, params, value=1.0, value_fn=curved)
+        _, after = step(made, params, params)
         for tree in (opt, made, after):
             assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
 
@@ -40,7 +51,7 @@ GRADIENT_DTYPES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_optimizer
 class TestSameInSameOut:
     @pytest.mark.parametrize("dtype, grad_dtype", GRADIENT_DTYPES)
     def test_avals_and_treedef(self, name, dtype, grad_dtype, x64):
@@ -74,64 +85,44 @@ class TestSameInSameOut:
         assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(wide)}
 
     def test_one_trace(self, name):
-        """Over ten steps, over a changed hyperparameter, over a moving schedule."""
-        traces = 0
-
-        @jax.jit
-        def counted(opt, params, grads):
-            nonlocal traces
-            traces += 1
-            return opt.apply(grads, params, value=jnp.asarray(1.0), value_fn=curved)
-
+        """One program does ten steps, with a schedule or another hyperparameter."""
         rate = hyperparameter(OPTIMIZERS[name].make())
         plain = OPTIMIZERS[name].make().init(small_params())
+        grads = small_params(seed=1)
         moving = lambda count: 0.1 / (1.0 + count.astype(float))
-        scheduled = plain.replace(**{rate: moving})
-        for made in (plain, scheduled):
-            opt, params, grads = made, small_params(), small_params(seed=1)
-            traces = 0
-            for _ in range(10):
-                params, opt = counted(opt, params, grads)
-            assert traces == 1
-        counted(plain.replace(**{rate: 0.5}), small_params(), grads)
-        assert traces == 1
+        for made in (plain.replace(**{rate: moving}), plain):
+            opt, params = made, small_params()
+            params, opt = step(opt, params, grads)
+            programs = step._cache_size()
+            for _ in range(9):
+                params, opt = step(opt, params, grads)
+            assert step._cache_size() == programs
+        step(plain.replace(**{rate: 0.5}), small_params(), grads)
+        assert step._cache_size() == programs
 
     def test_scan_equals_loop(self, name):
         params = small_params()
         opt = OPTIMIZERS[name].make().init(params)
         grads = [small_params(seed=i) for i in range(1, 4)]
-        looped = (params, opt)
-        for g in grads:
-            looped = step(looped[1], looped[0], g)
-
-        def body(carry, g):
-            return carry[1].apply(
-                g, carry[0], value=jnp.asarray(1.0), value_fn=curved
-            ), None
-
-        stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
-        scanned, _ = jax.lax.scan(body, (params, opt), stacked)
-        assert_close(scanned, looped, 1e-5)
+        assert_close(scanned(opt, params, grads), stepped(opt, params, grads), 1e-5)
 
     def test_donation_right_after_init(self, name):
         params = small_params()
         grads = small_params(seed=1)
         opt = OPTIMIZERS[name].make().init(params)
         expected = step(opt, params, grads)
-        donating = jax.jit(
-            lambda opt, params, grads: opt.apply(
-                grads, params, value=1.0, value_fn=curved
-            ),
-            donate_argnums=(0, 1),
-        )
-        assert_close(donating(opt, params, grads), expected, 1e-5)
+        assert_close(donating_step(opt, params, grads), expected, 1e-5)
         assert params["matrix"].is_deleted() and opt.count.is_deleted()
 
     def test_init_under_jit_and_eval_shape(self, name):
         params = small_params()
         eager = OPTIMIZERS[name].make().init(params)
-        assert avals(jax.eval_shape(OPTIMIZERS[name].make().init, params)) == avals(eager)
-        assert_close(jax.jit(lambda p: OPTIMIZERS[name].make().init(p))(params), eager, 1e-5)
+        assert avals(jax.eval_shape(OPTIMIZERS[name].make().init, params)) == avals(
+            eager
+        )
+        assert_close(
+            jax.jit(lambda p: OPTIMIZERS[name].make().init(p))(params), eager, 1e-5
+        )
 
 
 def hyperparameter(opt):
@@ -140,7 +131,7 @@ def hyperparameter(opt):
     return "learning_rate" if "learning_rate" in names else names[0]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_optimizer
 class TestModelInModelOut:
     def test_whole_model(self, name):
         model = Model()
@@ -176,7 +167,7 @@ class TestModelInModelOut:
             assert after == model and opt.count == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_optimizer
 class TestPrecision:
     def test_zero_gradients_in_half_precision(self, name):
         params = jax.tree.map(lambda x: x.astype(jnp.float16), small_params())
@@ -218,16 +209,14 @@ def test_dtype_options(dtype, x64):
             assert kept == (jnp.bfloat16 if field == "mu" else jnp.float32)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_optimizer
 def test_sharded_state(name):
     """State lies where its parameter lies, and the numbers stay."""
     mesh = jax.make_mesh((8,), ("x",))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
     params = {"w": jax.random.normal(jax.random.key(0), (16, 4))}
     grads = {"w": jax.random.normal(jax.random.key(1), (16, 4))}
-    expected, _ = (
-        OPTIMIZERS[name].make().init(params).apply(grads, params, value=1.0, value_fn=curved)
-    )
+    expected, _ = step(OPTIMIZERS[name].make().init(params), params, grads)
     params, grads = jax.device_put((params, grads), rows)
     inits = (
         lambda p: OPTIMIZERS[name].make().init(p),

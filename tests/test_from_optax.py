@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from problems import Model, nested_loss, nested_params
+from problems import Model, nested_params, small_params
+from training_loops import assert_close, avals, step, trained, trained_by_optax
 
 import eqxopt
 from eqxopt.interop import FromOptax
@@ -75,49 +76,13 @@ def made(name):
     return FromOptax(TRANSFORMATIONS[name])
 
 
-def small_params(dtype=jnp.float32, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    return {
-        "matrix": jax.random.normal(keys[0], (4, 3), dtype),
-        "scalar": jax.random.normal(keys[1], (), dtype),
-        "vector": jax.random.normal(keys[2], (3,), dtype),
-    }
-
-
-def loss(params):
-    return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(params))
-
-
-@jax.jit
-def step(opt, params, grads):
-    return opt.apply(grads, params, value=jnp.asarray(1.0))
-
-
-def avals(tree):
-    leaves, treedef = jax.tree.flatten(jax.eval_shape(lambda: tree))
-    return treedef, [(x.shape, x.dtype, x.weak_type) for x in leaves]
-
-
-def assert_close(a, b, rtol=1e-5):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
-        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol)
-
-
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "multi_steps"])
 def test_numbers_are_those_of_optax(name, x64):
-    tx = optax.with_extra_args_support(TRANSFORMATIONS[name])
-    params = expected = nested_params(jnp.float64)
-    opt, state = made(name).init(params), tx.init(params)
-    for i in range(20):
-        value, grads = jax.value_and_grad(nested_loss)(params, float(i))
-        params, opt = opt.apply(grads, params, value=value)
-        with jax.numpy_dtype_promotion("standard"):
-            grads = jax.grad(nested_loss)(expected, float(i))
-            updates, state = tx.update(grads, state, expected, value=value)
-            expected = optax.apply_updates(expected, updates)
-    assert_close(params, expected, 1e-10)
-    assert_close(jax.tree.leaves(opt.state), jax.tree.leaves(state), 1e-10)
+    params = nested_params(jnp.float64)
+    *_, (opt, got) = trained(made(name), params)
+    *_, (state, expected) = trained_by_optax(TRANSFORMATIONS[name], params)
+    assert_close(got, expected)
+    assert_close(jax.tree.leaves(opt.state), jax.tree.leaves(state))
 
 
 def test_multi_steps():
@@ -127,7 +92,7 @@ def test_multi_steps():
     assert_close(after, params, 0)
     after, opt = opt.apply(grads, after)
     expected, _ = FromOptax(optax.adam(0.1)).init(params).apply(grads, params)
-    assert_close(after, expected)
+    assert_close(after, expected, 1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,7 +102,7 @@ class TestContract:
         opt = made(name)
         assert jax.tree.leaves(opt) == []
         opt = opt.init(params)
-        leaves = jax.tree.leaves((opt, params))
+        leaves = [x for x in jax.tree.leaves((opt, params)) if x.size > 0]
         assert all(isinstance(x, jax.Array) for x in leaves)
         pointers = [x.unsafe_buffer_pointer() for x in leaves]
         assert len(set(pointers)) == len(pointers)
@@ -184,7 +149,7 @@ class TestContract:
             return carry[1].apply(g, carry[0], value=jnp.asarray(1.0)), None
 
         stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
-        assert_close(jax.lax.scan(body, (params, opt), stacked)[0], looped)
+        assert_close(jax.lax.scan(body, (params, opt), stacked)[0], looped, 1e-5)
 
     def test_donation_right_after_init(self, name):
         params = small_params()
@@ -195,14 +160,14 @@ class TestContract:
             lambda opt, params, grads: opt.apply(grads, params, value=1.0),
             donate_argnums=(0, 1),
         )
-        assert_close(donating(opt, params, grads), expected)
+        assert_close(donating(opt, params, grads), expected, 1e-5)
         assert params["matrix"].is_deleted()
 
     def test_init_under_jit_and_eval_shape(self, name):
         params = small_params()
         eager = made(name).init(params)
         assert avals(jax.eval_shape(made(name).init, params)) == avals(eager)
-        assert_close(jax.jit(lambda p: made(name).init(p))(params), eager)
+        assert_close(jax.jit(lambda p: made(name).init(p))(params), eager, 1e-5)
 
     def test_whole_model(self, name):
         model = Model()
@@ -272,7 +237,7 @@ class TestContract:
                 if leaf.shape == (16, 4):
                     assert leaf.sharding.is_equivalent_to(rows, 2)
             got, _ = step(opt, params, params)
-            assert_close(got, expected)
+            assert_close(got, expected, 1e-5)
 
 
 def test_containers_of_another_kind():
@@ -314,7 +279,7 @@ def test_complex():
     params = {"z": jnp.asarray([1 + 2j, -0.5j], jnp.complex64)}
     tx = optax.sgd(0.1, momentum=0.9)
     got, opt = FromOptax(tx).init(params).apply(params, params)
-    assert_close(got, {"z": 0.9 * params["z"]})
+    assert_close(got, {"z": 0.9 * params["z"]}, 1e-5)
     assert opt.state[0].trace["z"].dtype == jnp.complex64
 
 
@@ -339,10 +304,10 @@ def test_composes():
     opt = eqxopt.Chain(clip, FromOptax(optax.sgd(0.1))).init(params)
     got, _ = opt.apply(params, params)
     own = eqxopt.Chain(clip, eqxopt.SGD(0.1)).init(params)
-    assert_close(got, own.apply(params, params)[0])
+    assert_close(got, own.apply(params, params)[0], 1e-5)
     tx = eqxopt.interop.to_optax(FromOptax(optax.sgd(0.1)))
     updates, _ = tx.update(params, tx.init(params), params)
-    assert_close(updates, jax.tree.map(lambda x: -0.1 * x, params))
+    assert_close(updates, jax.tree.map(lambda x: -0.1 * x, params), 1e-5)
 
 
 def test_empty_model():

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import training_loops
 from problems import Model
+from training_loops import arrays
 
 import eqxopt
 
@@ -26,18 +28,12 @@ def started(opt=None):
     return model, (eqxopt.AdamW(0.05) if opt is None else opt).init(model)
 
 
-def arrays(tree):
-    return [np.asarray(x) for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array))]
+def assert_close(got, expected):
+    training_loops.assert_close(arrays(got), arrays(expected), rtol=1e-5, atol=1e-6)
 
 
-def assert_close(one, other, rtol=1e-5):
-    for a, b in zip(arrays(one), arrays(other), strict=True):
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6)
-
-
-def assert_equal(one, other):
-    for a, b in zip(arrays(one), arrays(other), strict=True):
-        np.testing.assert_array_equal(a, b)
+def assert_equal(got, expected):
+    training_loops.assert_equal(arrays(got), arrays(expected))
 
 
 @eqx.filter_jit

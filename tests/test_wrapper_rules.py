@@ -49,7 +49,7 @@ class TestAccumulate:
             accumulator_dtype=jnp.float64,
         )
         theirs = optax.GradientTransformationExtraArgs(
-            steps.init, lambda g, s, p, value: steps.update(g, s, p)
+            steps.init, lambda g, s, p, **_: steps.update(g, s, p)
         )
         params = nested_params(jnp.float64)
         for (opt, our), (state, their) in zip(

@@ -8,8 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import INNER, WRAPPERS
-from problems import curved, Model, nested_loss, small_params
-from training_loops import assert_close, assert_equal, avals, step
+from problems import (
+    curved,
+    Model,
+    params_and_still,
+    small_params,
+    still_loss as loss,
+)
+from training_loops import (
+    assert_close,
+    assert_equal,
+    avals,
+    donating_step,
+    scanned,
+    step,
+    stepped,
+)
 
 import eqxopt
 from eqxopt._abstract.optimizer import as_optimizer
@@ -18,8 +32,9 @@ from eqxopt._tree import replace_fields
 
 PAIRS = [(wrapper, inner) for wrapper in WRAPPERS for inner in INNER]
 
-every_pair = pytest.mark.parametrize("wrapper, inner", PAIRS)
-every_wrapper = pytest.mark.parametrize("wrapper", WRAPPERS)
+# All tests of one case run in a row, so that they share compiled programs.
+every_pair = pytest.mark.parametrize("wrapper, inner", PAIRS, scope="module")
+every_wrapper = pytest.mark.parametrize("wrapper", WRAPPERS, scope="module")
 
 
 def test_every_wrapper_is_in_the_table():
@@ -37,7 +52,7 @@ def test_every_wrapper_is_in_the_table():
 def test_arrays_only(wrapper, inner):
     opt, params = WRAPPERS[wrapper].make(inner), small_params()
     made = opt.init(params)
-    _, after = made.apply(params, params, value=1.0, value_fn=curved)
+    _, after = step(made, params, params)
     for tree in (opt, made, after):
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
     leaves = [x for x in jax.tree.leaves((made, params)) if x.size > 0]
@@ -80,28 +95,21 @@ def test_avals_and_treedef(wrapper, inner, dtype, grad_dtype, x64):
 
 @every_wrapper
 def test_one_trace(wrapper):
-    """Over ten steps, a changed hyperparameter of its own or inside, a schedule."""
-    traces = 0
-
-    @jax.jit
-    def counted(opt, params, grads):
-        nonlocal traces
-        traces += 1
-        return opt.apply(grads, params, value=jnp.asarray(1.0), value_fn=curved)
-
+    """One program does ten steps, with a schedule or another hyperparameter."""
     plain = WRAPPERS[wrapper].make().init(small_params())
     grads = small_params(seed=1)
     moving = lambda count: 0.1 / (1.0 + count.astype(float))
-    for made in (plain, plain.replace(learning_rate=moving)):
-        opt, params, traces = made, small_params(), 0
-        for _ in range(10):
-            params, opt = counted(opt, params, grads)
-        assert traces == 1
-    traces = 0
+    for made in (plain.replace(learning_rate=moving), plain):
+        opt, params = made, small_params()
+        params, opt = step(opt, params, grads)
+        programs = step._cache_size()
+        for _ in range(9):
+            params, opt = step(opt, params, grads)
+        assert step._cache_size() == programs
     for name, value in plain.hyperparameters().items():
         other = value + 1 if value >= 1 else value * 0.99
-        counted(plain.replace(**{name: other}), small_params(), grads)
-    assert traces == 0
+        step(plain.replace(**{name: other}), small_params(), grads)
+    assert step._cache_size() == programs
 
 
 @every_pair
@@ -109,18 +117,7 @@ def test_scan_equals_loop(wrapper, inner):
     params = small_params()
     opt = WRAPPERS[wrapper].make(inner).init(params)
     grads = [small_params(seed=i) for i in range(1, 5)]
-    looped = (params, opt)
-    for g in grads:
-        looped = step(looped[1], looped[0], g)
-
-    def body(carry, g):
-        return carry[1].apply(
-            g, carry[0], value=jnp.asarray(1.0), value_fn=curved
-        ), None
-
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
-    scanned, _ = jax.lax.scan(body, (params, opt), stacked)
-    assert_close(scanned, looped, 1e-5)
+    assert_close(scanned(opt, params, grads), stepped(opt, params, grads), 1e-5)
 
 
 @every_pair
@@ -128,13 +125,9 @@ def test_donation_right_after_init(wrapper, inner):
     params, grads = small_params(), small_params(seed=1)
     opt = WRAPPERS[wrapper].make(inner).init(params)
     expected = step(opt, params, grads)
-    donating = jax.jit(
-        lambda opt, params, grads: opt.apply(grads, params, value=1.0, value_fn=curved),
-        donate_argnums=(0, 1),
-    )
     # What evaluates the model may outlive the optimizer.
     evaluated = opt.eval_params(jax.tree.map(jnp.array, params))
-    assert_close(donating(opt, params, grads), expected, 1e-5)
+    assert_close(donating_step(opt, params, grads), expected, 1e-5)
     assert params["matrix"].is_deleted() and opt.count.is_deleted()
     assert not evaluated["matrix"].is_deleted()
 
@@ -144,7 +137,9 @@ def test_init_under_jit_and_eval_shape(wrapper):
     params = small_params()
     eager = WRAPPERS[wrapper].make().init(params)
     assert avals(jax.eval_shape(WRAPPERS[wrapper].make().init, params)) == avals(eager)
-    assert_close(jax.jit(lambda p: WRAPPERS[wrapper].make().init(p))(params), eager, 1e-5)
+    assert_close(
+        jax.jit(lambda p: WRAPPERS[wrapper].make().init(p))(params), eager, 1e-5
+    )
 
 
 @every_pair
@@ -225,14 +220,8 @@ def test_other_containers(wrapper):
     assert jax.tree.structure(restored.optimizer) == jax.tree.structure(opt.optimizer)
 
 
-def params_and_still():
-    """Parameters of which one has a gradient that is exactly 0, as has one entry."""
-    vector = jax.random.normal(jax.random.key(0), (3,), float).at[1].set(0)
-    return {"vector": vector, "still": jnp.ones((2,), float)}
-
-
-def loss(params, step):
-    return nested_loss(params["vector"], step) + 0 * jnp.sum(params["still"])
+def vector_and_still():
+    return {k: x for k, x in params_and_still().items() if k != "matrix"}
 
 
 def final_loss(wrapper, inner, hyperparameters, steps=5):
@@ -245,25 +234,21 @@ def final_loss(wrapper, inner, hyperparameters, steps=5):
         value_fn = lambda params: loss(params, step)
         return opt.apply(grads, params, value=value, value_fn=value_fn), None
 
-    params = params_and_still()
+    params = vector_and_still()
     opt = WRAPPERS[wrapper].make(inner).replace(**hyperparameters).init(params)
     (params, opt), _ = jax.lax.scan(body, (params, opt), jnp.arange(steps, dtype=float))
     return loss(params, 0.0) + loss(opt.eval_params(params), 0.0)
 
 
 @every_pair
-def test_gradient_through_training(wrapper, inner, x64):
+def test_gradient_and_vmap(wrapper, inner, x64):
+    """Slopes are finite, and a population is what its members are alone."""
     at = WRAPPERS[wrapper].make(inner).hyperparameters()
-    slopes = jax.jit(jax.grad(lambda h: final_loss(wrapper, inner, h)))(at)
+    final = lambda hyperparameters: final_loss(wrapper, inner, hyperparameters)
+    run, batch = jax.jit(jax.value_and_grad(final)), jax.jit(jax.vmap(final))
+    _, slopes = run(at)
     assert all(np.isfinite(x) for x in slopes.values())
     assert slopes[f"{inner}.learning_rate"] != 0
-
-
-@every_pair
-def test_vmap_equals_loop(wrapper, inner, x64):
-    at = WRAPPERS[wrapper].make(inner).hyperparameters()
-    run = jax.jit(lambda h: final_loss(wrapper, inner, h))
-    batch = jax.jit(jax.vmap(lambda h: final_loss(wrapper, inner, h)))
     counted = ("every", "sync_period", "patience", "accumulation_size")
     scales = {k: [1, 1, 1] if k in counted else [0.9, 0.95, 1] for k in at}
     for moved in ([f"{inner}.learning_rate"], list(at)):
@@ -271,8 +256,8 @@ def test_vmap_equals_loop(wrapper, inner, x64):
             k: x * jnp.asarray(scales[k] if k in moved else [1, 1, 1], float)
             for k, x in at.items()
         }
-        one_by_one = [run({k: v[i] for k, v in values.items()}) for i in range(3)]
-        np.testing.assert_allclose(batch(values), one_by_one, rtol=1e-9)
+        alone = [run({k: v[i] for k, v in values.items()})[0] for i in range(3)]
+        np.testing.assert_allclose(batch(values), alone, rtol=1e-9)
 
 
 @every_wrapper

@@ -34,7 +34,7 @@ def assert_equal(got, expected):
 
 
 def assert_close(got, expected, rtol=1e-10, atol=None):
-    """Equal up to rounding; `atol` is by default `rtol` of each array's largest entry."""
+    """Equal but for rounding. `atol` is by default `rtol` of the largest entry."""
     assert jax.tree.structure(got) == jax.tree.structure(expected)
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
         largest = np.max(np.abs(np.asarray(y)), initial=0) if atol is None else 0
@@ -49,11 +49,22 @@ def step(opt, params, grads):
     return opt.apply(grads, params, value=jnp.asarray(1.0), value_fn=curved)
 
 
+donating_step = jax.jit(step.__wrapped__, donate_argnums=(0, 1))
+
+
 def stepped(opt, params, grads):
-    """One step on each of `grads`."""
+    """A step along each of `grads`, in a loop of Python."""
     for g in grads:
         params, opt = step(opt, params, g)
     return params, opt
+
+
+@jax.jit
+def scanned(opt, params, grads):
+    """A step along each of `grads`, in a scan."""
+    body = lambda carry, g: (step(carry[1], carry[0], g), None)
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
+    return jax.lax.scan(body, (params, opt), stacked)[0]
 
 
 @jax.jit
@@ -125,7 +136,8 @@ def trained_by_optax(tx, params, spoilt=(), steps=STEPS):
     def apply(grads, state, params, value, step):
         loss = lambda params: nested_loss(params, step)
         # Each is what some transformation asks for, and the others ignore it.
-        extra = {"value": value, "obj_fn": loss, "grad_fn": lambda p, _: jax.grad(loss)(p)}
+        grad_fn = lambda params, _: jax.grad(loss)(params)
+        extra = {"value": value, "obj_fn": loss, "grad_fn": grad_fn}
         updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
 

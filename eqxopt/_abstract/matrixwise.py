@@ -66,18 +66,24 @@ class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):
 
     @abc.abstractmethod
     def due(self, count: Int[Array, ""], state: Any) -> Bool[Array, "..."] | None:
-        """Whether to refresh a batch of states, or some of it, in the update number
-        `count`; `None` for never."""
+        """Whether to refresh a batch of states in the update number `count`, from 1:
+        one boolean, or one for each matrix, of the shape (batch,) or (batch, 1, 1);
+        `None` for never."""
 
     @abc.abstractmethod
     def refresh(self, t: Scalar, x: Matrix, state: Any) -> Any:
-        """The refreshed state of a batch of matrices of one size."""
+        """The refreshed state of a batch of matrices of one size.
+
+        A matrix that is not due keeps its old state. As in `precondition`,
+        hyperparameters may have the shape (batch, 1, 1).
+        """
 
     @abc.abstractmethod
     def precondition(self, t: Scalar, x: Matrix, state: Any) -> tuple[Matrix, Any]:
         """The directions and next states of a batch of matrices of one size.
 
-        Hyperparameters that differ within the batch have the shape (batch, 1, 1).
+        Hyperparameters that differ within the batch have the shape (batch, 1, 1). A
+        random key has a row for each matrix.
         """
 
     @abc.abstractmethod
@@ -223,8 +229,10 @@ def _accumulate(
         return view.matrices(gathered(x)) if x.shape == param.shape else x
 
     grads = as_matrices(grad.astype(dtype))
-    t = _time(count, grads)
-    return rule.accumulate(t, grads, jtu.tree_map(as_matrices, state))
+    state = jtu.tree_map(as_matrices, state)
+    x, new = rule.accumulate(_time(count, grads), grads, state)
+    _check_structure(rule, "accumulate", new, state)
+    return x, new
 
 
 @once_per_shape
@@ -259,9 +267,9 @@ class _Batch(NamedTuple):
 
 def _in_batches(
     every_rule: Sequence[AbstractRefreshedMatrixOptimizer],
-    accumulated: Sequence[tuple[Matrix, PyTree]],
+    accumulated: Sequence[tuple[AnyLeaf, PyTree]],
     count: Int[Array, ""],
-) -> list[tuple[Matrix, PyTree]]:
+) -> list[tuple[AnyLeaf, PyTree]]:
     """The direction and the next state of each parameter."""
     batches = _batched_by_size(every_rule, accumulated)
     states = _refreshed(batches, count)
@@ -277,7 +285,7 @@ def _in_batches(
 
 def _batched_by_size(
     every_rule: Sequence[AbstractRefreshedMatrixOptimizer],
-    accumulated: Sequence[tuple[Matrix, PyTree]],
+    accumulated: Sequence[tuple[AnyLeaf, PyTree]],
 ) -> list[_Batch]:
     shared = [_without_selection(rule) for rule in every_rule]
     groups: dict[Any, list[int]] = {}
@@ -367,10 +375,11 @@ def _refresh(
         here = due.reshape(-1, *[1] * (old.ndim - 1)) if due.ndim else due
         return jnp.where(here, new, old)
 
-    changes = _changes(rule.refresh(_time(count, x), x, state), state)
+    new = rule.refresh(_time(count, x), x, state)
+    _check_structure(rule, "refresh", new, state)
     return jtu.tree_map(
         lambda new, old: None if new is None else chosen(new, old),
-        changes,
+        _changes(new, state),
         state,
         is_leaf=_is_none,
     )
@@ -385,7 +394,19 @@ def _precondition(
 ) -> tuple[Matrix, PyTree]:
     """The directions, and what changes in the states, of a batch."""
     direction, new = rule.precondition(_time(count, x), x, state)
+    _check_structure(rule, "precondition", new, state)
     return direction, _changes(new, state)
+
+
+def _check_structure(
+    rule: AbstractRefreshedMatrixOptimizer, method: str, new: PyTree, old: PyTree
+) -> None:
+    expected, got = jtu.tree_structure(old), jtu.tree_structure(new)
+    if got != expected:
+        raise TypeError(
+            f"`{type(rule).__name__}.{method}` must return a state like that of "
+            f"`init_matrix`, {expected}, but it returned {got}"
+        )
 
 
 def _time(count: Int[Array, ""], x: Matrix) -> Scalar:
@@ -397,8 +418,8 @@ def _is_none(x: Any) -> bool:
 
 
 def _changes(new: PyTree, old: PyTree) -> PyTree:
-    """`new` with `None` for the very arrays that are in `old`: a compiled call would
-    return them as others."""
+    """`new` with `None` in place of each array that it has from `old`."""
+    # A compiled call returns copies, of which nobody knows that nothing has changed.
     return jtu.tree_map(lambda a, b: None if a is b else a, new, old)
 
 

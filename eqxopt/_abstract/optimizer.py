@@ -374,8 +374,9 @@ def replace_inner(transform: T, changes: dict[str, AbstractTransform]) -> T:
             fields[field.name] = {k: swap(x) for k, x in held.items()}
         elif type(held) is tuple:  # and no state, which may be a named one
             fields[field.name] = tuple(swap(x) for x in held)
-        else:
+        elif isinstance(held, AbstractTransform):
             fields[field.name] = swap(held)
+    # Leave all other fields out: setting one that was never set changes the structure.
     return replace_fields(transform, **fields)
 
 

@@ -159,7 +159,7 @@ class GaLore(AbstractRefreshedMatrixOptimizer):
 def leading_vectors(x: Matrix, rank: int) -> Inexact[Array, "batch rank long"]:
     """The adjoint of the singular vectors of the largest singular values, along the
     longer side."""
-    tall = transposed_if(x.shape[1] < x.shape[2], x)
     # Their derivative is infinite where two singular values are equal.
-    vectors, _, _ = jnp.linalg.svd(jax.lax.stop_gradient(tall), full_matrices=False)
-    return adjoint(vectors)[:, :rank]
+    left, _, right = jnp.linalg.svd(jax.lax.stop_gradient(x), full_matrices=False)
+    wide = x.shape[1] < x.shape[2]
+    return (right.conj() if wide else adjoint(left))[:, :rank]

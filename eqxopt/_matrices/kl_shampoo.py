@@ -171,14 +171,12 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
             None if values.left is None else over(abs_sq(right * both), axis=2),
             None if values.right is None else over(abs_sq(left * both), axis=1),
         )
-        values = averaged(values, diagonals, self.b2)
-        values = jtu.tree_map(bounded, values)
-        return direction, state._replace(
-            factors=averaged(state.factors, outer, self.b2),
-            values=jtu.tree_map(
-                lambda x: jnp.where(t == 1, self.init_factor, x), values
-            ),
+        values = jtu.tree_map(
+            lambda x: jnp.where(t == 1, self.init_factor, bounded(x)),
+            averaged(values, diagonals, self.b2),
         )
+        factors = averaged(state.factors, outer, self.b2)
+        return direction, state._replace(factors=factors, values=values)
 
     def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:
         update = -self.learning_rate * (direction + self.weight_decay * param)
@@ -202,6 +200,6 @@ def over(x: Float[Array, "batch r c"], axis: int) -> Float[Array, "batch _ _"]:
 
 
 def bounded(values: Float[Array, "batch r c"]) -> Float[Array, "batch r c"]:
-    """Eigenvalues of a side of length n, with the bound of the authors' code."""
+    """The eigenvalues of a side, not below the bound of the authors' code."""
     length = max(values.shape[1:])
     return jnp.maximum(values, max(10, min(length, 4000)) ** -2)

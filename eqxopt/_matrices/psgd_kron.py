@@ -29,7 +29,7 @@ from .._schedule.abstract import Custom, Step
 from .._types import AnyLeaf, Leaf, Matrix, Scalar
 
 
-Factor: TypeAlias = Inexact[Array, "batch _ n"]
+Factor: TypeAlias = Inexact[Array, "batch _ _"]
 """An upper triangular matrix, or the diagonal of one as a row, (batch, 1, n)."""
 
 # How much noise, relative to the gradient, keeps a factor's update from what rounding
@@ -213,7 +213,7 @@ def normal(keys: KeyData, like: Matrix) -> Matrix:
     return jax.vmap(draw)(keys)
 
 
-def transposed(x: Matrix) -> Matrix:
+def transposed(x: Inexact[Array, "batch r c"]) -> Inexact[Array, "batch c r"]:
     return jnp.swapaxes(x, -2, -1)
 
 

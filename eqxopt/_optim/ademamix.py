@@ -85,7 +85,7 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
         >>> b3 = lambda step: 0.5 ** (1 / (1 + h(step)))
         >>> opt = eqxopt.AdEMAMix(1e-3, alpha=Linear(0.0, 5.0, 10_000), b3=b3)
         >>> print(f"{b3(0):.4f} {b3(100):.4f} {b3(10_000):.4f}")
-        0.9000 0.9905 0.9999
+        0.9000 0.9909 0.9999
 
         ```
     """

@@ -116,12 +116,12 @@ class CAME(AbstractLeafwiseOptimizer):
         square = abs_sq(grad) + self.eps
         if isinstance(state, Moments):
             nu = mix(state.nu, square, self.b2)
-            x_hat = self.clipped(divide(grad, sqrt(nu)))
+            x_hat = self.clip(divide(grad, sqrt(nu)))
             mu = direction = ema(state.mu, x_hat, self.b1)
             new = Moments(mu, nu)
         else:
             row, col = mix_factors(state.row, state.col, square, self.b2)
-            x_hat = self.clipped(over_root(grad, row, col))
+            x_hat = self.clip(over_root(grad, row, col))
             mu = ema(state.mu, x_hat, self.b1)
             instability = abs_sq(x_hat - mu) + self.eps_instability
             means = state.instability_row, state.instability_col
@@ -130,5 +130,6 @@ class CAME(AbstractLeafwiseOptimizer):
             new = Confidence(mu, row, col, *factors)
         return -self.learning_rate * (direction + self.weight_decay * param), new
 
-    def clipped(self, x: Leaf) -> Leaf:
+    def clip(self, x: Leaf) -> Leaf:
+        r"""$x$ with a root mean square of at most $d$."""
         return x / jnp.maximum(1, rms(x) / self.clipping_threshold)

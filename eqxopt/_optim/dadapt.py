@@ -8,11 +8,7 @@ import jax.numpy as jnp
 
 from .._abstract.coupled import AbstractCoupledOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields import (
-    Hyperparameter,
-    hyperparameter,
-    OptionalHyperparameter,
-)
+from .._fields import Hyperparameter, hyperparameter, OptionalHyperparameter
 from .._math import (
     abs_sq,
     divide,
@@ -44,16 +40,17 @@ class AdaptedFrom(NamedTuple):
     start: Leaf
 
 
-class Terms(NamedTuple):
-    """How far downhill a parameter went, weighted, and what bounds it."""
+class Fraction(NamedTuple):
+    """What a parameter adds to the numerator of the estimate, how far downhill it went,
+    and to the denominator."""
 
     numerator: Scalar
     denominator: Scalar
 
 
-class Distance(NamedTuple):
+class Estimate(NamedTuple):
     """The estimates of the distance to the solution after and before the last update,
-    and the decaying sum of how far downhill all went."""
+    and the numerator, a decaying sum of how far downhill all went."""
 
     estimate: Scalar
     last_estimate: Scalar
@@ -77,42 +74,29 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
     \end{aligned}
     $$
 
-    The inner product and the norm are those of all parameters together.
-    `opt.shared.estimate` is $d_t$, the learning rate that Adam would be given.
-    [`eqxopt.Prodigy`][] is the authors' later method, whose estimate grows faster.
+    The inner product and the norm are those of all parameters together. A parameter
+    without a gradient has no part in either. `opt.shared.estimate` is $d_t$, the
+    learning rate that Adam would be given. [`eqxopt.Prodigy`][] is the authors' later
+    method, whose estimate grows faster.
 
     The bias correction in $\gamma_t$ is that of optax; the authors' package leaves it
     out unless asked. While all gradients are 0 the estimate stays, where optax makes it
-    NaN. A parameter without a gradient has no part in either sum.
+    NaN.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$. Default 1. Give it a schedule from 1 to 0 and no
-        other number. Parameters with different ones enter the sums accordingly.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment, one number for the
+    - `learning_rate`: $\alpha$, in [0, inf). Default 1. Give it a schedule from 1 to 0
+        and no other number. Parameters with different ones enter the sums accordingly.
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1), one number for the
         whole model. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$. Default 1e-8.
-    - `estim_lr0`: $d_0 > 0$, the first estimate, one number for the whole model, which
-        should be too small. Default 1e-6.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `estim_lr0`: $d_0$, the first estimate, in (0, inf), one number for the whole
+        model, which should be too small. Default 1e-6.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
 
     **Source:** Defazio and Mishchenko, [Learning-Rate-Free Learning by
     D-Adaptation](https://arxiv.org/abs/2301.07733), 2023.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.DAdaptAdamW(estim_lr0=0.1).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        2.41
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
@@ -124,47 +108,37 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
     shared_hyperparameters: ClassVar = ("b2", "estim_lr0")
 
     def init_leaf(self, param: Leaf) -> Adapted:
-        return Adapted(
-            mu=zeros_like(param), nu=real_zeros_like(param), step_mean=zeros_like(param)
-        )
+        return Adapted(zeros_like(param), real_zeros_like(param), zeros_like(param))
 
-    def init_shared(self, params: Sequence[AnyLeaf]) -> Distance:
-        return unmoved(self.estim_lr0)
+    def init_shared(self, params: Sequence[AnyLeaf]) -> Estimate:
+        return _first_estimate(self.estim_lr0)
 
     def measure_leaf(
-        self, t: Scalar, grad: Leaf, param: Leaf, state: Adapted, shared: Distance
-    ) -> tuple[Terms, Adapted]:
-        size = rate(self, t, shared.estimate)
-        step = size * grad
-        new = Adapted(
-            mu=ema(state.mu, step, self.b1),
-            nu=ema(state.nu, abs_sq(grad), self.b2),
-            step_mean=ema(state.step_mean, step, sqrt(self.b2)),
-        )
-        way = state.step_mean / (sqrt(state.nu) + self.eps)
-        terms = Terms(
-            numerator=size * inner_product(grad, way),
-            denominator=jnp.sum(jnp.abs(new.step_mean)),
-        )
-        return terms, new
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Adapted, shared: Estimate
+    ) -> tuple[Fraction, Adapted]:
+        gamma = _gamma(self, t, shared.estimate)
+        mu = ema(state.mu, gamma * grad, self.b1)
+        nu = ema(state.nu, abs_sq(grad), self.b2)
+        step_mean = ema(state.step_mean, gamma * grad, sqrt(self.b2))
+        downhill = inner_product(grad, state.step_mean / (sqrt(state.nu) + self.eps))
+        terms = Fraction(gamma * downhill, jnp.sum(jnp.abs(step_mean)))
+        return terms, Adapted(mu, nu, step_mean)
 
     def update_shared(
-        self, t: Scalar, sums: Terms, shared: Distance, value: Any
-    ) -> Distance:
+        self, t: Scalar, sums: Fraction, shared: Estimate, value: Any
+    ) -> Estimate:
         decay = sqrt(self.b2)
         numerator = ema(shared.numerator, sums.numerator, decay)
         estimate = divide(numerator, (1 - decay) * sums.denominator)
-        return Distance(
-            estimate=jnp.maximum(shared.estimate, estimate),
-            last_estimate=shared.estimate,
-            numerator=numerator,
-        )
+        estimate = jnp.maximum(shared.estimate, estimate)
+        return Estimate(estimate, shared.estimate, numerator)
 
     def update_leaf(
-        self, t: Scalar, grad: Leaf, param: Leaf, state: Adapted, shared: Distance
+        self, t: Scalar, grad: Leaf, param: Leaf, state: Adapted, shared: Estimate
     ) -> Leaf:
-        decayed = rate(self, t, shared.last_estimate) * self.weight_decay * param
-        return -(state.mu / (sqrt(state.nu) + self.eps)) - decayed
+        gamma = _gamma(self, t, shared.last_estimate)
+        direction = state.mu / (sqrt(state.nu) + self.eps)
+        return -direction - gamma * self.weight_decay * param
 
 
 class Prodigy(AbstractCoupledOptimizer):
@@ -185,49 +159,31 @@ class Prodigy(AbstractCoupledOptimizer):
     \end{aligned}
     $$
 
-    The inner product and the norm are those of all parameters together.
-    `opt.shared.estimate` is $d_t$, the learning rate that Adam would be given.
-
-    The bias correction in $\gamma_t$ is that of optax; the authors' package leaves it
-    out unless asked. While all gradients are 0 the estimate stays, where optax makes it
-    NaN. A parameter without a gradient has no part in either sum.
+    The inner product, the norm, the bias correction and `opt.shared.estimate`, which is
+    $d_t$, are as in [`eqxopt.DAdaptAdamW`][].
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$. Default 1. Give it a schedule from 1 to 0 and no
-        other number. Parameters with different ones enter the sums accordingly, as if
-        rescaled.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment, one number for the
+    - `learning_rate`: $\alpha$, in [0, inf). Default 1. Give it a schedule from 1 to 0
+        and no other number. Parameters with different ones enter the sums accordingly,
+        as if rescaled.
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1), one number for the
         whole model. Default 0.999.
-    - `b3`: $\beta_3 \in [0, 1)$, the decay of the sums, one number for the whole model.
-        `None`, the default, takes $\sqrt{\beta_2}$.
-    - `eps`: $\varepsilon \ge 0$. Default 1e-8.
-    - `estim_lr0`: $d_0 > 0$, the first estimate, one number for the whole model, which
-        should be too small. Default 1e-6.
-    - `estim_lr_coef`: $c \ge 0$, one number for the whole model. Default 1. To tune the
-        method, tune this, between 0.5 and 2.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
+    - `b3`: $\beta_3$, the decay of the sums, in [0, 1), one number for the whole model.
+        Default `None`, which takes $\sqrt{\beta_2}$.
+    - `eps`: $\varepsilon$, in [0, inf). Default 1e-8.
+    - `estim_lr0`: $d_0$, the first estimate, in (0, inf), one number for the whole
+        model, which should be too small. Default 1e-6.
+    - `estim_lr_coef`: $c$, in [0, inf), one number for the whole model. Default 1. To
+        tune the method, tune this, between 0.5 and 2.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
     - `safeguard_warmup`: whether $s_t$ is made with $d_{t-1}$ in the place of
         $\gamma_t$, so that a rate that warms up does not raise the estimate too high.
         Default `False`.
 
     **Source:** Mishchenko and Defazio, [Prodigy: An Expeditiously Adaptive
     Parameter-Free Learner](https://arxiv.org/abs/2306.06101), 2024.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.Prodigy(estim_lr0=0.1).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        8.59
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
@@ -242,63 +198,50 @@ class Prodigy(AbstractCoupledOptimizer):
     shared_hyperparameters: ClassVar = ("b2", "b3", "estim_lr0", "estim_lr_coef")
 
     def init_leaf(self, param: Leaf) -> AdaptedFrom:
-        return AdaptedFrom(
-            mu=zeros_like(param),
-            nu=real_zeros_like(param),
-            grad_sum=zeros_like(param),
-            start=own_copy(param),
-        )
+        mu, grad_sum = zeros_like(param), zeros_like(param)
+        return AdaptedFrom(mu, real_zeros_like(param), grad_sum, own_copy(param))
 
-    def init_shared(self, params: Sequence[AnyLeaf]) -> Distance:
-        return unmoved(self.estim_lr0)
+    def init_shared(self, params: Sequence[AnyLeaf]) -> Estimate:
+        return _first_estimate(self.estim_lr0)
 
     def measure_leaf(
-        self, t: Scalar, grad: Leaf, param: Leaf, state: AdaptedFrom, shared: Distance
-    ) -> tuple[Terms, AdaptedFrom]:
-        d = shared.estimate
-        step = rate(self, t, d)
+        self, t: Scalar, grad: Leaf, param: Leaf, state: AdaptedFrom, shared: Estimate
+    ) -> tuple[Fraction, AdaptedFrom]:
+        d, gamma = shared.estimate, _gamma(self, t, shared.estimate)
+        mu = ema(state.mu, d * grad, self.b1)
+        nu = ema(state.nu, abs_sq(d * grad), self.b2)
         # Relative to the first estimate, because these sums are quadratic in it.
-        weight = d / self.estim_lr0 * (d if self.safeguard_warmup else step)
+        weight = d / self.estim_lr0 * (d if self.safeguard_warmup else gamma)
         grad_sum = self.decay() * state.grad_sum + weight * grad
         downhill = inner_product(grad, state.start - param)
-        terms = Terms(
-            numerator=d / self.estim_lr0 * step * downhill,
-            denominator=jnp.sum(jnp.abs(grad_sum)),
-        )
-        return terms, AdaptedFrom(
-            mu=ema(state.mu, d * grad, self.b1),
-            nu=ema(state.nu, abs_sq(d * grad), self.b2),
-            grad_sum=grad_sum,
-            start=state.start,
-        )
+        numerator = d / self.estim_lr0 * gamma * downhill
+        terms = Fraction(numerator, jnp.sum(jnp.abs(grad_sum)))
+        return terms, AdaptedFrom(mu, nu, grad_sum, state.start)
 
     def update_shared(
-        self, t: Scalar, sums: Terms, shared: Distance, value: Any
-    ) -> Distance:
+        self, t: Scalar, sums: Fraction, shared: Estimate, value: Any
+    ) -> Estimate:
         numerator = self.decay() * shared.numerator + sums.numerator
         estimate = self.estim_lr_coef * divide(numerator, sums.denominator)
-        return Distance(
-            estimate=jnp.maximum(shared.estimate, estimate),
-            last_estimate=shared.estimate,
-            numerator=numerator,
-        )
+        estimate = jnp.maximum(shared.estimate, estimate)
+        return Estimate(estimate, shared.estimate, numerator)
 
     def update_leaf(
-        self, t: Scalar, grad: Leaf, param: Leaf, state: AdaptedFrom, shared: Distance
+        self, t: Scalar, grad: Leaf, param: Leaf, state: AdaptedFrom, shared: Estimate
     ) -> Leaf:
+        gamma = _gamma(self, t, shared.last_estimate)
         direction = state.mu / (sqrt(state.nu) + shared.estimate * self.eps)
-        direction = direction + self.weight_decay * param
-        return -rate(self, t, shared.last_estimate) * direction
+        return -gamma * (direction + self.weight_decay * param)
 
     def decay(self) -> Scalar:
         return sqrt(self.b2) if self.b3 is None else self.b3
 
 
-def unmoved(first: Scalar) -> Distance:
-    return Distance(first, last_estimate=first, numerator=jnp.zeros_like(first))
+def _first_estimate(d: Scalar) -> Estimate:
+    return Estimate(d, d, jnp.zeros_like(d))
 
 
-def rate(self: DAdaptAdamW | Prodigy, t: Scalar, distance: Scalar) -> Scalar:
-    r"""$\gamma_t$."""
-    correction = sqrt(one_minus_power(self.b2, t)) / one_minus_power(self.b1, t)
-    return distance * self.learning_rate * correction
+def _gamma(rule: DAdaptAdamW | Prodigy, t: Scalar, d: Scalar) -> Scalar:
+    r"""$\gamma_t$, of the estimate $d_{t-1}$."""
+    correction = sqrt(one_minus_power(rule.b2, t)) / one_minus_power(rule.b1, t)
+    return d * rule.learning_rate * correction

@@ -1,7 +1,7 @@
 """Distance over gradients, and over weighted gradients."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, get_args, Literal, NamedTuple
 
 import jax.numpy as jnp
 
@@ -16,6 +16,9 @@ from .._fields import (
 )
 from .._math import divide, own_copy, sqrt, squared_norm, sum_of_squares
 from .._types import AnyLeaf, Leaf, Scalar
+
+
+InitStepType = Literal["heuristic", "distance", "learning_rate"]
 
 
 class Start(NamedTuple):
@@ -63,47 +66,31 @@ class DoG(AbstractCoupledOptimizer):
     $$
 
     The norms are those of all parameters together. `opt.shared.step_size` is
-    $\eta_t$. How the first step comes about is for `init_step_type` to say:
+    $\eta_t$. `init_step` $\rho$ and `init_step_type` make the first step:
 
-    - `"heuristic"`, the default: $\bar r_0 = \rho\, (1 + \|\theta_0\|)$ for an
-        `init_step` of $\rho$. The paper advises 1e-6, and 1e-4 for networks with batch
-        normalization;
+    - `"heuristic"`, the default: $\bar r_0 = \rho\, (1 + \|\theta_0\|)$. The paper
+        advises 1e-6, and 1e-4 for networks with batch normalization;
     - `"distance"`: $\bar r_0 = \rho$;
     - `"learning_rate"`: $\eta_1 = \rho$, and $\bar r_0 = 0$.
 
-    The weights to use are an average of those on the way: wrap this in
-    [`eqxopt.EMA`][]. First steps this small are lost on parameters in less than
-    float32, which then never move. The paper counts $\varepsilon$ in $G_0$, which is
-    the same.
+    Evaluate an average of the weights: wrap this in [`eqxopt.EMA`][]. First steps this
+    small are lost on parameters in less than float32, which then never move. The paper
+    counts $\varepsilon$ in $G_0$, which is the same.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$. Default 1, which there is little reason to
+    - `learning_rate`: $\alpha$, in [0, inf). Default 1, which there is little reason to
         change other than by a schedule.
-    - `init_step`: $\rho \ge 0$, one number for the whole model. Default 1e-6.
-    - `eps`: $\varepsilon \ge 0$, one number for the whole model. Default 1e-8. Where
-        also the gradients are 0, so is the step.
-    - `weight_decay`: $\lambda \ge 0$, which is part of the gradient. Default 0.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
-    - `init_step_type`: keyword only; optax takes it and `init_step` as a pair.
+    - `init_step`: $\rho$, in [0, inf), one number for the whole model. Default 1e-6.
+    - `eps`: $\varepsilon$, in [0, inf), one number for the whole model. Default 1e-8.
+        Where also the gradients are 0, so is the step.
+    - `weight_decay`: $\lambda$, in [0, inf), which is part of the gradient. Default 0.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
+    - `init_step_type`: one of the three above; optax takes it and `init_step` as a
+        pair. Keyword only.
 
     **Source:** Ivgi et al., [DoG is SGD's Best Friend: A Parameter-Free Dynamic Step
     Size Schedule](https://arxiv.org/abs/2302.12022), 2023.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.DoG(init_step=1.0, init_step_type="distance").init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        0.16
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
@@ -111,13 +98,8 @@ class DoG(AbstractCoupledOptimizer):
     eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
     weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
     mask: OptionalMask = mask_of("weight_decay", default=None)
-    init_step_type: Literal["heuristic", "distance", "learning_rate"] = word(
-        "init_step_type",
-        "heuristic",
-        "distance",
-        "learning_rate",
-        default="heuristic",
-        kw_only=True,
+    init_step_type: InitStepType = word(
+        "init_step_type", *get_args(InitStepType), default="heuristic", kw_only=True
     )
     shared_hyperparameters: ClassVar = ("init_step", "eps")
 
@@ -125,14 +107,11 @@ class DoG(AbstractCoupledOptimizer):
         return Start(own_copy(param))
 
     def init_shared(self, params: Sequence[AnyLeaf]) -> Distance:
-        zero = jnp.zeros_like(self.init_step)
-        match self.init_step_type:
-            case "heuristic":
-                distance = self.init_step * (1 + sqrt(sum_of_squares(params)))
-            case "distance":
-                distance = self.init_step
-            case "learning_rate":
-                distance = zero
+        distance = zero = jnp.zeros_like(self.init_step)
+        if self.init_step_type == "heuristic":
+            distance = self.init_step * (1 + sqrt(sum_of_squares(params)))
+        elif self.init_step_type == "distance":
+            distance = self.init_step
         return Distance(distance, zero, zero)
 
     def measure_leaf(
@@ -176,37 +155,22 @@ class DoWG(AbstractCoupledOptimizer):
     $\eta_t$. The paper has no $\varepsilon$, which is that of its authors' code and of
     optax, and stands for $\bar r_0^2$ as well.
 
-    Its steps are longer than those of [`eqxopt.DoG`][], the more so the faster the
-    distance grows, which a network with noisy gradients may not survive. Half the
-    `learning_rate` then helps.
+    The steps are longer than those of [`eqxopt.DoG`][], the more so the faster the
+    distance grows. With noisy gradients a network may diverge; half the `learning_rate`
+    then helps.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$. Default 1, which there is little reason to
+    - `learning_rate`: $\alpha$, in [0, inf). Default 1, which there is little reason to
         change other than by a schedule.
-    - `init_estim_sq_dist`: $\bar r_0^2 \ge 0$, one number for the whole model. `None`,
-        the default, takes $\varepsilon$.
-    - `eps`: $\varepsilon \ge 0$, one number for the whole model. Default 1e-4.
-    - `weight_decay`: $\lambda \ge 0$, which is part of the gradient. Default 0.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
+    - `init_estim_sq_dist`: $\bar r_0^2$, in [0, inf), one number for the whole model.
+        Default `None`, which takes $\varepsilon$.
+    - `eps`: $\varepsilon$, in [0, inf), one number for the whole model. Default 1e-4.
+    - `weight_decay`: $\lambda$, in [0, inf), which is part of the gradient. Default 0.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
     **Source:** Khaled et al., [DoWG Unleashed: An Efficient Universal Parameter-Free
     Gradient Descent Method](https://arxiv.org/abs/2305.16284), 2023.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.DoWG().init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.27
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1.0)
@@ -237,9 +201,8 @@ class DoWG(AbstractCoupledOptimizer):
     ) -> SquaredDistance:
         distance = jnp.maximum(shared.squared_distance, sums.way)
         total = shared.weighted_sum + distance * sums.gradient
-        return SquaredDistance(
-            distance, total, step_size=divide(distance, sqrt(total) + self.eps)
-        )
+        step_size = divide(distance, sqrt(total) + self.eps)
+        return SquaredDistance(distance, total, step_size)
 
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Start, shared: SquaredDistance

@@ -36,9 +36,10 @@ class MADGRAD(AbstractLeafwiseOptimizer):
     $$
 
     As in its authors' code and in optax, $\varepsilon$ is added to the learning rate
-    too, which the paper does not; so with a learning rate of 0 a parameter still moves
-    on towards $z_t$. The learning rate is one of about SGD's, not of Adam's. The decay
-    is in the gradient, and a much smaller one than for other methods is right, often 0.
+    too, which the paper does not; and the learning rate is one of about SGD's, not of
+    Adam's. With a learning rate of 0 a parameter still moves on towards $z_t$. The
+    decay is in the gradient, and a much smaller one than for other methods is right,
+    often 0.
 
     **Arguments:**
 

@@ -5,4 +5,4 @@ from tables import merged
 from .common import Pair
 
 
-PARITY: dict[str, list[Pair]] = merged(__path__, __name__, "PARITY")
+PARITY: dict[str, list[Pair]] = merged(__name__, __path__, "PARITY")
