@@ -1,4 +1,4 @@
-"""Numbers as array fields: conversion to scalar arrays, and the ranges they keep."""
+"""Numbers as array fields: how they convert, where they must lie, how they look."""
 
 import dataclasses
 import inspect
@@ -89,6 +89,12 @@ if TYPE_CHECKING:
         def __get__(self, instance: object, owner: Any = None) -> Scalar: ...
         def __set__(self, instance: object, value: NumberLike) -> None: ...
 
+    class OptionalNumber:
+        """A `Number` that may also be `None`."""
+
+        def __get__(self, instance: object, owner: Any = None) -> Scalar | None: ...
+        def __set__(self, instance: object, value: NumberLike | None) -> None: ...
+
     class Numbers:
         """A field that is set to numbers and read as a 1-d array."""
 
@@ -97,6 +103,7 @@ if TYPE_CHECKING:
 
 else:
     Number: TypeAlias = Scalar
+    OptionalNumber: TypeAlias = Scalar | None
     Numbers: TypeAlias = Vector
 
 
@@ -254,3 +261,39 @@ def check_increasing(module: eqx.Module, *names: str) -> None:
             f"`{type(module).__name__}({given})`: "
             + (f"{what} must hold." if len(names) > 1 else f"{what} must increase.")
         )
+
+
+def is_default(field: dataclasses.Field, value: Any) -> bool:
+    """Whether `value` is what the field holds by default. Unknown numbers are not."""
+    if field.default is dataclasses.MISSING:
+        return False
+    converter: Any = field.metadata.get("converter")
+    default = field.default if converter is None else converter(field.default)
+    try:
+        return bool(np.all(default == value))
+    except Exception:  # a tracer, a donated array, a comparison of its own
+        return False
+
+
+def show_value(value: Any) -> str:
+    """Numbers as digits, any other array as its shape, a function as its name."""
+    if eqx.is_array(value):
+        known = not isinstance(value, Tracer) and not value.is_deleted()
+        if known and value.ndim <= 1 and value.size <= 8 and value.dtype.kind in "iuf":
+            digits = [f"{x:.4g}" for x in np.atleast_1d(value)]
+            return f"[{', '.join(digits)}]" if value.ndim else digits[0]
+        return show_shape(value)
+    if isinstance(value, tuple | list):
+        inside = ", ".join(map(show_value, value))
+        return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
+    return getattr(value, "__name__", repr(value)) if callable(value) else repr(value)
+
+
+def show_shape(x: Any) -> str:
+    """The dtype and shape of an array, as `f32[64,3]`."""
+    dtype = str(x.dtype)
+    for long, short in (("float", "f"), ("uint", "u"), ("int", "i"), ("complex", "c")):
+        if dtype.startswith(long):
+            dtype = short + dtype[len(long) :]
+            break
+    return f"{dtype}[{','.join(map(str, x.shape))}]"

@@ -1,5 +1,4 @@
-"""What rules are written in: fields, moments and small functions, for optimizers of your
-own."""
+"""What rules are written in: fields, moments and small functions."""
 
 from ._lazy import attach as _attach
 

@@ -1,4 +1,4 @@
-from ._abstract.optimizer import added as added, count_of as count_of, inner as inner
+from ._abstract.optimizer import count_of as count_of, inner as inner
 from ._abstract.rules import begun as begun, scalar_of as scalar_of
 from ._abstract.step import Step as Step
 from ._dtype import (
@@ -35,6 +35,7 @@ from ._math.moments import (
 )
 from ._math.small import (
     abs_sq as abs_sq,
+    added as added,
     agreement as agreement,
     cbrt as cbrt,
     clip_factor as clip_factor,

@@ -36,6 +36,7 @@ LAYERS = {
         "rules",
         "leafwise",
         "coupled",
+        "batches",
         "matrixwise",
         "wrapper",
         "rescaling",

@@ -9,15 +9,25 @@ import numpy as np
 import pytest
 from cases import TRANSFORMS
 from problems import Model, params_and_still, small_params, still_loss as loss
-from training_loops import assert_close, assert_equal, avals, last_step as step
+from training_loops import (
+    assert_close,
+    assert_equal,
+    avals,
+    downhill,
+    last_step as step,
+    moved,
+)
 
 import eqxopt
 from eqxopt import schedules
 
 
-NAMES = list(TRANSFORMS)
+# All tests of one case run in a row, so that they share compiled programs.
+every_transform = pytest.mark.parametrize("name", TRANSFORMS, scope="module")
 STATEFUL = ["ClipByGlobalNorm", "ZeroNaNs"]
-WITH_NUMBERS = [name for name in NAMES if TRANSFORMS[name].make().hyperparameters()]
+WITH_NUMBERS = [
+    name for name in TRANSFORMS if TRANSFORMS[name].make().hyperparameters()
+]
 DTYPES = [
     (jnp.float32, jnp.bfloat16),
     (jnp.bfloat16, jnp.float32),
@@ -29,7 +39,7 @@ DTYPES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_transform
 class TestSameInSameOut:
     def test_every_leaf_is_an_array(self, name):
         transform = TRANSFORMS[name].make()
@@ -48,34 +58,27 @@ class TestSameInSameOut:
                 case.make().init(params)
             return
 
-        def steps():
+        def one_step():
             made = case.make().init(params)
-            updates, once = made.update(grads, params)
-            return updates, made, once, once.update(grads, params)[1]
+            return made, *made.update(grads, params)
 
-        updates, made, once, twice = jax.eval_shape(steps)
-        assert avals(made) == avals(once) == avals(twice)
+        made, updates, after = jax.eval_shape(one_step)
+        assert avals(made) == avals(after)
         wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
         assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(wide)}
         assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
 
     def test_one_trace(self, name):
-        """Over ten steps, and over a changed number."""
-        traces = 0
-
-        @jax.jit
-        def counted(transform, params, grads):
-            nonlocal traces
-            traces += 1
-            return step(transform, params, grads)
-
+        """One program does ten steps, and steps with other numbers."""
         made = transform = TRANSFORMS[name].make().init(small_params())
         params, grads = small_params(), small_params(seed=1)
-        for _ in range(10):
-            params, transform = counted(transform, params, grads)
+        params, transform = step(transform, params, grads)
+        programs = step._cache_size()
+        for _ in range(9):
+            params, transform = step(transform, params, grads)
         for field in made.hyperparameters():
-            counted(made.replace(**{field: 0.6}), params, grads)
-        assert traces == 1
+            step(made.replace(**{field: 0.6}), params, grads)
+        assert step._cache_size() == programs
 
     def test_scan_equals_loop(self, name):
         params = small_params()
@@ -128,13 +131,14 @@ class TestSameInSameOut:
         assert_close(got, expected, 1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_transform
 class TestModelInModelOut:
     def test_whole_model(self, name):
         model = Model()
         transform = TRANSFORMS[name].make().init(model)
         grads = eqx.filter(model, eqx.is_inexact_array)
-        after, transform = step(transform, model, grads)
+        updates, transform = transform.update(downhill(grads), model)
+        after = moved(model, updates)
         assert type(after) is Model and after.activation is model.activation
         assert (after.steps, after.name, after.nothing) == (3, "model", None)
         assert not np.array_equal(after.layers[0].weight, model.layers[0].weight)
@@ -173,7 +177,7 @@ class TestModelInModelOut:
             transform.update(params | {"scalar": jnp.ones((), jnp.int32)}, params)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_transform
 class TestPrecision:
     def test_zero_gradients_in_half_precision(self, name):
         params = jax.tree.map(lambda x: x.astype(jnp.float16), small_params())
@@ -307,7 +311,7 @@ class TestHyperparameters:
                 TRANSFORMS[name].make().replace(**{field: float("nan")})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_transform
 def test_gradient_through_training(name, x64):
     """With respect to where training starts, of which two entries never move."""
     through = jax.grad(lambda p: loss(train(TRANSFORMS[name].make(), params=p), 0.0))
@@ -317,14 +321,14 @@ def test_gradient_through_training(name, x64):
 
 def test_only_these_keep_state():
     """The others add nothing to a model's memory but a count and their numbers."""
-    for name in NAMES:
+    for name in TRANSFORMS:
         transform = TRANSFORMS[name].make().init(small_params())
         numbers = len(transform.hyperparameters()) + hasattr(transform, "seed")
         kept = len(jax.tree.leaves(transform)) - numbers
         assert (kept == 1) == (name not in STATEFUL)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_transform
 def test_in_a_chain(name):
     """Before an optimizer, and after it."""
     params, grads = small_params(), small_params(seed=1)

@@ -107,10 +107,10 @@ def _applied(opt, grads, params, value, step):
     return opt.apply(grads, params, value=value, value_fn=value_fn)
 
 
-def trained(opt, params, spoilt=(), steps=STEPS):
+def trained(opt, params, spoilt=()):
     """The optimizer and the parameters after each step."""
     opt = opt.init(params)
-    for step in range(steps):
+    for step in range(STEPS):
         value, grads = gradients_at(params, step, spoilt)
         params, opt = _applied(opt, grads, params, value, float(step))
         yield opt, params
@@ -128,21 +128,21 @@ def in_optax(function):
 
 
 @in_optax
-def trained_by_optax(tx, params, spoilt=(), steps=STEPS):
-    """The state and the parameters after each step."""
+def trained_by_optax(tx, params, spoilt=(), needs=("value", "obj_fn")):
+    """The state and the parameters after each step. `needs` is what `tx` is given."""
     tx = optax.with_extra_args_support(tx)
 
     @jax.jit
     def apply(grads, state, params, value, step):
         loss = lambda params: nested_loss(params, step)
-        # Each is what some transformation asks for, and the others ignore it.
         grad_fn = lambda params, _: jax.grad(loss)(params)
-        extra = {"value": value, "obj_fn": loss, "grad_fn": grad_fn}
+        known = {"value": value, "obj_fn": loss, "grad_fn": grad_fn}
+        extra = {name: known[name] for name in needs}
         updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
 
     state, made = tx.init(params), []
-    for step in range(steps):
+    for step in range(STEPS):
         value, grads = gradients_at(params, step, spoilt)
         params, state = apply(grads, state, params, value, float(step))
         made.append((state, params))

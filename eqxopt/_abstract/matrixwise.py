@@ -5,7 +5,6 @@ and each on its own again.
 """
 
 import abc
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,16 +12,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Bool, Inexact, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 from .._compile.once import once_per_shape
-from .._compile.opaque import opaque_indices
 from .._dtype import compute_dtype, real_dtype, widen
-from .._fields import key_names, KeyData, Matrices, MatrixView, view_of
+from .._fields import Matrices, MatrixView, view_of
 from .._sharding import gathered, placed_with, sharded_like
 from .._tree import fill, Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Matrix, Scalar, Self
-from .optimizer import AbstractOptimizer, count_of, hyperparameter_names
+from .batches import Batch, batched_by_size, changed, is_none, merged, parted
+from .optimizer import AbstractOptimizer, count_of
 from .rules import (
     begun,
     check_state,
@@ -255,92 +254,27 @@ def _step(
     return update, jtu.tree_map(as_kept, state, kept)
 
 
-class _Batch(NamedTuple):
-    """Matrices of one size that are treated together."""
-
-    members: list[int]
-    lengths: list[int]
-    rule: AbstractRefreshedMatrixOptimizer
-    x: Inexact[Array, "batch _ _"]
-    state: PyTree
-
-
 def _in_batches(
     every_rule: Sequence[AbstractRefreshedMatrixOptimizer],
     accumulated: Sequence[tuple[AnyLeaf, PyTree]],
     count: Int[Array, ""],
 ) -> list[tuple[AnyLeaf, PyTree]]:
     """The direction and the next state of each parameter."""
-    batches = _batched_by_size(every_rule, accumulated)
+    batches = batched_by_size(every_rule, accumulated)
     states = _refreshed(batches, count)
     results: list[Any] = [None] * len(accumulated)
     for batch, state in zip(batches, states):
         direction, changes = _precondition(batch.rule, count, batch.x, state)
-        made = direction, _merged(state, changes)
+        made = direction, merged(state, changes)
         before = [accumulated[i] for i in batch.members]
-        for i, result in zip(batch.members, _parted(made, batch, before, count)):
+        for i, result in zip(batch.members, parted(made, batch, before, count)):
             results[i] = result
     return results
 
 
-def _batched_by_size(
-    every_rule: Sequence[AbstractRefreshedMatrixOptimizer],
-    accumulated: Sequence[tuple[AnyLeaf, PyTree]],
-) -> list[_Batch]:
-    shared = [_without_selection(rule) for rule in every_rule]
-    groups: dict[Any, list[int]] = {}
-    for i, tree in enumerate(accumulated):
-        leaves, treedef = jtu.tree_flatten(tree)
-        sizes = tuple((x.shape[1:], str(x.dtype)) for x in leaves)
-        options = jtu.tree_structure(shared[i])
-        groups.setdefault((options, treedef, sizes), []).append(i)
-    batches = []
-    for members in groups.values():
-        lengths = [len(accumulated[i][0]) for i in members]
-        rule = _rule_of_all([shared[i] for i in members], lengths)
-        x, state = jtu.tree_map(_joined, *[accumulated[i] for i in members])
-        batches.append(_Batch(members, lengths, rule, x, state))
-    return batches
-
-
-def _without_selection(
-    rule: AbstractRefreshedMatrixOptimizer,
-) -> AbstractRefreshedMatrixOptimizer:
-    """The rule without the selectors that have done their part: matrices that differ
-    in these alone share a batch."""
-    done = ["matrices"]
-    done += [f.name for f in dataclasses.fields(rule) if f.metadata.get("masks")]
-    return replace_fields(rule, **dict.fromkeys(done))
-
-
-def _rule_of_all(
-    every_rule: Sequence[AbstractRefreshedMatrixOptimizer], lengths: Sequence[int]
-) -> AbstractRefreshedMatrixOptimizer:
-    """One rule for a batch: what differs from matrix to matrix is an array with a row
-    for each."""
-    first = every_rule[0]
-    columns: dict[str, Any] = {}
-    for name in hyperparameter_names(first):
-        scalars = [getattr(rule, name) for rule in every_rule]
-        if len({id(x) for x in scalars}) > 1:
-            each = [jnp.full((n, 1, 1), x) for x, n in zip(scalars, lengths)]
-            columns[name] = jnp.concatenate(each)
-    for name in key_names(first):
-        keys = [getattr(rule, name) for rule in every_rule]
-        columns[name] = jnp.concatenate(
-            [_keys_of_stack(key, n) for key, n in zip(keys, lengths)]
-        )
-    return replace_fields(first, **columns)
-
-
-def _keys_of_stack(key: KeyData, length: int) -> KeyData:
-    if length == 1:
-        return key[None]
-    keys = jax.random.split(jax.random.wrap_key_data(key), length)
-    return jax.random.key_data(keys)
-
-
-def _refreshed(batches: Sequence[_Batch], count: Int[Array, ""]) -> list[PyTree]:
+def _refreshed(
+    batches: Sequence[Batch[AbstractRefreshedMatrixOptimizer]], count: Int[Array, ""]
+) -> list[PyTree]:
     """The states of all batches, refreshed where this is due."""
     states = [batch.state for batch in batches]
     dues = [batch.rule.due(count, batch.state) for batch in batches]
@@ -352,7 +286,7 @@ def _refreshed(batches: Sequence[_Batch], count: Int[Array, ""]) -> list[PyTree]
         return [
             state
             if due is None
-            else _merged(state, _refresh(batch.rule, count, batch.x, state, due))
+            else merged(state, _refresh(batch.rule, count, batch.x, state, due))
             for batch, state, due in zip(batches, states, dues)
         ]
 
@@ -379,9 +313,9 @@ def _refresh(
     _check_structure(rule, "refresh", new, state)
     return jtu.tree_map(
         lambda new, old: None if new is None else chosen(new, old),
-        _changes(new, state),
+        changed(new, state),
         state,
-        is_leaf=_is_none,
+        is_leaf=is_none,
     )
 
 
@@ -395,7 +329,7 @@ def _precondition(
     """The directions, and what changes in the states, of a batch."""
     direction, new = rule.precondition(_time(count, x), x, state)
     _check_structure(rule, "precondition", new, state)
-    return direction, _changes(new, state)
+    return direction, changed(new, state)
 
 
 def _check_structure(
@@ -411,45 +345,3 @@ def _check_structure(
 
 def _time(count: Int[Array, ""], x: Matrix) -> Scalar:
     return count.astype(real_dtype(x.dtype))
-
-
-def _is_none(x: Any) -> bool:
-    return x is None
-
-
-def _changes(new: PyTree, old: PyTree) -> PyTree:
-    """`new` with `None` in place of each array that it has from `old`."""
-    # A compiled call returns copies, of which nobody knows that nothing has changed.
-    return jtu.tree_map(lambda a, b: None if a is b else a, new, old)
-
-
-def _merged(old: PyTree, changes: PyTree) -> PyTree:
-    """`old` with the changes that `_changes` found."""
-    return jtu.tree_map(
-        lambda a, b: a if b is None else b, old, changes, is_leaf=_is_none
-    )
-
-
-def _joined(*parts: Shaped[Array, "_ ..."]) -> Shaped[Array, "_ ..."]:
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-
-
-def _parted(
-    made: PyTree, batch: _Batch, before: Sequence[PyTree], count: Int[Array, ""]
-) -> list[PyTree]:
-    """What was made of a batch, for each parameter; `before` is what it was joined
-    from."""
-    if len(before) == 1:
-        return [made]
-    starts = [sum(batch.lengths[:i]) for i in range(len(before))]
-    places = opaque_indices(starts, count)
-    joined = [id(x) for x in jtu.tree_leaves((batch.x, batch.state))]
-    parts = [jtu.tree_leaves(tree) for tree in before]
-    leaves, treedef = jtu.tree_flatten(made)
-
-    def part(x: Array, k: int) -> Array:
-        if id(x) in joined:  # the rule left it alone: no need to cut it out
-            return parts[k][joined.index(id(x))]
-        return jax.lax.dynamic_slice_in_dim(x, places[k], batch.lengths[k])
-
-    return [treedef.unflatten([part(x, k) for x in leaves]) for k in range(len(parts))]

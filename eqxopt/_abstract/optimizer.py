@@ -22,9 +22,10 @@ from .._fields import (
     PerParameter,
     word,
 )
+from .._math import moved
 from .._number import check_fields, integer, NumbersMeta
 from .._tree import Parameters, replace_fields
-from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
+from .._types import AnyLeaf, Leaves, Scalar, Self
 from .show import completions, show
 from .step import as_loss, checked_step, Step
 
@@ -322,21 +323,6 @@ def in_jit() -> bool:
     """Whether what is computed here becomes part of a program that is compiled."""
     # What is made from nothing is concrete, except where everything is being staged.
     return isinstance(jnp.zeros(()), Tracer)
-
-
-def moved(params: list[AnyLeaf], updates: Leaves) -> list[AnyLeaf]:
-    """The parameters after their updates."""
-    return [
-        param if update is None else added(param, update)
-        for param, update in zip(params, updates)
-    ]
-
-
-def added(param: Leaf, update: Leaf) -> Leaf:
-    """`param + update`, summed in the wider dtype and rounded once."""
-    if param.dtype == update.dtype:
-        return param + update
-    return (param.astype(update.dtype) + update).astype(param.dtype)
 
 
 def hyperparameter_names(transform: AbstractTransform) -> list[str]:

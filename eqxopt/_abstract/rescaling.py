@@ -7,10 +7,11 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._dtype import compute_dtype, widest_real_dtype
+from .._compile.once import once_per_shape
+from .._dtype import compute_dtype, real_dtype, widest_real_dtype
 from .._math import global_norm, stable_norm
 from .._tree import Parameters, replace_fields
-from .._types import AnyLeaf, Leaves, Scalar, Self
+from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
 from .optimizer import AbstractTransform, count_of
 from .rules import begun, rules
 from .step import Step
@@ -62,6 +63,11 @@ def wide_gradients(step: Step) -> Leaves:
     ]
 
 
+@once_per_shape
+def _scaled(grad: Leaf, factor: Scalar) -> Leaf:
+    return factor.astype(real_dtype(grad.dtype)) * grad
+
+
 def _rescaled(
     every_rule: Sequence[Any], grads: Leaves, norms: Sequence[Scalar | None]
 ) -> Leaves:
@@ -75,6 +81,6 @@ def _rescaled(
         key = id(rule), id(norm)
         if key not in factors:
             factors[key] = rule.factor(norm)
-        return factors[key].astype(grad.dtype) * grad
+        return _scaled(grad, factors[key])
 
     return [scale(*each) for each in zip(every_rule, grads, norms)]

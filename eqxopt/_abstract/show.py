@@ -5,12 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import equinox as eqx
 import jax.tree_util as jtu
-import numpy as np
-from jax.core import Tracer
 
-from .._fields import AbstractSelector, HyperparameterIn, PerParameter
+from .._fields import HyperparameterIn, PerParameter
+from .._number import is_default, show_shape, show_value
 from .._schedule.abstract import AbstractSchedule
 
 
@@ -32,11 +30,18 @@ def show(transform: Any, inner: Mapping[str, Any]) -> str:
             label = "" if field.name == "optimizer" else f"{field.name}="
             parts.append(f"{label}{value!r}")
         elif field.init and not _is_default(field, value):
-            parts.append(f"{field.name}={show_value(value)}")
+            parts.append(f"{field.name}={_shown(value)}")
     if transform.count is not None:
         parts.append(f"count={show_value(transform.count)}")
         parts += _state(transform.state)
     return _call(type(transform).__name__, parts)
+
+
+def show_search(search: Any) -> str:
+    """The class of a line search, its hyperparameters and its options."""
+    fields = ((f, getattr(search, f.name)) for f in dataclasses.fields(search))
+    parts = [f"{f.name}={_shown(x)}" for f, x in fields if not _is_default(f, x)]
+    return _call(type(search).__name__, parts)
 
 
 def _call(name: str, parts: list[str]) -> str:
@@ -60,40 +65,15 @@ def _is_default(field: dataclasses.Field, value: Any) -> bool:
     """Whether an option has its default. Hyperparameters are always shown."""
     if isinstance(field.metadata.get("converter"), HyperparameterIn):
         return value is None
-    if field.default is dataclasses.MISSING:
-        return False
-    converter: Any = field.metadata.get("converter")
-    default = field.default if converter is None else converter(field.default)
-    try:
-        return bool(np.all(default == value))
-    except Exception:  # a comparison of its own
-        return False
+    return is_default(field, value)
 
 
-def show_value(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A number as digits, a schedule with its numbers, any other array as its shape."""
-    if isinstance(value, AbstractSchedule):
-        fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
-        inside = ", ".join(f"{name}={show_value(x)}" for name, x in fields)
-        return f"{type(value).__name__}({inside})"
     if isinstance(value, PerParameter):
-        tree = _name(value.function) if value.tree is None else _tree(value.tree)
-        return f"PerParameter({tree})"
-    if isinstance(value, AbstractSelector):
-        return repr(value)
-    if eqx.is_array(value):
-        concrete = not isinstance(value, Tracer) and not value.is_deleted()
-        return (
-            f"{np.asarray(value):.4g}" if _is_number(value, concrete) else shape(value)
-        )
-    if isinstance(value, tuple | list):
-        inside = ", ".join(show_value(x) for x in value)
-        return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
-    return _name(value) if callable(value) else repr(value)
-
-
-def _is_number(value: Any, concrete: bool) -> bool:
-    return concrete and value.shape == () and value.dtype.kind in "iuf"
+        function, tree = value.function, value.tree
+        return f"PerParameter({_tree(tree) if function is None else _shown(function)})"
+    return show_value(value)
 
 
 def _tree(tree: Any) -> str:
@@ -103,20 +83,6 @@ def _tree(tree: Any) -> str:
     return ", ".join(shown + [f"{len(leaves) - 3} more"] * (len(leaves) > 3))
 
 
-def _name(function: Any) -> str:
-    return getattr(function, "__name__", repr(function))
-
-
-def shape(x: Any) -> str:
-    """The dtype and shape of an array, as `f32[64,3]`."""
-    dtype = str(x.dtype)
-    for long, short in (("float", "f"), ("uint", "u"), ("int", "i"), ("complex", "c")):
-        if dtype.startswith(long):
-            dtype = short + dtype[len(long) :]
-            break
-    return f"{dtype}[{','.join(map(str, x.shape))}]"
-
-
 def _state(state: Any) -> list[str]:
     """The arrays of a state, by the names of their fields and with equal shapes
     counted."""
@@ -124,7 +90,7 @@ def _state(state: Any) -> list[str]:
     for path, leaf in jtu.tree_leaves_with_path(state):
         names = [key.name for key in path if isinstance(key, jtu.GetAttrKey)]
         name = names[-1] if names else "state"
-        named.setdefault(name, Counter())[shape(leaf)] += 1
+        named.setdefault(name, Counter())[show_shape(leaf)] += 1
     by_shapes: dict[tuple, list[str]] = {}
     for name, shapes in named.items():
         by_shapes.setdefault(tuple(shapes.items()), []).append(name)

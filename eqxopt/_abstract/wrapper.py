@@ -98,6 +98,11 @@ class AbstractSharedWrapper(AbstractOptimizer):
         count = count_of(self) + 1
         t = count.astype(jnp.float32)
         states = kept_states(self, parameters)
+        for i, (grad, state) in enumerate(zip(step.grads, states)):
+            if (
+                grad is not None and state is None
+            ):  # before the optimizer inside says so
+                raise unseen(self, parameters, i)
         lowered, new = self.lower(step)
         every_rule = _rules(new, parameters)
         inner_updates, optimizer = new.optimizer.advance(lowered)
@@ -106,8 +111,6 @@ class AbstractSharedWrapper(AbstractOptimizer):
             grad, update, state = step.grads[i], updates[i], states[i]
             if grad is None or update is None:
                 continue
-            if state is None:
-                raise unseen(self, parameters, i)
             param = parameters.arrays[i]
             try:
                 updates[i], states[i] = _wrap_leaf(rule, t, grad, param, update, state)

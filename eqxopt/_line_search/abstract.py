@@ -9,6 +9,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
+from .._abstract.optimizer import TransformMeta
+from .._abstract.show import show_search
 from .._fields import at_step, HyperparameterIn, PerParameter
 from .._number import check_fields
 from .._tree import replace_fields
@@ -16,8 +18,7 @@ from .._types import Scalar, Self
 
 
 class Point(NamedTuple):
-    """A point on the line $f(\\theta + \\eta d)$: $\\eta$, and the loss and its slope
-    there."""
+    r"""A point on the line $f(\theta + \eta d)$: $\eta$, the loss and its slope."""
 
     step_size: Scalar
     value: Scalar
@@ -27,29 +28,31 @@ class Point(NamedTuple):
         return jnp.isfinite(self.value) & jnp.isfinite(self.slope)
 
 
-# The loss at a step size, and a function that gives the slope and the gradients there.
-Line: TypeAlias = Callable[
-    [Scalar],
-    tuple[Scalar, Callable[[], tuple[Scalar, PyTree]]],
-]
+Line: TypeAlias = Callable[[Scalar], tuple[Scalar, Callable[[], tuple[Scalar, PyTree]]]]
+"""Gives the loss at a step size, and a function for the slope and the gradients there.
+They cost more, and not every trial needs them."""
+Found: TypeAlias = tuple[Point, PyTree, Int[Array, ""]]
+"""The point that a search chose, the gradients there, and the number of evaluations."""
 
 
-class AbstractLineSearch(eqx.Module):
+class AbstractLineSearch(eqx.Module, metaclass=TransformMeta):
     """Chooses how far to go in a direction, by looking at the loss along it."""
 
     def __check_init__(self) -> None:
         check_fields(self)
 
+    def __repr__(self) -> str:
+        return show_search(self)
+
     @abc.abstractmethod
     def search(
         self, line: Line, start: Point, grads: PyTree, previous: Scalar
-    ) -> tuple[Point, PyTree, Int[Array, ""]]:
-        """The point chosen, the gradients there, and how often the loss was evaluated.
+    ) -> Found:
+        """The point chosen, or `start` if no point is lower.
 
         `start` is the point at 0, whose slope should be negative, `grads` are the
-        gradients there, and `previous` is the step size of the last search. If no point
-        is lower than `start`, it is `start` that is chosen. Every hyperparameter of
-        `self` is the scalar of this step, in the dtype of the loss.
+        gradients there, and `previous` is the step size of the last search. Every
+        hyperparameter of `self` is the scalar of this step, in the dtype of the loss.
         """
 
     def at_step(self, count: Int[Array, ""], dtype: jnp.dtype) -> Self:

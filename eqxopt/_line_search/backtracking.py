@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from .._fields import (
-    Hyperparameter,
-    hyperparameter,
-)
+from .._fields import Hyperparameter, hyperparameter
 from .._types import Scalar
-from .abstract import AbstractLineSearch, Line, Point
+from .abstract import AbstractLineSearch, Found, Line, Point
 
 
-class _State(NamedTuple):
+class _Progress(NamedTuple):
+    """The next trial's step size, and the best point so far."""
+
     step_size: Scalar
     best: Point
     best_grads: PyTree
@@ -32,25 +31,23 @@ class BacktrackingLineSearch(AbstractLineSearch):
 
     is Armijo's criterion for the step size $\eta$ in the direction $d$. The first trial
     is $\min(\gamma \eta_{t-1}, \eta_{\max})$, from the step size $\eta_{t-1}$ of the
-    last step that went anywhere, and each further one is $\beta$ times that before.
+    last step that went anywhere. Each further trial is $\beta$ times the one before.
     Gradients are computed only where the loss got lower.
 
-    After the last trial the lowest point is taken, or no step if none is lower than
-    where the search began. Optax then takes the last point, uphill or not, and after a
+    After the last trial the search takes the lowest point, or no step if none is lower
+    than where it began. Optax then takes the last point, uphill or not, and after a
     loss of NaN there goes on from a step size of 0.
 
-    **Arguments:**
+    **Arguments:** numbers or schedules.
 
-    - `max_backtracking_steps`: how often the step is shortened at most, at least 1.
+    - `max_backtracking_steps`: how often to shorten the step at most, in [1, inf).
         Default 20.
-    - `slope_rtol`: $c \ge 0$. Default 1e-4.
-    - `decrease_factor`: $\beta \in (0, 1)$. Default 0.8.
-    - `increase_factor`: $\gamma \in [1, \infty]$. Default 1.5.
-    - `max_learning_rate`: $\eta_{\max} > 0$. Default 1.
-    - `atol`: $\epsilon \ge 0$. Default 0.
-    - `rtol`: $\delta \ge 0$. Default 0.
-
-    All are numbers or schedules.
+    - `slope_rtol`: $c$, in [0, inf). Default 1e-4.
+    - `decrease_factor`: $\beta$, in (0, 1). Default 0.8.
+    - `increase_factor`: $\gamma$, in [1, inf]. Default 1.5.
+    - `max_learning_rate`: $\eta_{\max}$, in (0, inf). Default 1.
+    - `atol`: $\epsilon$, in [0, inf). Default 0.
+    - `rtol`: $\delta$, in [0, inf). Default 0.
 
     **Source:** Nocedal and Wright, [Numerical
     Optimization](https://doi.org/10.1007/978-0-387-40065-5), 2006, Algorithm 3.1;
@@ -85,19 +82,20 @@ class BacktrackingLineSearch(AbstractLineSearch):
 
     def search(
         self, line: Line, start: Point, grads: PyTree, previous: Scalar
-    ) -> tuple[Point, PyTree, Int[Array, ""]]:
-        def shorten(state: _State) -> _State:
+    ) -> Found:
+        def shorten(state: _Progress) -> _Progress:
             value, gradient = line(state.step_size)
-            needed = self.slope_rtol * state.step_size * start.slope + self.atol
-            decreased = value <= (1 + self.rtol) * start.value + needed
+            allowed = self.slope_rtol * state.step_size * start.slope + self.atol
+            decreased = value <= (1 + self.rtol) * start.value + allowed
+            lower = value < state.best.value
             slope, new_grads = jax.lax.cond(
-                decreased | (value < state.best.value),
+                decreased | lower,
                 gradient,
                 lambda: (state.best.slope, state.best_grads),
             )
             trial = Point(state.step_size, value, slope)
             accepted = decreased & trial.is_finite()
-            better = accepted | ((value < state.best.value) & trial.is_finite())
+            better = accepted | (lower & trial.is_finite())
             best, best_grads = jax.lax.cond(
                 better,
                 lambda: (trial, new_grads),
@@ -106,18 +104,15 @@ class BacktrackingLineSearch(AbstractLineSearch):
             evaluations = state.evaluations + 1
             last = evaluations > self.max_backtracking_steps.astype(evaluations.dtype)
             shorter = self.decrease_factor * state.step_size
-            return _State(shorter, best, best_grads, evaluations, accepted | last)
+            return _Progress(shorter, best, best_grads, evaluations, accepted | last)
 
         first = jnp.minimum(self.increase_factor * previous, self.max_learning_rate)
-        state = jax.lax.while_loop(
-            lambda state: ~state.finished,
-            shorten,
-            _State(
-                step_size=first,
-                best=start,
-                best_grads=grads,
-                evaluations=jnp.zeros((), jnp.int32),
-                finished=~(start.slope < 0),
-            ),
+        state = _Progress(
+            step_size=first,
+            best=start,
+            best_grads=grads,
+            evaluations=jnp.zeros((), jnp.int32),
+            finished=~(start.slope < 0),
         )
+        state = jax.lax.while_loop(lambda state: ~state.finished, shorten, state)
         return state.best, state.best_grads, state.evaluations

@@ -6,20 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from .._fields import (
-    Hyperparameter,
-    hyperparameter,
-    OptionalHyperparameter,
-    word,
-)
+from .._fields import Hyperparameter, hyperparameter, OptionalHyperparameter, word
 from .._types import Scalar
-from .abstract import AbstractLineSearch, Line, Point
+from .abstract import AbstractLineSearch, Found, Line, Point
 
 
-class _State(NamedTuple):
-    """While no interval is known, `low` is the last trial. Then `low` and `high` are
-    the ends of one with a good step size in it, the lower of them first, and `third` is
-    the end that was replaced last."""
+class _Bracket(NamedTuple):
+    """While the step is lengthened, `low` is the last trial. While `zooming`, `low` and
+    `high` are the ends of an interval with a good step size in it, `low` the one with
+    the lower loss, and `third` is the end that was replaced last."""
 
     low: Point
     high: Point
@@ -27,7 +22,7 @@ class _State(NamedTuple):
     zooming: Bool[Array, ""]
     best: Point
     best_grads: PyTree
-    sufficient: Bool[Array, ""]  # of the best point
+    sufficient: Bool[Array, ""]  # whether `best` meets the first condition
     evaluations: Int[Array, ""]
     finished: Bool[Array, ""]
 
@@ -44,38 +39,36 @@ class ZoomLineSearch(AbstractLineSearch):
     \end{aligned}
     $$
 
-    are the strong Wolfe conditions for the step size $\eta$ in the direction $d$; they
+    are the strong Wolfe conditions for the step size $\eta$ in the direction $d$. They
     make sure that a quasi-Newton method learns something from the step. The search
     first lengthens the step until an interval must contain a good one, and then zooms
     in on it by cubic and quadratic interpolation and bisection.
 
     Close to a minimum differences of the loss are lost in rounding. If $f(\theta + \eta
-    d) \le f(\theta) + c_3 |f(\theta)|$, the first condition is therefore also taken as
-    satisfied by a slope of at most $(2 c_1 - 1) \langle \nabla f(\theta), d \rangle$.
-    That loss may exceed the old one by a fraction of $c_3$; `approx_dec_rtol=None`
-    never lets it.
+    d) \le f(\theta) + c_3 |f(\theta)|$, a slope of at most $(2 c_1 - 1) \langle \nabla
+    f(\theta), d \rangle$ therefore satisfies the first condition too. The new loss may
+    then exceed the old one by the fraction $c_3$; with `approx_dec_rtol=None` it never
+    does.
 
-    If the conditions cannot be met, the search ends with the lowest point at which the
-    first of them holds, else with the lowest point, and if none is lower than where it
-    began, with no step. Optax then takes the last point, uphill or not.
+    If no point meets both conditions, the search takes the lowest one that meets the
+    first, else the lowest of all, and no step if none is lower than where it began.
+    Optax then takes the last point, uphill or not.
 
-    **Arguments:**
+    **Arguments:** numbers or schedules, but for the last.
 
-    - `max_linesearch_steps`: how often the loss is evaluated at most. Default 20.
-    - `max_learning_rate`: the longest step, or `None`, the default. If it is reached,
-        the second condition is given up.
-    - `tol`: how far both conditions may be missed. Default 0.
-    - `increase_factor`: how fast the first part lengthens the step, at least 1. Default
-        2.
-    - `slope_rtol`: $c_1 \ge 0$. Default 1e-4.
-    - `curv_rtol`: $c_2 \in [0, \infty]$. Default 0.9.
-    - `approx_dec_rtol`: $c_3 \ge 0$, or `None`. Default 1e-6.
-    - `stepsize_precision`: an interval as short as this is not searched any further if
-        the first condition is met somewhere. Default 1e-5.
+    - `max_linesearch_steps`: how often to evaluate the loss at most, in [1, inf).
+        Default 20.
+    - `max_learning_rate`: the longest step, in (0, inf), which the search accepts
+        without the second condition. Default `None`, no bound.
+    - `tol`: by how much both conditions may be missed, in [0, inf). Default 0.
+    - `increase_factor`: the factor that lengthens the step, in [1, inf). Default 2.
+    - `slope_rtol`: $c_1$, in [0, inf). Default 1e-4.
+    - `curv_rtol`: $c_2$, in [0, inf]. Default 0.9.
+    - `approx_dec_rtol`: $c_3$, in [0, inf), or `None`. Default 1e-6.
+    - `stepsize_precision`: the length of an interval, in [0, inf), at which the search
+        ends if a point has met the first condition. Default 1e-5.
     - `initial_guess_strategy`: the first trial: `"one"`, the default, or `"keep"`, the
         step size of the last step that went anywhere.
-
-    All numbers may be schedules.
 
     **Source:** Nocedal and Wright, [Numerical
     Optimization](https://doi.org/10.1007/978-0-387-40065-5), 2006, Algorithms 3.5 and
@@ -113,80 +106,75 @@ class ZoomLineSearch(AbstractLineSearch):
 
     def search(
         self, line: Line, start: Point, grads: PyTree, previous: Scalar
-    ) -> tuple[Point, PyTree, Int[Array, ""]]:
-        keep = self.initial_guess_strategy == "keep"
-        guess = previous if keep else jnp.ones_like(previous)
-
-        def body(state: _State) -> _State:
-            first = state.evaluations == 0
-            longer = jnp.where(first, guess, self.increase_factor * state.low.step_size)
-            longest = jnp.asarray(False)
-            if self.max_learning_rate is not None:
-                longest = longer >= self.max_learning_rate
-                longer = jnp.minimum(longer, self.max_learning_rate)
-            step_size = jnp.where(
-                state.zooming, _minimum(state.low, state.high, state.third), longer
-            )
+    ) -> Found:
+        def look(state: _Bracket) -> _Bracket:
+            step_size, longest = self.next_step_size(state, previous)
             value, gradient = line(step_size)
             slope, new_grads = gradient()
             trial = Point(step_size, value, slope)
-            new, done = self.narrowed(state, start, trial, first, longest)
+            new, done = self.narrowed(state, start, trial, longest)
             better = done | self.improves(state, start, trial)
             best, best_grads = jax.lax.cond(
                 better,
                 lambda: (trial, new_grads),
                 lambda: (state.best, state.best_grads),
             )
-            sufficient = jnp.where(
-                better, self.decrease_error(start, trial) <= self.tol, state.sufficient
-            )
+            enough = self.decrease_error(start, trial) <= self.tol
+            sufficient = jnp.where(better, enough, state.sufficient)
             evaluations = state.evaluations + 1
             last = evaluations >= self.max_linesearch_steps.astype(evaluations.dtype)
             width = jnp.abs(state.high.step_size - state.low.step_size)
-            narrow = state.zooming & (width <= self.stepsize_precision) & sufficient
-            # So short that rounding leaves the parameters where they were.
-            still = state.zooming & (trial.value == start.value)
-            still &= trial.slope == start.slope
+            short = (width <= self.stepsize_precision) & sufficient
+            # So short a step that rounding leaves the parameters where they were.
+            unmoved = (trial.value == start.value) & (trial.slope == start.slope)
             return new._replace(
                 best=best,
                 best_grads=best_grads,
                 sufficient=sufficient,
                 evaluations=evaluations,
-                finished=done | last | narrow | still,
+                finished=done | last | (state.zooming & (short | unmoved)),
             )
 
         no = jnp.asarray(False)
-        state = jax.lax.while_loop(
-            lambda state: ~state.finished,
-            body,
-            _State(
-                low=start,
-                high=start,
-                third=start,
-                zooming=no,
-                best=start,
-                best_grads=grads,
-                sufficient=no,
-                evaluations=jnp.zeros((), jnp.int32),
-                finished=~(start.slope < 0),
-            ),
+        state = _Bracket(
+            low=start,
+            high=start,
+            third=start,
+            zooming=no,
+            best=start,
+            best_grads=grads,
+            sufficient=no,
+            evaluations=jnp.zeros((), jnp.int32),
+            finished=~(start.slope < 0),
         )
+        state = jax.lax.while_loop(lambda state: ~state.finished, look, state)
         return state.best, state.best_grads, state.evaluations
 
+    def next_step_size(
+        self, state: _Bracket, previous: Scalar
+    ) -> tuple[Scalar, Bool[Array, ""]]:
+        """The next trial's step size, and whether no longer one is allowed."""
+        keep = self.initial_guess_strategy == "keep"
+        guess = previous if keep else jnp.ones_like(previous)
+        first = state.evaluations == 0
+        longer = jnp.where(first, guess, self.increase_factor * state.low.step_size)
+        longest = jnp.asarray(False)
+        if self.max_learning_rate is not None:
+            longest = longer >= self.max_learning_rate
+            longer = jnp.minimum(longer, self.max_learning_rate)
+        within = _minimum(state.low, state.high, state.third)
+        return jnp.where(state.zooming, within, longer), longest
+
     def narrowed(
-        self,
-        state: _State,
-        start: Point,
-        trial: Point,
-        first: Bool[Array, ""],
-        longest: Bool[Array, ""],
-    ) -> tuple[_State, Bool[Array, ""]]:
+        self, state: _Bracket, start: Point, trial: Point, longest: Bool[Array, ""]
+    ) -> tuple[_Bracket, Bool[Array, ""]]:
         """The interval that `trial` leaves, and whether `trial` ends the search."""
         low, high, zooming = state.low, state.high, state.zooming
+        first = state.evaluations == 0
         decrease_error = self.decrease_error(start, trial)
-        done = jnp.maximum(decrease_error, self.curvature_error(start, trial))
-        done = done <= self.tol
-        # The minimum is before the trial; or the trial is past the minimum.
+        curvature_error = self.curvature_error(start, trial)
+        done = jnp.maximum(decrease_error, curvature_error) <= self.tol
+        # Both say that a minimum lies between `low` and the trial.
         too_high = (decrease_error > 0) | ((trial.value >= low.value) & ~first)
         ahead = jnp.where(zooming, high.step_size - low.step_size, 1)
         past = ~too_high & (trial.slope * ahead >= 0)
@@ -199,7 +187,7 @@ class ZoomLineSearch(AbstractLineSearch):
         )
         return new, done | (longest & ~zooming & ~found)
 
-    def improves(self, state: _State, start: Point, trial: Point) -> Bool[Array, ""]:
+    def improves(self, state: _Bracket, start: Point, trial: Point) -> Bool[Array, ""]:
         """Whether `trial` is better than the best point so far."""
         sufficient = self.decrease_error(start, trial) <= self.tol
         # Longer is better as long as the step is being lengthened.
@@ -220,12 +208,13 @@ class ZoomLineSearch(AbstractLineSearch):
 
     def curvature_error(self, start: Point, trial: Point) -> Scalar:
         """By how much the second condition is missed."""
-        return _error(
-            trial, jnp.abs(trial.slope) - self.curv_rtol * jnp.abs(start.slope)
-        )
+        error = jnp.abs(trial.slope) - self.curv_rtol * jnp.abs(start.slope)
+        return _error(trial, error)
 
 
 def _error(trial: Point, error: Scalar) -> Scalar:
+    """`error` if it is positive and else 0, and infinity at a point that is not
+    finite."""
     error = jnp.where(jnp.isnan(error), jnp.inf, jnp.maximum(error, 0))
     return jnp.where(trial.is_finite(), error, jnp.inf)
 
@@ -235,8 +224,8 @@ def _where(condition: Bool[Array, ""], x: Point, y: Point) -> Point:
 
 
 def _minimum(low: Point, high: Point, third: Point) -> Scalar:
-    """Where in the interval the loss is likely to be lowest: well inside of it, so that
-    it shrinks."""
+    """Where the loss is likely to be lowest: well inside the interval, so that it
+    shrinks."""
     left = jnp.minimum(low.step_size, high.step_size)
     right = jnp.maximum(low.step_size, high.step_size)
     width = right - left
@@ -252,8 +241,8 @@ def _minimum(low: Point, high: Point, third: Point) -> Scalar:
 
 
 def _cubic_minimum(low: Point, high: Point, third: Point) -> Scalar:
-    """From `low`, the minimum of the cubic through three points with the slope of the
-    first, or NaN if there is none."""
+    """The minimum, seen from `low`, of the cubic through three points with the slope of
+    the first, or NaN if there is none."""
     b, rise_b = _beyond_slope(low, high)
     c, rise_c = _beyond_slope(low, third)
     scale = jnp.square(b * c) * (b - c)
@@ -264,14 +253,13 @@ def _cubic_minimum(low: Point, high: Point, third: Point) -> Scalar:
 
 
 def _quadratic_minimum(low: Point, high: Point) -> Scalar:
-    """From `low`, the minimum of the parabola through two points with the slope of the
-    first."""
+    """The minimum, seen from `low`, of the parabola through two points with the slope
+    of the first."""
     b, rise = _beyond_slope(low, high)
     return -low.slope * jnp.square(b) / (2 * rise)
 
 
 def _beyond_slope(low: Point, point: Point) -> tuple[Scalar, Scalar]:
-    """How far a point is from `low`, and how much higher than the straight line of the
-    slope at `low`."""
+    """How far a point is from `low`, and how far above the tangent at `low`."""
     distance = point.step_size - low.step_size
     return distance, point.value - low.value - low.slope * distance

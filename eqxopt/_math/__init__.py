@@ -22,6 +22,7 @@ from .moments import (
 )
 from .small import (
     abs_sq as abs_sq,
+    added as added,
     adjoint as adjoint,
     agreement as agreement,
     cbrt as cbrt,
@@ -34,6 +35,7 @@ from .small import (
     half_cosine as half_cosine,
     inner_product as inner_product,
     lerp as lerp,
+    moved as moved,
     no_update as no_update,
     norm as norm,
     one_minus_power as one_minus_power,

@@ -1,6 +1,6 @@
 """The small functions that update rules are written in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import jax
@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._dtype import compute_dtype, widen, widest_real_dtype
-from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
+from .._types import AnyLeaf, Leaf, Leaves, RealLeaf, Scalar
 
 
 T = TypeVar("T")
@@ -189,11 +189,18 @@ def global_norm(arrays: Iterable[AnyLeaf]) -> Scalar:
     r"""The `stable_norm` of all `arrays` together, in the widest real dtype among them
     and float32."""
     # The norm of their norms: one scale for all would take a compiler minutes where a
-    # model has hundreds of arrays. Traced once for all arrays of one shape.
-    norm = jax.jit(stable_norm)
-    norms = [norm(widen(x)) for x in arrays]
+    # model has hundreds of arrays.
+    norms = [_norm_as_row(x) for x in arrays]
     dtype = widest_real_dtype(norms)
-    return stable_norm(jnp.asarray([x.astype(dtype) for x in norms], dtype))
+    rows = [x.astype(dtype) for x in norms]
+    return stable_norm(jnp.concatenate(rows) if rows else jnp.zeros((0,), dtype))
+
+
+@jax.jit
+def _norm_as_row(x: AnyLeaf) -> Float[Array, "1"]:
+    # Traced once for all arrays of one shape. Rows are joined in one operation, where
+    # scalars would need one more each.
+    return stable_norm(widen(x))[None]
 
 
 def clip_factor(
@@ -278,3 +285,18 @@ def select(condition: Bool[Array, ""], new: T, old: T) -> T:
     return treedef.unflatten(
         [jnp.where(condition, a, b) for a, b in zip(leaves, jtu.tree_leaves(old))]
     )
+
+
+def moved(params: Sequence[AnyLeaf], updates: Leaves) -> list[AnyLeaf]:
+    """The parameters after their updates."""
+    return [
+        param if update is None else added(param, update)
+        for param, update in zip(params, updates)
+    ]
+
+
+def added(param: Leaf, update: Leaf) -> Leaf:
+    """`param + update`, summed in the wider dtype and rounded once."""
+    if param.dtype == update.dtype:
+        return jax.lax.add(param, update)  # which is traced faster than `+`
+    return (param.astype(update.dtype) + update).astype(param.dtype)

@@ -144,6 +144,7 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
         return grad, state._replace(mu=jnp.where(t == 1, state.mu, mu))
 
     def due(self, count: Int[Array, ""], state: WhitenedMomentum) -> Bool[Array, ""]:
+        # At the beginning of the update after the one that the factors are from.
         return (count > 1) & ((count - 2) % self.precondition_frequency == 0)
 
     def refresh(

@@ -13,7 +13,6 @@ from .._abstract.optimizer import (
     AbstractOptimizer,
     count_of,
     in_jit,
-    moved,
     needed_value,
     needed_value_fn,
 )
@@ -29,7 +28,7 @@ from .._fields import (
 )
 from .._line_search.abstract import AbstractLineSearch, Point
 from .._line_search.zoom import ZoomLineSearch
-from .._math import no_update, own_copy, plus_one_if, zero_count
+from .._math import moved, no_update, own_copy, plus_one_if, zero_count
 from .._number import integer
 from .._tree import Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self

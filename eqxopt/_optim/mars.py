@@ -19,8 +19,8 @@ from .._types import Leaf, RealLeaf, Scalar
 
 
 class CorrectedMoments(NamedTuple):
-    """Running means of a parameter's corrected gradient and of its square, and the
-    last gradient."""
+    """Running means of a parameter's corrected gradient and of its square, and its last
+    gradient."""
 
     mu: Leaf
     nu: RealLeaf
@@ -28,8 +28,8 @@ class CorrectedMoments(NamedTuple):
 
 
 class MARS(AbstractLeafwiseOptimizer):
-    r"""AdamW on gradients with less noise: what changed since the last one is
-    extrapolated.
+    r"""AdamW on gradients of less variance: each is extrapolated along its change since
+    the last one.
 
     $$
     \begin{aligned}
@@ -45,42 +45,26 @@ class MARS(AbstractLeafwiseOptimizer):
 
     The norm is that of one parameter, and $g_0 = 0$, as in the authors' code. This is
     its MARS-AdamW in the approximate form: $g_{t-1}$ is the last gradient as it was, on
-    the last batch. The exact form would compute it anew on this batch, at the cost of a
+    the last batch. The exact form computes it anew on this batch, at the cost of a
     second gradient in every step.
 
-    The authors train vectors, such as biases and norms, by AdamW with decays of 0.9 and
-    0.95: use [`eqxopt.Partition`][] for that.
+    The authors train vectors, such as biases and norms, with AdamW and decays of 0.9
+    and 0.95: use [`eqxopt.Partition`][] for that.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$. The authors' is 3e-3.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.95.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.99.
-    - `gamma`: $\gamma \ge 0$, how far to extrapolate. Default 0.025.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
-    - `mu_dtype`: the dtype in which $m$ and $g_{t-1}$ are kept. By default that of the
-        parameter, and at least float32.
+    - `learning_rate`: $\alpha$, in [0, inf). The authors use 3e-3.
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.95.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.99.
+    - `gamma`: $\gamma$, how far to extrapolate, in [0, inf). Default 0.025.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
+    - `mu_dtype`: the dtype in which $m$ and $g_{t-1}$ are kept ([dtypes][dtypes]).
 
     **Source:** Yuan et al., [MARS: Unleashing the Power of Variance Reduction for
     Training Large Models](https://arxiv.org/abs/2411.10438), 2024, with the defaults of
     its code.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.MARS(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.82
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -102,12 +86,11 @@ class MARS(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: CorrectedMoments
     ) -> tuple[Leaf, CorrectedMoments]:
-        ahead = self.gamma * self.b1 / (1 - self.b1)
-        corrected = grad + ahead * (grad - state.last)
-        corrected = corrected * clip_factor(norm(corrected), jnp.ones_like(t))
-        mu = ema(state.mu, corrected, self.b1)
-        nu = ema(state.nu, abs_sq(corrected), self.b2)
+        weight = self.gamma * self.b1 / (1 - self.b1)
+        c = grad + weight * (grad - state.last)
+        c_hat = c * clip_factor(norm(c), jnp.ones_like(t))
+        mu = ema(state.mu, c_hat, self.b1)
+        nu = ema(state.nu, abs_sq(c_hat), self.b2)
         mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)
-        direction = mu_hat / (sqrt(nu_hat) + self.eps)
-        step = direction + self.weight_decay * param
-        return -self.learning_rate * step, CorrectedMoments(mu, nu, grad)
+        step = mu_hat / (sqrt(nu_hat) + self.eps) + self.weight_decay * param
+        return -self.learning_rate * step, CorrectedMoments(mu, nu, last=grad)

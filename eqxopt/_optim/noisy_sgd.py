@@ -6,8 +6,8 @@ from .._types import Leaf, Scalar
 
 
 class NoisySGD(AbstractLeafwiseOptimizer):
-    r"""Gradient descent with Gaussian noise added to the gradients, less of it with
-    every step.
+    r"""Gradient descent with Gaussian noise in the gradients, less of it with every
+    step.
 
     $$
     \begin{aligned}
@@ -16,40 +16,26 @@ class NoisySGD(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    The first step is $t = 1$, so that its noise has variance $\eta$; the paper, which
+    The first step is $t = 1$, so its noise has the variance $\eta$; the paper, which
     counts from 0, writes $\eta / (1 + t)^\gamma$. Every entry of every parameter has
     its own noise. That of a complex parameter has $\mathrm E\, |n_t|^2 = \sigma_t^2$,
     half of it real and half imaginary.
 
     The random key of each parameter and step is derived from `seed`. Two runs with one
-    seed agree, but optax derives its keys otherwise, so its noise with that
-    seed is another draw from the same distribution. `jax.vmap` over seeds trains
-    different runs in one program.
+    seed agree. optax derives its keys in another way, so its noise for that seed is
+    another draw from the same distribution. `jax.vmap` over seeds trains different runs
+    in one program.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `eta`: $\eta \ge 0$, the variance of the first noise. Default 0.01.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `eta`: $\eta$, the variance of the first noise, in [0, inf). Default 0.01.
     - `gamma`: $\gamma$, how fast the variance falls. Default 0.55.
     - `seed`: an integer or a random key. Default 0.
 
     **Source:** Neelakantan et al., [Adding Gradient Noise Improves Learning for Very
     Deep Networks](https://arxiv.org/abs/1511.06807), 2015, with its $\gamma$ and the
-    smallest of its $\eta$, which are 0.01, 0.3 and 1.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.NoisySGD(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.1f}")
-        13.2
-
-        ```
+    smallest of its $\eta$: 0.01, 0.3 and 1.
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

@@ -1,4 +1,4 @@
-"""NovoGrad: momentum over gradients divided by their running norm."""
+"""NovoGrad."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import compute_dtype, real_dtype, zeros_like
 from .._fields import Hyperparameter, hyperparameter
-from .._math import abs_sq, ema, sqrt
+from .._math import ema, sqrt, squared_norm
 from .._types import Leaf, Scalar
 
 
 class NormMoments(NamedTuple):
-    """A decaying sum of a parameter's normalized gradients, and the running mean of
+    """The decaying sum of a parameter's normalized gradients, and the running mean of
     the gradient's squared norm."""
 
     mu: Leaf
@@ -20,8 +20,7 @@ class NormMoments(NamedTuple):
 
 
 class NovoGrad(AbstractLeafwiseOptimizer):
-    r"""NovoGrad: SGD with momentum over gradients that are divided by their own running
-    norm.
+    r"""SGD with momentum over gradients that are divided by their running norm.
 
     $$
     \begin{aligned}
@@ -35,41 +34,27 @@ class NovoGrad(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    The norms are those of one parameter, which stands for the paper's layer, so that
-    $v$ is one number for each parameter. $v$ starts from the first gradient instead
-    of being corrected for a start at zero. Gradients enter $m_t$ undamped, so that
-    $\beta_1$ lengthens the effective step by up to $1 / (1 - \beta_1)$; some
-    implementations offer a mean instead. The weight decay takes part in the momentum.
+    The norms are those of one parameter, which stands for the paper's layer, so $v$ is
+    one number for each parameter. It starts from the first gradient, which takes the
+    place of a bias correction. Gradients enter $m_t$ undamped, so $\beta_1$ lengthens
+    the effective step by up to $1 / (1 - \beta_1)$; some implementations offer a mean
+    instead. The weight decay takes part in the momentum.
 
     The paper divides the very first gradient by its norm without $\varepsilon$.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the momentum. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the squared norm. Default 0.25.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-6.
-    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0. Training can be
-        differentiated also with 0.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the momentum, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the squared norm, in [0, 1). Default 0.25.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-6.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0, with which
+        training can be differentiated as well.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
 
     **Source:** Ginsburg et al., [Stochastic Gradient Methods with Layer-wise Adaptive
-    Moments for Training of Deep Networks](https://arxiv.org/abs/1905.11286), 2019;
-    used for [Jasper](https://arxiv.org/abs/1904.03288), 2019.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.NovoGrad(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.71
-
-        ```
+    Moments for Training of Deep Networks](https://arxiv.org/abs/1905.11286), 2019, used
+    for [Jasper](https://arxiv.org/abs/1904.03288), 2019.
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -80,15 +65,13 @@ class NovoGrad(AbstractLeafwiseOptimizer):
     weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
 
     def init_leaf(self, param: Leaf) -> NormMoments:
-        return NormMoments(
-            mu=zeros_like(param),
-            nu=jnp.zeros((), real_dtype(compute_dtype(param.dtype))),
-        )
+        dtype = real_dtype(compute_dtype(param.dtype))
+        return NormMoments(mu=zeros_like(param), nu=jnp.zeros((), dtype))
 
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: NormMoments
     ) -> tuple[Leaf, NormMoments]:
-        nu = ema(state.nu, jnp.sum(abs_sq(grad)), jnp.where(t == 1, 0, self.b2))
+        nu = ema(state.nu, squared_norm(grad), jnp.where(t == 1, 0, self.b2))
         normalized = grad / (sqrt(nu + self.eps_root) + self.eps)
         mu = self.b1 * state.mu + (normalized + self.weight_decay * param)
         return -self.learning_rate * mu, NormMoments(mu, nu)

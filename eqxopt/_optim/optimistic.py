@@ -11,7 +11,7 @@ from .._types import Leaf, Scalar
 
 
 class PreviousGradient(NamedTuple):
-    """A parameter's gradient at the update before; zeros before the first."""
+    """A parameter's gradient in the last update; zeros before the first."""
 
     gradient: Leaf
 
@@ -25,36 +25,21 @@ class OptimisticGradientDescent(AbstractLeafwiseOptimizer):
     $$
 
     With $a = b = 1$ this is a step along $g_t + (g_t - g_{t-1})$, a guess of the next
-    gradient. In games of two players, where gradient descent circles around or runs
-    away from the solution, it converges, for one gradient a step.
+    gradient. In games of two players, where gradient descent circles the solution or
+    runs away from it, this converges, for one gradient a step.
 
     The first step has no previous gradient and takes the current one in its place, so
-    that it is one of length $\alpha_t a$. Versions of optax before this was settled
-    there take 0 instead.
+    it is $-\alpha_1 a\, g_1$. Earlier versions of optax take 0 instead.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
+    - `learning_rate`: $\alpha$, in [0, inf).
     - `alpha`: $a$, the weight of the gradient. Default 1.
     - `beta`: $b$, the weight of its change. Default 1.
 
     **Source:** Mokhtari, Ozdaglar and Pattathil, [A Unified Analysis of Extra-gradient
     and Optimistic Gradient Methods for Saddle Point Problems: Proximal Point
     Approach](https://arxiv.org/abs/1901.08511), 2019.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.OptimisticGradientDescent(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.19
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

@@ -7,19 +7,14 @@ import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields import (
-    DType,
-    dtype_option,
-    Hyperparameter,
-    hyperparameter,
-)
+from .._fields import DType, dtype_option, Hyperparameter, hyperparameter
 from .._math import abs_sq, debias, debiased_mean, ema, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
 class MomentsAndDirection(NamedTuple):
     """Running means of a parameter's gradient and of its square, and Adam's direction
-    at the update before."""
+    in the last update."""
 
     mu: Leaf
     nu: RealLeaf
@@ -42,43 +37,28 @@ class OptimisticAdam(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    and with `nesterov=False` $\hat m_t = m_t / (1 - \beta_1^t)$. This is
+    With `nesterov=False`, $\hat m_t = m_t / (1 - \beta_1^t)$. This is
     [`eqxopt.OptimisticGradientDescent`][] along Adam's direction. In games of two
     players, such as adversarial training, it damps the circling of plain Adam.
 
     The arguments are those of `optax.optimistic_adam_v2`. The paper has $a = b = 1$
     and no Nesterov momentum.
 
-    **Arguments:**
+    **Arguments:** all but the first are keyword only.
 
-    - `learning_rate`: $\eta \ge 0$. All others are keyword only.
+    - `learning_rate`: $\eta$, in [0, inf).
     - `alpha`: $a$, the weight of the direction. Default 1.
     - `beta`: $b$, the weight of its change. Default 1.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0. Training can be
-        differentiated also with 0.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
-    - `nesterov`: default `True`.
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0, with which
+        training can be differentiated as well.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
+    - `nesterov`: whether to look one step ahead. Default `True`.
 
     **Source:** Daskalakis et al., [Training GANs with
     Optimism](https://arxiv.org/abs/1711.00141), 2018, Algorithm 1.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.OptimisticAdam(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.81
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

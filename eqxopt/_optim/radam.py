@@ -4,11 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._fields import (
-    Hyperparameter,
-    hyperparameter,
-    HyperparameterIn,
-)
+from .._fields import Hyperparameter, hyperparameter
 from .._math import (
     abs_sq,
     debias,
@@ -19,16 +15,12 @@ from .._math import (
     sqrt,
     zero_moments,
 )
-from .._number import Interval
 from .._types import Leaf, Scalar
 
 
-at_least_4 = HyperparameterIn(Interval("[4, inf)"))
-
-
 class RAdam(AbstractLeafwiseOptimizer):
-    r"""Adam that warms itself up: steps adapt only when enough gradients have come to
-    trust their second moment, and then in proportion to that trust.
+    r"""Adam that warms itself up: it adapts its steps once it has seen enough gradients
+    to trust their second moment, and then in proportion to that trust.
 
     $$
     \begin{aligned}
@@ -53,37 +45,24 @@ class RAdam(AbstractLeafwiseOptimizer):
     \hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1) g_t / (1 - \beta_1^t)
     $$
 
-    The paper rectifies for $\rho_t > 4$, its authors' code and optax for
-    $\rho_t \ge 5$, PyTorch for $\rho_t > 5$. The first few steps are not adaptive: they
-    are as large as the gradient. With $\beta_2 \le 0.6$ all are.
+    The paper rectifies for $\rho_t > 4$, its authors' code and optax for $\rho_t \ge
+    5$, PyTorch for $\rho_t > 5$. The first few steps do not adapt and are as large as
+    the gradient. If $\rho_\infty \le \tau$, by default for $\beta_2 \le 2/3$, none
+    adapts.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `eps_root`: $\bar\varepsilon \ge 0$, inside the root. Default 0.
-    - `threshold`: $\tau \ge 4$, as for $\rho_t \le 4$ the variance that $r_t$
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
+    - `threshold`: $\tau$, in [4, inf): for $\rho_t \le 4$ the variance that $r_t$
         rectifies is infinite. Default 5.
-    - `nesterov`: keyword only. Default `False`.
+    - `nesterov`: whether to look one step ahead. Default `False`. Keyword only.
 
     **Source:** Liu et al., [On the Variance of the Adaptive Learning Rate and
     Beyond](https://arxiv.org/abs/1908.03265), 2020.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.RAdam(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.18
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -91,7 +70,7 @@ class RAdam(AbstractLeafwiseOptimizer):
     b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999)
     eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
     eps_root: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
-    threshold: Hyperparameter = eqx.field(converter=at_least_4, default=5.0)
+    threshold: Hyperparameter = hyperparameter("[4, inf)", default=5.0)
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
 
     def init_leaf(self, param: Leaf) -> Moments:
@@ -115,19 +94,19 @@ class RAdam(AbstractLeafwiseOptimizer):
 
 
 def rectification(rho: Scalar, rho_inf: Scalar) -> Scalar:
-    r"""$r_t$."""
-    of_rho = (rho - 4) * (rho - 2) / rho
-    of_inf = (rho_inf - 4) * (rho_inf - 2) / rho_inf
-    return sqrt(of_rho / of_inf)
+    r"""$r_t$, the square root of a ratio of variances."""
+    variance = (rho - 4) * (rho - 2) / rho
+    variance_inf = (rho_inf - 4) * (rho_inf - 2) / rho_inf
+    return sqrt(variance / variance_inf)
 
 
 def average_length(b2: Scalar, t: Scalar) -> Scalar:
     r"""$\rho_t$, the length of the simple moving average that $v_t$ amounts to."""
-    unseen = one_minus_power(b2, t)
-    exact = (1 + b2) / (1 - b2) - 2 * t * (1 - unseen) / unseen
-    # In the first steps these two terms agree in all the digits that float32 has. With
-    # x = -log(b2) / 2 they are coth x and t coth(t x) - t: in their difference the
-    # 1 / x of both cancels, and what is left of coth is a short series.
+    weights = one_minus_power(b2, t)
+    exact = (1 + b2) / (1 - b2) - 2 * t * (1 - weights) / weights
+    # In the first steps float32 cannot tell these two terms apart. With
+    # x = -log(b2) / 2 they are coth x and t coth(t x) - t. Their difference is free of
+    # the 1 / x in coth, and the rest of coth is a short series.
     early = t * (1 - b2) < 0.1
     x = -jnp.log(jnp.where(early, b2, 1)) / 2
     return jnp.where(early, t + coth_rest(x) - t * coth_rest(t * x), exact)
@@ -135,5 +114,5 @@ def average_length(b2: Scalar, t: Scalar) -> Scalar:
 
 def coth_rest(x: Scalar) -> Scalar:
     r"""$\coth x - 1 / x$ for small $x$."""
-    sq = jnp.square(x)
-    return x * (1 / 3 - sq * (1 / 45 - sq * (2 / 945 - sq / 4725)))
+    x2 = jnp.square(x)
+    return x * (1 / 3 - x2 * (1 / 45 - x2 * (2 / 945 - x2 / 4725)))

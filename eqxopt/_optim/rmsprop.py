@@ -7,18 +7,14 @@ import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
-from .._fields import (
-    Hyperparameter,
-    hyperparameter,
-    OptionalHyperparameter,
-)
+from .._fields import Hyperparameter, hyperparameter, OptionalHyperparameter
 from .._math import abs_sq, divide, ema, one_minus_power, sqrt
 from .._types import Leaf, RealLeaf, Scalar
 
 
 class ScaleAndTrace(NamedTuple):
-    """The running mean square of a parameter's gradient, about the mean `mu` if the
-    optimizer is centred, and the decaying sum of its steps if it has momentum."""
+    """The running mean square of a parameter's gradient, if centred about its running
+    mean `mu`, and with momentum the decaying sum of its steps."""
 
     nu: RealLeaf
     mu: Leaf | None
@@ -26,7 +22,7 @@ class ScaleAndTrace(NamedTuple):
 
 
 class RMSProp(AbstractLeafwiseOptimizer):
-    r"""RMSProp: the gradient divided by the root of its running mean square.
+    r"""The gradient divided by the root of its running mean square.
 
     $$
     \begin{aligned}
@@ -36,7 +32,7 @@ class RMSProp(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    from $v_0$ = `initial_scale`. With `eps_in_sqrt=False` the denominator is
+    with $v_0$ = `initial_scale`. With `eps_in_sqrt=False` the denominator is
     $\sqrt{v_t} + \varepsilon$. With `momentum` $\mu$,
 
     $$
@@ -47,8 +43,8 @@ class RMSProp(AbstractLeafwiseOptimizer):
     \end{cases}
     $$
 
-    With `centered=True` the variance about the running mean of the gradient takes the
-    place of $v_t$. It is kept by itself,
+    With `centered=True` $v_t$ is the variance about the running mean of the gradient,
+    and has a recursion of its own,
 
     $$
     \begin{aligned}
@@ -57,45 +53,32 @@ class RMSProp(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    which is the usual difference of the mean of $|g|^2$ and $|\bar g|^2$ without its
-    cancellation: it never falls below 0. With `bias_correction=True` each mean is
+    This equals the usual difference of the mean of $|g|^2$ and $|\bar g|^2$, but does
+    not cancel and so never falls below 0. With `bias_correction=True` each mean is
     divided by the sum of its weights, $1 - \rho^t$.
 
-    $\varepsilon$ is inside the root by default, as in TensorFlow and optax, and outside
-    it in PyTorch: for its numbers set `eps_in_sqrt=False`. The learning rate is
-    inside the momentum, as in TensorFlow and optax; in PyTorch it is outside, which
+    By default $\varepsilon$ is inside the root, as in TensorFlow and optax; for the
+    numbers of PyTorch, where it is outside, set `eps_in_sqrt=False`. The learning rate
+    is inside the momentum, as in TensorFlow and optax; in PyTorch it is outside, which
     differs where the rate changes.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `decay`: $\rho \in [0, 1)$. Default 0.9.
-    - `eps`: $\varepsilon \ge 0$. Default 1e-8.
-    - `initial_scale`: $v_0 \ge 0$. Default 0, as in PyTorch; TensorFlow 1 had 1.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `decay`: $\rho$, in [0, 1). Default 0.9.
+    - `eps`: $\varepsilon$, in [0, inf). Default 1e-8.
+    - `initial_scale`: $v_0$, in [0, inf). Default 0, as in PyTorch; TensorFlow 1 has 1.
     - `centered`: whether to divide by the standard deviation. Default `False`.
-    - `momentum`: $\mu \in [0, 1)$; `None`, the default, for none.
+    - `momentum`: $\mu$, in [0, 1). Default `None`, no momentum.
     - `nesterov`: whether to look ahead along the momentum. Default `False`.
-    - `eps_in_sqrt`: keyword only. Default `True`.
-    - `bias_correction`: keyword only. Default `False`.
+    - `eps_in_sqrt`: whether $\varepsilon$ is inside the root. Default `True`. Keyword
+        only.
+    - `bias_correction`: whether to correct the bias. Default `False`. Keyword only.
 
     **Source:** Tieleman and Hinton, [Lecture
     6.5](https://www.cs.toronto.edu/~hinton/coursera/lecture6/lec6.pdf), 2012; centred
     and with momentum, Graves, [Generating Sequences With Recurrent Neural
     Networks](https://arxiv.org/abs/1308.0850), 2013.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.RMSProp(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.62
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -124,17 +107,14 @@ class RMSProp(AbstractLeafwiseOptimizer):
         if mu is not None:
             gain = 1 - self.decay
             if weights is not None:
-                # 1 in the first step, where rounding must not take it beyond.
+                # It is 1 in the first step, and rounding must not take it beyond.
                 gain = jnp.minimum(gain / weights, 1)
             square = (1 - gain) * abs_sq(grad - mu)
             mu = mu + gain * (grad - mu)
         nu = ema(nu, square, self.decay)
         nu_hat = nu if weights is None else nu / weights
-        if self.eps_in_sqrt:
-            scale = sqrt(nu_hat + self.eps)
-        else:
-            scale = sqrt(nu_hat) + self.eps
-        update = -self.learning_rate * divide(grad, scale)
+        root = sqrt(nu_hat + self.eps) if self.eps_in_sqrt else sqrt(nu_hat) + self.eps
+        update = -self.learning_rate * divide(grad, root)
         momentum = self.momentum
         if momentum is not None and trace is not None:
             trace = update + momentum * trace

@@ -12,16 +12,16 @@ from .._types import Leaf, RealLeaf, Scalar
 
 
 class StepSizes(NamedTuple):
-    """The length of each entry's step, and the last step with its sign: 0 before the
-    first and after a turn."""
+    """The length of each entry's step, and its last step with its sign, which is 0
+    before the first and after a turn."""
 
     step_size: RealLeaf
     step: RealLeaf
 
 
 class Rprop(AbstractLeafwiseOptimizer):
-    r"""Rprop: steps whose length grows while a gradient keeps its sign and shrinks when
-    it turns, whatever the gradient's size.
+    r"""Steps that grow while the gradient keeps its sign and shrink when it turns,
+    whatever the gradient's size.
 
     With $s_t = \operatorname{sign}(g_t)$ and $c_t = s_t\, \tilde s_{t-1}$,
 
@@ -41,26 +41,25 @@ class Rprop(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    from $\eta_0$ = `learning_rate` and $\tilde s_0 = 0$. With `delayed=False` this is
+    with $\eta_0$ = `learning_rate` and $\tilde s_0 = 0$. With `delayed=False` this is
     iRprop⁻ of Igel and Hüsken, as in PyTorch: after a turn an entry rests for one step,
     without taking its last step back. With `delayed=True`, the default, it is optax,
     which up to 0.2.8 takes each step one update late, and none in the first.
 
-    It is meant for gradients of the whole data set. The signs of small batches turn by
-    chance, and the steps then shrink to nothing.
+    Rprop is meant for gradients of the whole data set. The signs of small batches turn
+    by chance, and the steps then shrink to nothing.
 
-    The learning rate is where the lengths start: `init` reads it, with a schedule at
-    step 0, and a later change has no effect.
+    `init` reads the learning rate, a schedule at step 0; a later change has no effect.
 
     **Arguments:**
 
-    - `learning_rate`: $\eta_0 \ge 0$, the first step's length.
-    - `eta_minus`: $\eta^- \in [0, 1)$. Default 0.5.
-    - `eta_plus`: $\eta^+ > 0$, usually above 1. Default 1.2.
-    - `min_step_size`: $\eta_\min \ge 0$. Default 1e-6.
-    - `max_step_size`: $\eta_\max > 0$. Default 50.
-    - `delayed`: whether to take each step one update late, like optax; keyword only.
-        Default `True`. Prefer `False` unless you want optax's numbers.
+    - `learning_rate`: $\eta_0$, the first step's length, in [0, inf).
+    - `eta_minus`: $\eta^-$, in [0, 1). Default 0.5.
+    - `eta_plus`: $\eta^+$, in (0, inf), usually above 1. Default 1.2.
+    - `min_step_size`: $\eta_\min$, in [0, inf). Default 1e-6.
+    - `max_step_size`: $\eta_\max$, in (0, inf). Default 50.
+    - `delayed`: whether to take each step one update late. Default `True`, for optax's
+        numbers; otherwise prefer `False`. Keyword only.
 
     **Raises:** a `TypeError` by `init` for a complex parameter, which has no sign.
 
@@ -69,20 +68,6 @@ class Rprop(AbstractLeafwiseOptimizer):
     algorithm](https://ieeexplore.ieee.org/document/298623), 1993, with its defaults;
     Igel and Hüsken, [Empirical evaluation of the improved Rprop learning
     algorithms](https://doi.org/10.1016/S0925-2312(01)00700-7), 2003.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.Rprop(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.81
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -99,21 +84,18 @@ class Rprop(AbstractLeafwiseOptimizer):
                 f"({param.dtype}) has none: keep its real and imaginary part as two "
                 "parameters, or use another optimizer for it"
             )
-        return StepSizes(
-            step_size=real_zeros_like(param) + self.learning_rate,
-            step=real_zeros_like(param),
-        )
+        zeros = real_zeros_like(param)
+        return StepSizes(step_size=zeros + self.learning_rate, step=zeros)
 
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: StepSizes
     ) -> tuple[Leaf, StepSizes]:
         # Scaled, because a product of small numbers could underflow to 0.
-        agreement = -(2.0**64 * state.step) * grad
-        factor = jnp.where(agreement > 0, self.eta_plus, self.eta_minus)
-        changed = jnp.clip(
-            factor * state.step_size, self.min_step_size, self.max_step_size
-        )
-        step_size = jnp.where(agreement == 0, state.step_size, changed)
-        step = jnp.where(agreement < 0, 0, -step_size * jnp.sign(grad))
-        taken = jnp.where(agreement < 0, 0, state.step) if self.delayed else step
-        return taken, StepSizes(step_size, step)
+        c = -(2.0**64 * state.step) * grad
+        factor = jnp.where(c > 0, self.eta_plus, self.eta_minus)
+        changed = factor * state.step_size
+        changed = jnp.clip(changed, self.min_step_size, self.max_step_size)
+        step_size = jnp.where(c == 0, state.step_size, changed)
+        step = jnp.where(c < 0, 0, -step_size * jnp.sign(grad))
+        update = jnp.where(c < 0, 0, state.step) if self.delayed else step
+        return update, StepSizes(step_size, step)

@@ -17,7 +17,7 @@ from .._types import Leaf, Scalar
 
 
 class Trace(NamedTuple):
-    """A decaying sum of a parameter's gradients."""
+    """The decaying sum of a parameter's gradients."""
 
     trace: Leaf
 
@@ -35,33 +35,18 @@ class SGD(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    and without momentum $u_t = -\alpha_t g_t$. The gradient enters $m_t$ undamped, so
-    momentum $\mu$ lengthens the effective step by up to $1 / (1 - \mu)$.
+    Without momentum, $u_t = -\alpha_t g_t$. The gradient enters $m_t$ undamped, so the
+    momentum lengthens the effective step by up to $1 / (1 - \mu)$.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `momentum`: $\mu \in [0, 1)$; `None`, the default, keeps no state.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `momentum`: $\mu$, in [0, 1). Default `None`, which keeps no state.
     - `nesterov`: whether to look ahead along the momentum. Default `False`.
-    - `accumulator_dtype`: the dtype in which $m$ is kept. By default that of the
-        parameter, and at least float32.
+    - `accumulator_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
 
     **Source:** Sutskever et al., [On the importance of initialization and momentum in
     deep learning](https://proceedings.mlr.press/v28/sutskever13.html), 2013.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.SGD(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.18
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

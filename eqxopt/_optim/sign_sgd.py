@@ -16,30 +16,16 @@ class SignSGD(AbstractLeafwiseOptimizer):
     u_t = -\alpha_t\, \mathrm{sign}(g_t)
     $$
 
-    An entry whose gradient is 0 stays. For a complex entry the sign is $z / |z|$.
+    An entry whose gradient is 0 stays. The sign of a complex entry is $z / |z|$.
 
     Training can be differentiated, but the sign itself has derivative 0.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
+    - `learning_rate`: $\alpha$, in [0, inf).
 
     **Source:** Bernstein et al., [signSGD: Compressed Optimisation for Non-Convex
     Problems](https://arxiv.org/abs/1802.04434), 2018, Algorithm 1.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.SignSGD(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.82
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -64,39 +50,24 @@ class Signum(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    [`eqxopt.Lion`][] differs in giving the current gradient a weight of its own, and
-    with $\beta_1 = \beta_2$ and no decay it is this. For a complex entry the sign is
-    $z / |z|$. The paper's decay is in the gradient; for a decoupled one use
+    The sign of a complex entry is $z / |z|$. [`eqxopt.Lion`][] gives the current
+    gradient a weight of its own; with $\beta_1 = \beta_2$ and no decay it is this. The
+    paper's decay is in the gradient; for a decoupled one use
     [`eqxopt.DecoupledWeightDecay`][].
 
-    Training can be differentiated, but the sign itself has derivative 0, so $\beta$
-    has too.
+    Training can be differentiated, but the sign itself has derivative 0, and so the
+    derivative with respect to $\beta$ is 0 too.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `beta`: $\beta \in [0, 1)$, the decay of the mean. Default 0.9.
-    - `accumulator_dtype`: the dtype in which $m$ is kept. By default that of the
-        parameter, and at least float32.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `beta`: $\beta$, the decay of the mean, in [0, 1). Default 0.9.
+    - `accumulator_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
 
     **Source:** Bernstein et al., [signSGD: Compressed Optimisation for Non-Convex
     Problems](https://arxiv.org/abs/1802.04434), 2018, Algorithm 2; Zhao et al.,
     [Deconstructing What Makes a Good Optimizer for Language
     Models](https://arxiv.org/abs/2407.07972), 2024.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.Signum(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.82
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

@@ -16,8 +16,8 @@ from .._types import Leaf, Scalar
 
 
 class StableAdamW(AbstractLeafwiseOptimizer):
-    r"""AdamW that slows down for a parameter whose gradient is larger than its second
-    moment foresees, which prevents spikes of the loss.
+    r"""AdamW that slows down where the gradient is larger than its second moment
+    foresees, which prevents spikes of the loss.
 
     $$
     \begin{aligned}
@@ -32,41 +32,25 @@ class StableAdamW(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    The mean is over the entries of one parameter, as in [`eqxopt.Adafactor`][], from
-    which the clipping is. It takes the place of clipping the gradient's norm. The paper
-    corrects the bias in the decay rates, $\hat\beta_t = \beta\, (1 - \beta^{t-1}) /
-    (1 - \beta^t)$, which gives the same $\hat m_t$ and $\hat v_t$.
+    The mean is over the entries of one parameter. This clipping comes from
+    [`eqxopt.Adafactor`][], and takes the place of clipping the gradient's norm. The
+    paper corrects the bias in the decay rates, $\hat\beta_t = \beta\, (1 -
+    \beta^{t-1}) / (1 - \beta^t)$, which gives the same $\hat m_t$ and $\hat v_t$.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the first moment. Default 0.9.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.99.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.2.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
-    - `clipping_threshold`: $d > 0$. Default 1.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.99.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.2.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
+    - `clipping_threshold`: $d$, in (0, inf). Default 1.
 
     **Source:** Wortsman et al., [Stable and low-precision training for large-scale
     vision-language models](https://arxiv.org/abs/2304.13013), 2023, Algorithm 2. The
     defaults are those of its code, for training CLIP.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.StableAdamW(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f}")
-        13.74
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -88,7 +72,7 @@ class StableAdamW(AbstractLeafwiseOptimizer):
         nu = ema(state.nu, abs_sq(grad), self.b2)
         mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)
         root = sqrt(nu_hat)
-        surprise = rms(divide(grad, jnp.maximum(root, self.eps)))
-        rate = self.learning_rate / jnp.maximum(1, surprise / self.clipping_threshold)
+        rho = rms(divide(grad, jnp.maximum(root, self.eps)))
+        rate = self.learning_rate / jnp.maximum(1, rho / self.clipping_threshold)
         step = divide(mu_hat, root + self.eps) + self.weight_decay * param
         return -rate * step, Moments(mu, nu)

@@ -1,6 +1,7 @@
 """What a schedule is, the plainest ones, and arithmetic with schedules."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -11,9 +12,12 @@ from jaxtyping import Array, Int
 from .._number import (
     check_fields,
     copied,
+    is_default,
     Number,
     number,
     NumberLike,
+    NumbersMeta,
+    show_value,
 )
 from .._tree import is_function
 from .._types import Scalar
@@ -22,18 +26,18 @@ from .._types import Scalar
 Step: TypeAlias = Int[Array, ""] | Scalar | int | float
 
 
-class AbstractSchedule(eqx.Module):
+class AbstractSchedule(eqx.Module, metaclass=NumbersMeta):
     """A value that moves with the number of updates made.
 
     A schedule is called with the count of updates made so far, so the first update
     sees 0. Its numbers are array fields, also those that count steps: they can be
     changed without recompiling, batched with `jax.vmap` and differentiated.
 
-    Schedules can be added, subtracted and multiplied, with each other, with numbers
-    and with functions of the step.
+    Add, subtract and multiply schedules with each other, with numbers and with
+    functions of the step.
     """
 
-    # A NumPy number on the left of an operator leaves it to the schedule.
+    # NumPy then leaves an operator with one of its numbers on the left to the schedule.
     __array_ufunc__ = None
 
     @abc.abstractmethod
@@ -42,6 +46,12 @@ class AbstractSchedule(eqx.Module):
 
     def __check_init__(self) -> None:
         check_fields(self)
+
+    def __repr__(self) -> str:
+        """The class with its numbers, those left out that have their defaults."""
+        fields = [(f, getattr(self, f.name)) for f in dataclasses.fields(self)]
+        shown = [f"{f.name}={show_value(x)}" for f, x in fields if not is_default(f, x)]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def __add__(self, other: "ScheduleLike") -> "Sum":
         return Sum(self, other)
@@ -94,14 +104,16 @@ class Constant(AbstractSchedule):
 class Custom(AbstractSchedule):
     """A schedule from a plain function of the step.
 
-    Wherever a schedule is accepted, so is such a function, and this wrapping is done
-    for you. The function is a static field: numbers inside it are compiled in.
+    Wherever a schedule is accepted, so is such a function: it is wrapped for you. The
+    function is a static field, so numbers inside it are compiled in.
 
     **Arguments:**
 
     - `function`: takes the step, an int32 scalar, and returns a scalar. Inside
         [`Join`][eqxopt.schedules.Join], whose boundaries need not be integers, the
         step is a float.
+
+    **Raises:** a `ValueError` when it is called, if the function gives no scalar.
 
     !!! example
 

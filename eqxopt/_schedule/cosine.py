@@ -7,11 +7,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from .._math import half_cosine, lerp, ramp
-from .._number import (
-    check_increasing,
-    Number,
-    number,
-)
+from .._number import check_increasing, Number, number
 from .._types import Scalar
 from .abstract import AbstractSchedule, Step
 
@@ -27,9 +23,9 @@ class CosineDecay(AbstractSchedule):
     **Arguments:**
 
     - `init_value`: $v_0$.
-    - `decay_steps`: $T > 0$, the steps until the end is reached.
+    - `decay_steps`: $T$, the steps until the end is reached, in (0, inf).
     - `alpha`: $a$, the end as a fraction of `init_value`. Default 0.
-    - `exponent`: $p > 0$. Default 1.
+    - `exponent`: $p$, in (0, inf). Default 1.
 
     **Source:** Loshchilov and Hutter, [SGDR: Stochastic Gradient Descent with Warm
     Restarts](https://arxiv.org/abs/1608.03983), 2017.
@@ -62,11 +58,13 @@ class WarmupCosineDecay(AbstractSchedule):
 
     - `init_value`: the value at step 0.
     - `peak_value`: the value at the end of the warm-up.
-    - `warmup_steps`: the steps from the one to the other, at least 0.
-    - `decay_steps`: the steps of the whole, warm-up included; more than
+    - `warmup_steps`: the length of the warm-up, in [0, inf).
+    - `decay_steps`: the length of the whole, warm-up included; more than
         `warmup_steps`.
     - `end_value`: the value at the end and after. Default 0.
-    - `exponent`: the power, > 0, to which the half cosine is raised. Default 1.
+    - `exponent`: the power to which the half cosine is raised, in (0, inf). Default 1.
+
+    **Raises:** a `ValueError` if `decay_steps` is not more than `warmup_steps`.
 
     !!! example
 
@@ -101,12 +99,13 @@ class SGDR(AbstractSchedule):
     r"""Cosine decay with warm restarts: cycles of
     [`WarmupCosineDecay`][eqxopt.schedules.WarmupCosineDecay], one after the other.
 
-    The last cycle's end is held. The field `cycles` has the cycles as schedules.
+    It holds the value at the last cycle's end. The field `cycles` has the cycles as
+    schedules.
 
     **Arguments:**
 
-    - `cosine_kwargs`: for each cycle a dictionary of `WarmupCosineDecay`'s arguments,
-        of which `decay_steps` is the length of the cycle.
+    - `cosine_kwargs`: for each cycle a dictionary of the arguments of
+        `WarmupCosineDecay`. Its `decay_steps` is the length of the cycle.
 
     **Raises:** a `ValueError` if there is no cycle.
 

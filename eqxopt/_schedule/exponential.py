@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._math import lerp, ramp
-from .._number import Number, number
+from .._number import Number, number, OptionalNumber
 from .._types import Scalar
 from .abstract import AbstractSchedule, Step
 
@@ -19,13 +19,14 @@ class ExponentialDecay(AbstractSchedule):
     **Arguments:**
 
     - `init_value`: $v_0$.
-    - `transition_steps`: $T > 0$, the steps in which the value is multiplied by the
-        rate once.
-    - `decay_rate`: $r > 0$. Above 1 the value grows.
-    - `transition_begin`: $b \ge 0$, the step at which it starts to move. Default 0.
-    - `staircase`: whether the exponent is rounded down, so that the value moves every
+    - `transition_steps`: $T$, the steps in which the value is multiplied by the rate
+        once, in (0, inf).
+    - `decay_rate`: $r$, in (0, inf). Above 1 the value grows.
+    - `transition_begin`: $b$, the step at which the value starts to move, in [0, inf).
+        Default 0.
+    - `staircase`: whether to round the exponent down, so that the value moves every
         $T$ steps only. Default `False`.
-    - `end_value`: a bound for the value, from below if $r < 1$ and else from above.
+    - `end_value`: a bound of the value, from below if $r < 1$ and from above otherwise.
         Default `None`, no bound.
 
     !!! example
@@ -44,7 +45,7 @@ class ExponentialDecay(AbstractSchedule):
     decay_rate: Number = number("(0, inf)")
     transition_begin: Number = number("[0, inf)", default=0)
     staircase: bool = eqx.field(default=False, static=True)
-    end_value: Number = number("(-inf, inf)", default=None)
+    end_value: OptionalNumber = number("(-inf, inf)", default=None)
 
     def __call__(self, step: Step) -> Scalar:
         elapsed = jnp.asarray(step, dtype=float) - self.transition_begin
@@ -59,15 +60,15 @@ class WarmupExponentialDecay(AbstractSchedule):
 
     - `init_value`: the value at step 0.
     - `peak_value`: the value at the end of the warm-up.
-    - `warmup_steps`: the steps from the one to the other, at least 0.
-    - `transition_steps`: the steps, > 0, in which the value is then multiplied by the
-        rate once.
-    - `decay_rate`: that rate, > 0.
-    - `transition_begin`: the steps, at least 0, that the peak is held. Default 0.
-    - `staircase`: whether the value falls every `transition_steps` steps only.
-        Default `False`.
-    - `end_value`: a bound for the decay, from below if the rate is below 1 and else
-        from above. Default `None`, no bound.
+    - `warmup_steps`: the length of the warm-up, in [0, inf).
+    - `transition_steps`: the steps in which the value is then multiplied by the rate
+        once, in (0, inf).
+    - `decay_rate`: that rate, in (0, inf).
+    - `transition_begin`: how many steps the peak is held, in [0, inf). Default 0.
+    - `staircase`: whether the value moves every `transition_steps` steps only. Default
+        `False`.
+    - `end_value`: a bound of the decay, from below if the rate is below 1 and from
+        above otherwise. Default `None`, no bound.
 
     !!! example
 
@@ -87,7 +88,7 @@ class WarmupExponentialDecay(AbstractSchedule):
     decay_rate: Number = number("(0, inf)")
     transition_begin: Number = number("[0, inf)", default=0)
     staircase: bool = eqx.field(default=False, static=True)
-    end_value: Number = number("(-inf, inf)", default=None)
+    end_value: OptionalNumber = number("(-inf, inf)", default=None)
 
     def __call__(self, step: Step) -> Scalar:
         t = jnp.asarray(step, dtype=float)

@@ -22,8 +22,8 @@ class Join(AbstractSchedule):
     **Arguments:**
 
     - `schedules`: schedules, numbers or functions of the step.
-    - `boundaries`: the steps, each at least 0 and in increasing order, at which the
-        next schedule takes over.
+    - `boundaries`: the steps at which the next schedule takes over, in [0, inf) and
+        increasing.
 
     **Raises:** a `ValueError` if `boundaries` do not increase, or are not one fewer
     than `schedules`.
@@ -53,8 +53,8 @@ class Join(AbstractSchedule):
         check_increasing(self, "boundaries")
 
     def __call__(self, step: Step) -> Scalar:
-        # No schedule sees a step outside its own stretch, where it might not be
-        # finite, and so would not be the derivative of what is selected.
+        # Clip each schedule's step to its own stretch: where a schedule is not finite
+        # the derivative of what `where` selects would be NaN.
         t = jnp.asarray(step, dtype=float)
         first, *others = self.schedules
         ends = [*self.boundaries, jnp.asarray(jnp.inf, dtype=float)]

@@ -1,19 +1,11 @@
-"""Schedules that are given at some steps, and constant or interpolated between."""
-
-from collections.abc import Callable
+"""Schedules that go through given values at given steps."""
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._math import half_cosine, lerp, ramp
-from .._number import (
-    check_increasing,
-    Number,
-    number,
-    Numbers,
-    numbers,
-)
+from .._number import check_increasing, Number, number, Numbers, numbers
 from .._types import Scalar
 from .abstract import AbstractSchedule, Step
 
@@ -24,7 +16,7 @@ class PiecewiseConstant(AbstractSchedule):
     **Arguments:**
 
     - `init_value`: the value before the first jump.
-    - `boundaries`: the steps of the jumps, each at least 0, in increasing order.
+    - `boundaries`: the steps of the jumps, in [0, inf) and increasing.
     - `values`: the value from each of these steps on. optax takes factors instead,
         of which these are the products.
 
@@ -55,16 +47,16 @@ class PiecewiseConstant(AbstractSchedule):
 
 
 class PiecewiseInterpolate(AbstractSchedule):
-    r"""Given values at some steps, and lines or half cosines from each to the next.
+    r"""Given values at given steps, with lines or half cosines from each to the next.
 
     **Arguments:**
 
     - `interpolate_type`: `"linear"` or `"cosine"`.
     - `init_value`: the value at step 0.
-    - `boundaries`: steps, each at least 0, in increasing order.
-    - `values`: the value at each of these steps; after the last it is held. optax
-        takes factors instead, of which these are the products, so that no value can
-        follow a 0.
+    - `boundaries`: steps, in [0, inf) and increasing.
+    - `values`: the value at each of these steps; the last one stays. optax takes
+        factors instead, of which these are the products, so that there no other value
+        can follow a 0.
 
     **Raises:** a `ValueError` for another `interpolate_type`, or if `boundaries` do
     not increase, or are not as many as `values`.
@@ -94,37 +86,34 @@ class PiecewiseInterpolate(AbstractSchedule):
         _check_pieces(self)
 
     def __call__(self, step: Step) -> Scalar:
-        start = jnp.zeros_like(self.init_value)
-        return _interpolated(
-            step,
-            _from(start, self.boundaries),
-            _from(self.init_value, self.values),
-            _CURVES[self.interpolate_type],
-        )
+        corners = _from(jnp.zeros_like(self.init_value), self.boundaries)
+        values = _from(self.init_value, self.values)
+        return _interpolated(step, corners, values, self.interpolate_type)
 
 
 class OneCycleLinear(AbstractSchedule):
     r"""One cycle in three lines: up to a peak, back, and further down to the end.
 
-    With $v$ the peak, $T$ the steps of the whole, $d$ and $f$ the factors, it goes
-    through
+    With the peak $v$, the length $T$ and the factors $d$ and $f$, it goes through
 
     $$
     (0, v / d), \quad (p_1 T, v), \quad (p_2 T, v / d), \quad (T, v / (d f))
     $$
 
-    and stays at the end. optax rounds the corners down to whole steps.
+    and stays at the end. optax rounds these steps down to integers.
 
     **Arguments:**
 
-    - `transition_steps`: $T > 0$.
+    - `transition_steps`: $T$, in (0, inf).
     - `peak_value`: $v$.
-    - `pct_start`: $p_1 \in [0, 1]$, the part of the steps after which the peak is
-        reached. Default 0.3.
-    - `pct_final`: $p_2 \in (p_1, 1]$, the part after which the start's value is
-        reached again. Default 0.85.
-    - `div_factor`: $d > 0$. Default 25.
-    - `final_div_factor`: $f > 0$. Default 1e4.
+    - `pct_start`: $p_1$, the part of the steps after which the value is at its peak, in
+        [0, 1]. Default 0.3.
+    - `pct_final`: $p_2$, the part after which it is back where it began, in
+        $(p_1, 1]$. Default 0.85.
+    - `div_factor`: $d$, in (0, inf). Default 25.
+    - `final_div_factor`: $f$, in (0, inf). Default 1e4.
+
+    **Raises:** a `ValueError` if `pct_final` is not more than `pct_start`.
 
     **Source:** Smith and Topin, [Super-Convergence: Very Fast Training of Neural
     Networks Using Large Learning Rates](https://arxiv.org/abs/1708.07120), 2017.
@@ -151,36 +140,33 @@ class OneCycleLinear(AbstractSchedule):
         check_increasing(self, "pct_start", "pct_final")
 
     def __call__(self, step: Step) -> Scalar:
-        length = self.transition_steps
-        rise, fall = self.pct_start * length, self.pct_final * length
-        corners = [jnp.zeros_like(length), rise, fall, length]
-        low = self.peak_value / self.div_factor
-        values = [low, self.peak_value, low, low / self.final_div_factor]
-        return _interpolated(
-            step, jnp.stack(corners), jnp.stack(values), _CURVES["linear"]
-        )
+        length, peak = self.transition_steps, self.peak_value
+        top, bottom = self.pct_start * length, self.pct_final * length
+        low = peak / self.div_factor
+        corners = jnp.stack([jnp.zeros_like(length), top, bottom, length])
+        values = jnp.stack([low, peak, low, low / self.final_div_factor])
+        return _interpolated(step, corners, values, "linear")
 
 
 class OneCycleCosine(AbstractSchedule):
     r"""One cycle in two half cosines: up to a peak, and down to the end.
 
-    With $v$ the peak, $T$ the steps of the whole, $d$ and $f$ the factors, it goes
-    through
+    With the peak $v$, the length $T$ and the factors $d$ and $f$, it goes through
 
     $$
     (0, v / d), \quad (p T, v), \quad (T, v / (d f))
     $$
 
-    and stays at the end. optax rounds the corners down to whole steps.
+    and stays at the end. optax rounds these steps down to integers.
 
     **Arguments:**
 
-    - `transition_steps`: $T > 0$.
+    - `transition_steps`: $T$, in (0, inf).
     - `peak_value`: $v$.
-    - `pct_start`: $p \in [0, 1]$, the part of the steps after which the peak is
-        reached. Default 0.3.
-    - `div_factor`: $d > 0$. Default 25.
-    - `final_div_factor`: $f > 0$. Default 1e4.
+    - `pct_start`: $p$, the part of the steps after which the value is at its peak, in
+        [0, 1]. Default 0.3.
+    - `div_factor`: $d$, in (0, inf). Default 25.
+    - `final_div_factor`: $f$, in (0, inf). Default 1e4.
 
     **Source:** Smith and Topin, [Super-Convergence: Very Fast Training of Neural
     Networks Using Large Learning Rates](https://arxiv.org/abs/1708.07120), 2017.
@@ -203,19 +189,14 @@ class OneCycleCosine(AbstractSchedule):
     final_div_factor: Number = number("(0, inf)", default=1e4)
 
     def __call__(self, step: Step) -> Scalar:
-        length = self.transition_steps
-        corners = [jnp.zeros_like(length), self.pct_start * length, length]
-        low = self.peak_value / self.div_factor
-        values = [low, self.peak_value, low / self.final_div_factor]
-        return _interpolated(
-            step, jnp.stack(corners), jnp.stack(values), _CURVES["cosine"]
-        )
+        length, peak = self.transition_steps, self.peak_value
+        low = peak / self.div_factor
+        corners = jnp.stack([jnp.zeros_like(length), self.pct_start * length, length])
+        values = jnp.stack([low, peak, low / self.final_div_factor])
+        return _interpolated(step, corners, values, "cosine")
 
 
-_CURVES = {
-    "linear": lambda done: done,
-    "cosine": lambda done: half_cosine(1 - done),
-}
+_CURVES = {"linear": lambda done: done, "cosine": lambda done: half_cosine(1 - done)}
 
 
 def _from(first: Scalar, rest: Float[Array, " n"]) -> Float[Array, " n+1"]:
@@ -223,18 +204,14 @@ def _from(first: Scalar, rest: Float[Array, " n"]) -> Float[Array, " n+1"]:
 
 
 def _interpolated(
-    step: Step,
-    corners: Float[Array, " n"],
-    values: Float[Array, " n"],
-    curve: Callable[[Scalar], Scalar],
+    step: Step, corners: Float[Array, " n"], values: Float[Array, " n"], curve: str
 ) -> Scalar:
     t = jnp.asarray(step, dtype=float)
-    last = len(corners) - 1
     i = jnp.maximum(jnp.sum(t >= corners) - 1, 0)
     # From the last corner to itself is a jump, which is done.
-    j = jnp.minimum(i + 1, last)
+    j = jnp.minimum(i + 1, len(corners) - 1)
     done = ramp(t, corners[i], corners[j] - corners[i])
-    return lerp(values[i], values[j], curve(done))
+    return lerp(values[i], values[j], _CURVES[curve](done))
 
 
 def _check_pieces(schedule: PiecewiseConstant | PiecewiseInterpolate) -> None:

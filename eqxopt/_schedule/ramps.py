@@ -19,8 +19,9 @@ class Linear(AbstractSchedule):
 
     - `init_value`: $v_0$.
     - `end_value`: $v_1$.
-    - `transition_steps`: $T > 0$, the steps from the one to the other.
-    - `transition_begin`: $b \ge 0$, the step at which the line starts. Default 0.
+    - `transition_steps`: $T$, the steps from the one to the other, in (0, inf).
+    - `transition_begin`: $b$, the step at which the line starts, in [0, inf). Default
+        0.
 
     !!! example
 
@@ -55,10 +56,11 @@ class Polynomial(AbstractSchedule):
 
     - `init_value`: $v_0$.
     - `end_value`: $v_1$.
-    - `power`: $p > 0$. With 1 this is [`Linear`][eqxopt.schedules.Linear]; above 1 it
-        falls fast first, below 1 fast at last.
-    - `transition_steps`: $T > 0$, the steps from the one to the other.
-    - `transition_begin`: $b \ge 0$, the step at which it starts to move. Default 0.
+    - `power`: $p$, in (0, inf). With 1 this is [`Linear`][eqxopt.schedules.Linear];
+        above 1 the value moves fast first, below 1 fast at the end.
+    - `transition_steps`: $T$, the steps from the one to the other, in (0, inf).
+    - `transition_begin`: $b$, the step at which the value starts to move, in [0, inf).
+        Default 0.
 
     !!! example
 

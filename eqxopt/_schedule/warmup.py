@@ -1,11 +1,11 @@
-"""Schedules that rise along a line, and then stay or fall at last."""
+"""Schedules that rise along a line, then stay, and fall or not."""
 
 import equinox as eqx
 import jax.numpy as jnp
 from jax.core import Tracer
 
 from .._math import divide, half_cosine, lerp, ramp, sqrt
-from .._number import Number, number
+from .._number import Number, number, OptionalNumber
 from .._types import Scalar
 from .abstract import AbstractSchedule, Step
 
@@ -17,8 +17,8 @@ class WarmupConstant(AbstractSchedule):
 
     - `init_value`: the value at step 0.
     - `peak_value`: the value at the end of the warm-up and after.
-    - `warmup_steps`: the steps from the one to the other, at least 0. With 0 the peak
-        is there from the start, and not `init_value` for ever as in optax.
+    - `warmup_steps`: the length of the warm-up, in [0, inf). With 0 the value is the
+        peak from the start; in optax it is `init_value` for ever.
 
     !!! example
 
@@ -52,15 +52,15 @@ class InverseSquareRoot(AbstractSchedule):
     \end{cases}
     $$
 
-    With $s = w$, the default, the second line is $v_1 \sqrt{w / t}$.
+    With $s = w$, the default, the second case is $v_1 \sqrt{w / t}$.
 
     **Arguments:**
 
     - `init_value`: $v_0$, the value at step 0.
     - `peak_value`: $v_1$, the value at the end of the warm-up.
-    - `warmup_steps`: $w \ge 0$.
-    - `timescale`: $s > 0$. It takes $3s$ steps to half the peak. Default `None`,
-        which is `warmup_steps`.
+    - `warmup_steps`: $w$, in [0, inf).
+    - `timescale`: $s$, in (0, inf). After $3s$ steps the value is half the peak.
+        Default `None`, for $s = w$.
 
     **Raises:** a `ValueError` if `warmup_steps` is 0 and there is no `timescale`.
 
@@ -82,7 +82,7 @@ class InverseSquareRoot(AbstractSchedule):
     init_value: Number = number("(-inf, inf)")
     peak_value: Number = number("(-inf, inf)")
     warmup_steps: Number = number("[0, inf)")
-    timescale: Number = number("(0, inf)", default=None)
+    timescale: OptionalNumber = number("(0, inf)", default=None)
 
     def __check_init__(self) -> None:
         known = not isinstance(self.warmup_steps, Tracer)
@@ -112,22 +112,22 @@ class WarmupStableDecay(AbstractSchedule):
     r"""A straight line up to a peak, which is held, then a decay: WSD, also called the
     trapezoid.
 
-    Unlike a cosine's, its length need not be known from the start: what was trained
-    until the decay can be trained on. The three phases' lengths add up, where
-    [`WarmupCosineDecay`][eqxopt.schedules.WarmupCosineDecay]'s `decay_steps` is the
+    Its length need not be known from the start, unlike a cosine's: training can go on
+    from where the decay began. The lengths of the three phases add up, whereas the
+    `decay_steps` of [`WarmupCosineDecay`][eqxopt.schedules.WarmupCosineDecay] are the
     whole.
 
     **Arguments:**
 
     - `init_value`: the value at step 0.
     - `peak_value`: the value after the warm-up and until the decay.
-    - `warmup_steps`: the length of the warm-up, at least 0.
-    - `stable_steps`: the length of the phase at the peak, at least 0.
-    - `decay_steps`: the length of the decay, at least 0.
+    - `warmup_steps`: the length of the warm-up, in [0, inf).
+    - `stable_steps`: the length of the phase at the peak, in [0, inf).
+    - `decay_steps`: the length of the decay, in [0, inf).
     - `end_value`: the value at the end and after. Default 0.
-    - `decay_type`: the shape of the decay, of which $d \in [0, 1]$ is done: `"linear"`,
+    - `decay_type`: the shape of the decay, of which the part $d$ is done: `"linear"`,
         $1 - d$, the default; `"1-sqrt"`, $1 - \sqrt d$, which the second source finds
-        best; or `"cosine"`.
+        best; or `"cosine"`, $\frac12 + \frac12 \cos(\pi d)$.
 
     **Raises:** a `ValueError` for another `decay_type`.
 

@@ -1,5 +1,6 @@
 """Gradients of several micro-batches for one update."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -134,14 +135,19 @@ class Accumulate(AbstractOptimizer):
 
         kept = all_finite([*step.grads, loss] if self.drop_nonfinite else [])
         used = kept & (self.weight > 0)
-        plus = lambda total, new: _plus(total, new, self.weight, used)
         micro_steps = plus_one_if(kept, self.micro_steps)
-        total_weight = plus(self.total_weight, jnp.ones_like(self.weight))
-        total_value = self.total_value if loss is None else plus(self.total_value, loss)
-        totals = [
-            None if grad is None else plus(state.total, grad)
-            for state, grad in zip(states, step.grads)
-        ]
+        one = jnp.ones_like(self.weight)
+        total_weight = _plus(self.total_weight, one, self.weight, used)
+        complete = kept & reached(self, micro_steps, "every") & (total_weight > 0)
+        add = lambda total, new: _add(total, new, self.weight, used, complete)
+        total_value, next_value = (
+            (self.total_value,) * 2 if loss is None else add(self.total_value, loss)
+        )
+        totals: Leaves = [None] * len(states)
+        for i, (state, grad) in enumerate(zip(states, step.grads)):
+            if grad is not None:
+                totals[i], kept_total = add(state.total, grad)
+                states[i] = Accumulated(kept_total)
 
         def update(optimizer: AbstractOptimizer) -> tuple[Leaves, AbstractOptimizer]:
             mean = lambda total: _over(total, total_weight)
@@ -149,12 +155,8 @@ class Accumulate(AbstractOptimizer):
             value = None if loss is None else mean(total_value)
             return optimizer.advance(step._replace(grads=means, value=value))
 
-        complete = kept & reached(self, micro_steps, "every") & (total_weight > 0)
         updates, optimizer = _update_if(complete, update, self.optimizer)
         zero_if_complete = lambda x: jnp.where(complete, jnp.zeros_like(x), x)
-        for i, total in enumerate(totals):
-            if total is not None:
-                states[i] = Accumulated(zero_if_complete(total))
         return updates, replace_fields(
             self,
             optimizer=optimizer,
@@ -164,11 +166,24 @@ class Accumulate(AbstractOptimizer):
             dropped=plus_one_if(~kept, self.dropped),
             weight=jnp.ones_like(self.weight),
             total_weight=zero_if_complete(total_weight),
-            total_value=zero_if_complete(total_value),
+            total_value=next_value,
         )
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
         return self.optimizer.evaluate(parameters)
+
+
+@once_per_shape
+def _add(
+    total: Leaf,
+    new: Leaf,
+    weight: Scalar,
+    used: Bool[Array, ""],
+    complete: Bool[Array, ""],
+) -> tuple[Leaf, Leaf]:
+    """The total with one more, and the total to go on with."""
+    total = _plus(total, new, weight, used)
+    return total, jnp.where(complete, jnp.zeros_like(total), total)
 
 
 @once_per_shape
@@ -189,13 +204,12 @@ def _update_if(
     optimizer: AbstractOptimizer,
 ) -> tuple[Leaves, AbstractOptimizer]:
     """`update(optimizer)` if the condition holds, and no update otherwise."""
+    update = jax.jit(update)  # traced once, for its shapes and for the branch
     updates, updated = jax.eval_shape(update, optimizer)
 
     def skip(optimizer: AbstractOptimizer) -> tuple[Leaves, AbstractOptimizer]:
-        nothing = [
-            None if x is None else no_update(jnp.zeros(x.shape, x.dtype))
-            for x in updates
-        ]
+        alike = functools.cache(lambda shape, dtype: no_update(jnp.zeros(shape, dtype)))
+        nothing = [None if x is None else alike(x.shape, x.dtype) for x in updates]
         # A checkpoint may have given `optimizer` other containers than `updated` has.
         structure = jtu.tree_structure(updated)
         return nothing, structure.unflatten(jtu.tree_leaves(optimizer))

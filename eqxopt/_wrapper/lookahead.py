@@ -6,12 +6,12 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from .._abstract.optimizer import AbstractOptimizer, count_of, inner, moved
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner
 from .._abstract.rules import begun, kept_states, reached, rules, states_of
 from .._abstract.step import Step
 from .._compile.once import once_per_shape
 from .._fields import Hyperparameter, hyperparameter
-from .._math import own_copy, select, zero_count
+from .._math import moved, own_copy, select, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Count, Leaf, Leaves, Scalar, Self
 

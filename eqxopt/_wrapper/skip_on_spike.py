@@ -28,17 +28,17 @@ class Recent(NamedTuple):
 class SkipOnSpike(AbstractOptimizer):
     r"""Skips a step whose loss or gradient is far larger than those of recent steps.
 
-    A step is skipped if the loss $f_t$, or in its place the norm of all gradients
-    together, has
+    A step is skipped if its loss $f_t$ is a spike,
 
     $$
     f_t > \mu_t + k\, \sigma_t
     $$
 
-    with the mean $\mu_t$ and the standard deviation $\sigma_t$ of the last $n$ before
-    it. Those of skipped steps are included, so that a loss which stays high is soon
-    accepted. No step is skipped for this until $n / 2$ values are known. A step whose
-    loss or norm is not finite is always skipped, and that value is not remembered.
+    with the mean $\mu_t$ and the standard deviation $\sigma_t$ of the last $n$ losses
+    before it. The norm of all gradients together is tested in the same way. The values
+    of skipped steps are included, so that a loss which stays high is soon accepted. No
+    value is a spike until $n / 2$ are known. A step whose loss or norm is not finite is
+    always skipped, and that value is not remembered.
 
     In a skipped step the model and the wrapped optimizer stay as they are, bit for bit.
     The loss is compared only if `apply` is given it: `opt.apply(grads, model,
