@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ from .optimizer import AbstractOptimizer, hyperparameter_names
 R = TypeVar("R", bound=AbstractOptimizer)
 
 
-class Batch(NamedTuple, Generic[R]):
+@dataclasses.dataclass(frozen=True)
+class Batch(Generic[R]):
     """Matrices of one size that are treated together."""
 
     members: list[int]

@@ -142,4 +142,5 @@ def completions(transform: Any) -> list[str]:
     own = {f.name for f in dataclasses.fields(transform)}
     names = own | {name for name in dir(type(transform)) if not name.startswith("_")}
     hidden = {*_WRITTEN, *_DECLARED}
-    return sorted(name for name in names if name in own or name not in hidden)
+    shown = {name for name in names if name in own or name not in hidden}
+    return sorted(shown - {"inner_rate", "param_dtype"})

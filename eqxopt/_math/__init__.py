@@ -1,4 +1,4 @@
-"""What rules are written in."""
+"""Mathematics for update rules."""
 
 from .factored import (
     is_factored as is_factored,

@@ -1,4 +1,4 @@
-"""Means of squares kept as one row and one column."""
+"""Second moments factored into one row and one column."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,30 +15,27 @@ def longest_axes(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def is_factored(shape: tuple[int, ...], least: int) -> bool:
-    """Whether two axes have at least the length `least`, and any entries at all:
-    there is no mean over an axis without."""
+    """Whether two axes have at least the length `least`. An axis of length 0 does not
+    count: it has no mean."""
     return len(shape) > 1 and shape[longest_axes(shape)[0]] >= max(least, 1)
 
 
 def zero_factors(param: Leaf) -> tuple[Float[Array, "*rows"], Float[Array, "*cols"]]:
-    """Zeros to keep the mean of a parameter's squares in, as a row and a column."""
+    """The row and the column of a second moment, before the first update."""
     short, long = longest_axes(param.shape)
     return reduced_zeros(param, (long,)), reduced_zeros(param, (short,))
 
 
 def mix(mean: RealLeaf, new: RealLeaf, decay: Scalar) -> RealLeaf:
-    """`ema` for a decay that may be 0, where the rounding of its difference could take
-    a mean of squares below 0."""
+    """`ema` for a mean of squares whose decay may be 0. With a decay of 0, `mean + (new
+    - mean)` may be rounded to less than 0; this form may not."""
     return decay * mean + (1 - decay) * new
 
 
 def mix_factors(
-    row: Float[Array, "*rows"],
-    col: Float[Array, "*cols"],
-    square: RealLeaf,
-    decay: Scalar,
+    row: Float[Array, "*rows"], col: Float[Array, "*cols"], square: RealLeaf, decay: Scalar
 ) -> tuple[Float[Array, "*rows"], Float[Array, "*cols"]]:
-    """The running means of squares along each of the two longest axes."""
+    """The next row and column, given the squares of a gradient."""
     short, long = longest_axes(square.shape)
     return (
         mix(row, jnp.mean(square, axis=long), decay),
@@ -47,10 +44,10 @@ def mix_factors(
 
 
 def over_root(x: Leaf, row: Float[Array, "*rows"], col: Float[Array, "*cols"]) -> Leaf:
-    r"""$x / \sqrt{r c / \operatorname{mean}(r)}$, the mean of squares being what the
-    row $r$ and the column $c$ tell."""
+    r"""$x / \sqrt{r c / \operatorname{mean}(r)}$: divides by the root of the second
+    moment whose row is $r$ and whose column is $c$."""
     short, long = longest_axes(x.shape)
     row, col = jnp.expand_dims(row, long), jnp.expand_dims(col, short)
     row = divide(row, jnp.mean(row, axis=short, keepdims=True))
-    # One root each, because the product of two small factors could underflow.
+    # Take the roots one by one: the product of two small factors could underflow.
     return divide(divide(x, sqrt(row)), sqrt(col))

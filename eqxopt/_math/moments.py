@@ -28,9 +28,9 @@ def zero_moments(param: Leaf, mu_dtype: jnp.dtype | None = None) -> Moments:
 
 
 def reduced_zeros(param: AnyLeaf, axes: tuple[int, ...]) -> Float[Array, "..."]:
-    """Zeros to keep a mean over `axes` of a parameter's squares in."""
-    # Reduced from an array that depends on the parameter, also inside jit, so that
-    # the remaining axes are sharded like the parameter's.
+    """Zeros for a mean of the parameter's squares over `axes`."""
+    # Reduce an array that depends on the parameter, also inside jit: then the remaining
+    # axes are sharded like the parameter's.
     dtype = real_dtype(compute_dtype(param.dtype))
     zero = jnp.zeros((), dtype)
     return jnp.sum(jnp.where(jnp.isnan(param), zero, zero), axis=axes)
@@ -39,9 +39,9 @@ def reduced_zeros(param: AnyLeaf, axes: tuple[int, ...]) -> Float[Array, "..."]:
 def debiased_mean(
     mu: Leaf, grad: Leaf, b1: Scalar, t: Scalar, *, nesterov: bool
 ) -> Leaf:
-    r"""$\hat m_t$ from the running mean $m_t$: without the bias of its start at zero,
-    and with `nesterov` looking one step ahead."""
+    r"""$\hat m_t$, the running mean $m_t$ with its bias corrected. With `nesterov` it
+    looks one step ahead."""
     if nesterov:
-        # Of the weights, which are two numbers, and not of the arrays.
+        # Correct the two weights, which are scalars, instead of the two arrays.
         return debias(b1, b1, t + 1) * mu + debias(1 - b1, b1, t) * grad
     return debias(mu, b1, t)

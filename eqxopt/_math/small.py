@@ -1,4 +1,4 @@
-"""The small functions that update rules are written in."""
+"""Small functions for update rules."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 def ema(mean: Leaf, new: Leaf, decay: Float[Array, "..."]) -> Leaf:
     r"""Exponential moving average, $\beta m + (1 - \beta) x$."""
-    # One weight, from the one stored `decay`, so that `debias` undoes precisely what
-    # this does, also in float32; and written with the fewest operations, because a
-    # model has hundreds of parameters to compile this for.
+    # One weight, computed from `decay` as `debias` does: then `debias` corrects the bias
+    # exactly, also in float32. This form has the fewest operations, which matters
+    # because it is compiled for hundreds of parameters.
     return mean + (1 - decay) * (new - mean)
 
 
 def debias(mean: Leaf, decay: Float[Array, "..."], t: Scalar) -> Leaf:
-    r"""What an `ema` that started from zeros estimates after `t` steps,
+    r"""Correct the bias of an `ema` that started from zeros, after `t` steps:
     $m / (1 - \beta^t)$."""
     return mean / one_minus_power(decay, t)
 
@@ -40,15 +40,15 @@ def one_minus_power(base: RealLeaf, t: Scalar) -> RealLeaf:
 
 @one_minus_power.defjvp
 def _one_minus_power_jvp(primals, tangents):
-    # Written out because the derivative through log1p is 0 * inf at b = 0, a value
-    # that people do use. The step count t has no tangent.
+    # Through log and expm1 the derivative is 0 * inf at b = 0, a value that people do
+    # use. The step count t has no tangent.
     base, t = primals
     base_dot, _ = tangents
     return one_minus_power(base, t), -t * jnp.power(base, t - 1) * base_dot
 
 
 def abs_sq(x: Leaf) -> RealLeaf:
-    r"""$|x|^2$, real also for complex input."""
+    r"""$|x|^2$, which is real for complex $x$ too."""
     if jnp.iscomplexobj(x):
         return jnp.square(x.real) + jnp.square(x.imag)
     return jnp.square(x)
@@ -56,8 +56,8 @@ def abs_sq(x: Leaf) -> RealLeaf:
 
 @jax.custom_jvp
 def sqrt(x: RealLeaf) -> RealLeaf:
-    r"""$\sqrt x$ whose derivative at 0 is taken as 0, so that training can be
-    differentiated where a gradient is exactly 0."""
+    r"""$\sqrt x$, with derivative 0 at 0, so that training can be differentiated where
+    a gradient is exactly 0."""
     return jnp.sqrt(x)
 
 
@@ -71,7 +71,7 @@ def _sqrt_jvp(primals, tangents):
 
 @jax.custom_jvp
 def cbrt(x: RealLeaf) -> RealLeaf:
-    r"""$\sqrt[3] x$ whose derivative at 0 is taken as 0, like that of `sqrt`."""
+    r"""$\sqrt[3] x$, with derivative 0 at 0, as for `sqrt`."""
     return jnp.cbrt(x)
 
 
@@ -80,14 +80,14 @@ def _cbrt_jvp(primals, tangents):
     (x,), (x_dot,) = primals, tangents
     root = cbrt(x)
     at_zero = x == 0
-    # In two steps, because the square of a small root may underflow.
+    # Divide twice: the square of a small root may underflow.
     safe = jnp.where(at_zero, 1, root)
     return root, jnp.where(at_zero, 0, x_dot / 3 / safe / safe)
 
 
 @jax.custom_jvp
 def power(x: Scalar, exponent: Scalar) -> Scalar:
-    r"""$x^p$ for $x, p \ge 0$, whose derivatives at $x = 0$ are taken as 0."""
+    r"""$x^p$ for $x, p \ge 0$, with derivatives 0 at $x = 0$."""
     return jnp.power(x, exponent)
 
 
@@ -102,9 +102,9 @@ def _power_jvp(primals, tangents):
 
 
 def agreement(x: Leaf, y: Leaf) -> RealLeaf:
-    r"""Whether entries point the same way: positive where they do, negative where
-    they oppose each other, and 0 at right angles or where one of them is 0."""
-    # Of the signs, because a product of small numbers may underflow.
+    r"""Whether entries point the same way: positive if they do, negative if they
+    oppose each other, and 0 if they are at right angles or one of them is 0."""
+    # Multiply signs: a product of small numbers may underflow.
     if jnp.iscomplexobj(x):
         return (jnp.conj(jnp.sign(x)) * jnp.sign(y)).real
     return jnp.sign(x) * jnp.sign(y)
@@ -116,20 +116,20 @@ def squared_norm(x: AnyLeaf) -> Scalar:
 
 
 def norm(x: AnyLeaf) -> Scalar:
-    r"""The Euclidean norm of all entries, $\|x\|$, with derivative 0 at 0."""
+    r"""$\|x\|$, the Euclidean norm of all entries, with derivative 0 at 0."""
     return sqrt(squared_norm(x))
 
 
 def inner_product(x: Leaf, y: Leaf) -> Scalar:
-    r"""$\langle x, y \rangle$ over all entries, of complex ones as of pairs of real
-    ones."""
-    # Not with `jnp.vdot`, which flattens what may be sharded and, on accelerators,
+    r"""$\langle x, y \rangle = \operatorname{Re} x^* y$ over all entries: a complex entry
+    counts as two real ones."""
+    # `jnp.vdot` would flatten arrays that may be sharded, and on accelerators it
     # multiplies in less than full precision.
     return jnp.sum((jnp.conj(x) * y).real)
 
 
 def rms(x: AnyLeaf) -> Scalar:
-    r"""The root of the mean square of all entries, with derivative 0 at 0."""
+    """The root mean square of all entries, with derivative 0 at 0."""
     return norm(x) / max(x.size, 1) ** 0.5
 
 
@@ -142,8 +142,7 @@ def divide(x: AnyLeaf, y: Float[Array, "..."]) -> AnyLeaf:
 
 @divide.defjvp
 def _divide_jvp(primals, tangents):
-    # Written out because y**-2, of which the derivative is usually made, overflows in
-    # float32 long before x / y does.
+    # The usual derivative has y**-2, which overflows in float32 long before x / y does.
     (x, y), (x_dot, y_dot) = primals, tangents
     quotient = divide(x, y)
     return quotient, divide(x_dot - quotient * y_dot, y)
@@ -170,7 +169,7 @@ def sum_of_squares(arrays: Iterable[AnyLeaf]) -> Scalar:
 
 def stable_norm(x: AnyLeaf, axes: tuple[int, ...] | None = None) -> Float[Array, "..."]:
     r"""The Euclidean norm of all entries, or over `axes`, which are kept with length 1.
-    Unlike in `norm`, no square overflows or underflows on the way."""
+    Unlike in `norm`, no square overflows or underflows."""
     keep = axes is not None
     magnitude = jnp.abs(x) if jnp.iscomplexobj(x) else x
     # The norm is the same for every scale, and so the scale has no derivative. Two
@@ -188,8 +187,8 @@ def stable_norm(x: AnyLeaf, axes: tuple[int, ...] | None = None) -> Float[Array,
 def global_norm(arrays: Iterable[AnyLeaf]) -> Scalar:
     r"""The `stable_norm` of all `arrays` together, in the widest real dtype among them
     and float32."""
-    # The norm of their norms: one scale for all would take a compiler minutes where a
-    # model has hundreds of arrays.
+    # The norm of the norms. With one scale for all arrays, a model of hundreds of them
+    # takes minutes to compile.
     norms = [_norm_as_row(x) for x in arrays]
     dtype = widest_real_dtype(norms)
     rows = [x.astype(dtype) for x in norms]
@@ -198,18 +197,18 @@ def global_norm(arrays: Iterable[AnyLeaf]) -> Scalar:
 
 @jax.jit
 def _norm_as_row(x: AnyLeaf) -> Float[Array, "1"]:
-    # Traced once for all arrays of one shape. Rows are joined in one operation, where
-    # scalars would need one more each.
+    # Traced once for all arrays of one shape. Rows are concatenated in one operation;
+    # each scalar would need another one to become a row.
     return stable_norm(widen(x))[None]
 
 
 def clip_factor(
     norm: Float[Array, "..."], max_norm: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    r"""$\min(1, c / \|x\|)$, which makes a norm at most $c$: precisely 1 where it
-    is, and also where the norm is 0."""
-    # Where the norm is small its derivative is that of norm / norm, and so never one
-    # of a quotient that overflows.
+    r"""$\min(1, c / \|x\|)$, the factor that makes a norm at most $c$. It is exactly 1
+    where the norm is at most $c$, also where it is 0."""
+    # Where the norm is small, differentiate norm / norm: the derivative of c / norm
+    # could overflow.
     shrunk = divide(jnp.minimum(norm, max_norm), norm)
     return jnp.where(norm <= max_norm, 1, shrunk)
 
@@ -222,9 +221,9 @@ def clipped(x: Leaf, bound: Scalar) -> Leaf:
 
 
 def ramp(step: Scalar, begin: float | Scalar, length: float | Scalar) -> Scalar:
-    """From 0 at `begin` straight to 1 after `length` steps, constant before and after.
+    """A line from 0 at `begin` to 1 after `length` steps, constant before and after.
 
-    A length of 0 is a jump. At both corners the derivative is that from the right.
+    A length of 0 is a jump. At both corners this has the derivative from the right.
     """
     elapsed = step - begin
     risen = jnp.where(elapsed >= 0, divide(elapsed, jnp.asarray(length)), 0)
@@ -238,8 +237,8 @@ def lerp(start: Scalar, end: Scalar, done: Scalar) -> Scalar:
 
 def half_cosine(done: Scalar, exponent: float | Scalar = 1.0) -> Scalar:
     r"""$(\frac12 + \frac12 \cos(\pi d))^p$, from 1 to exactly 0."""
-    # As a square the base is never negative, nor exactly 0, where a power need not
-    # have a derivative.
+    # As a square the base is never negative. Nor is it exactly 0, where a power may have
+    # no derivative.
     height = jnp.square(jnp.cos(0.5 * jnp.pi * done))
     return jnp.where(done < 1, height**exponent, 0)
 
@@ -247,12 +246,14 @@ def half_cosine(done: Scalar, exponent: float | Scalar = 1.0) -> Scalar:
 def product(
     x: Inexact[Array, "batch _ _"], y: Inexact[Array, "batch _ _"]
 ) -> Inexact[Array, "batch _ _"]:
-    # Accelerators else multiply float32 with a precision that small eigenvalues do not
-    # survive.
+    """The product of matrices in a batch, in full precision."""
+    # By default, accelerators multiply float32 matrices in a lower precision, in which
+    # small eigenvalues are lost.
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
 def adjoint(x: Inexact[Array, "batch _ _"]) -> Inexact[Array, "batch _ _"]:
+    """The conjugate transpose of matrices in a batch."""
     return jnp.swapaxes(x.conj(), -2, -1)
 
 
@@ -265,21 +266,21 @@ def plus_one_if(condition: Bool[Array, ""], count: Int[Array, ""]) -> Int[Array,
 
 
 def own_copy(param: Leaf) -> Leaf:
-    """`param` in its compute dtype and in a buffer of its own."""
+    """A copy of `param` in its compute dtype, always in a new buffer."""
     return jnp.array(param, dtype=compute_dtype(param.dtype), copy=True)
 
 
 def no_update(x: Leaf) -> Leaf:
-    """An update that leaves every bit of a parameter: -0.0, because adding 0.0 makes
-    a parameter of -0.0 positive."""
+    """An update that changes no bit of a parameter: -0.0, because adding 0.0 would turn
+    a parameter of -0.0 into 0.0."""
     return jnp.full_like(x, complex(-0.0, -0.0) if jnp.iscomplexobj(x) else -0.0)
 
 
 def select(condition: Bool[Array, ""], new: T, old: T) -> T:
-    """`new` where the condition holds and `old` elsewhere, leaf by leaf.
+    """`new` if the condition holds and `old` otherwise, leaf by leaf.
 
-    Both are evaluated, and so it works under `jax.vmap` at no other cost. The
-    containers are those of `new`: a checkpoint may have given `old` others.
+    Both are always evaluated, so `jax.vmap` adds no cost. The result has the containers
+    of `new`: a checkpoint may have restored `old` in others.
     """
     leaves, treedef = jtu.tree_flatten(new)
     return treedef.unflatten(
@@ -298,5 +299,5 @@ def moved(params: Sequence[AnyLeaf], updates: Leaves) -> list[AnyLeaf]:
 def added(param: Leaf, update: Leaf) -> Leaf:
     """`param + update`, summed in the wider dtype and rounded once."""
     if param.dtype == update.dtype:
-        return jax.lax.add(param, update)  # which is traced faster than `+`
+        return jax.lax.add(param, update)  # traced faster than `+`
     return (param.astype(update.dtype) + update).astype(param.dtype)

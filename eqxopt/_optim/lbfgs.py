@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from .._abstract.matrixwise import fill
 from .._abstract.optimizer import (
     AbstractOptimizer,
     count_of,
@@ -30,7 +29,7 @@ from .._line_search.abstract import AbstractLineSearch, Point
 from .._line_search.zoom import ZoomLineSearch
 from .._math import moved, no_update, own_copy, plus_one_if, zero_count
 from .._number import integer
-from .._tree import Parameters, replace_fields
+from .._tree import fill, Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self
 from ._inverse_hessian import (
     Change,

@@ -1,1 +1,1 @@
-"""Loops around an optimizer."""
+"""Training steps and training loops."""

@@ -1,4 +1,4 @@
-"""Compiled functions that carry a model and an optimizer on."""
+"""A compiled function from a model and an optimizer to the next ones."""
 
 import weakref
 from collections.abc import Callable
@@ -10,31 +10,32 @@ import jax.tree_util as jtu
 from jaxtyping import Array
 
 
-class Carried:
-    """`function(model, opt, *rest) -> (model, opt, *out)`, compiled.
+class CompiledStep:
+    """`function(model, opt, *args) -> (model, opt, *out)`, compiled.
 
-    It flattens by hand, because that is most of what a step of a small model costs:
-    what was given out last is not flattened again when it comes back. The structure of
-    the model and the optimizer must come out as it went in.
+    Flattening is most of the cost of a step of a small model. So this class does it by
+    hand: if the model and the optimizer are those that the last call returned, it
+    reuses their leaves. `function` must return a model and an optimizer of the
+    structure that it was given.
     """
 
     def __init__(self, function: Callable[..., Any], donate: bool):
         self._function = function
         self._donate = donate
         self._programs: dict[Any, _Program] = {}
-        self._last: _Last | None = None
+        self._last: _LastResult | None = None
 
-    def __call__(self, model: Any, opt: Any, *rest: Any) -> tuple[Any, ...]:
+    def __call__(self, model: Any, opt: Any, *args: Any) -> tuple[Any, ...]:
         last = self._last
         if last is not None and last.is_of(model, opt):
-            carry, program = last.leaves, last.program
+            arrays, program = last.arrays, last.program
         else:
-            carry, program = self._flatten(model, opt)
+            arrays, program = self._flatten(model, opt)
         self._last = None
         try:
-            new, out = program.run(carry, rest)
+            new, out = program.run(arrays, args)
         except (RuntimeError, ValueError) as error:
-            if any(x.is_deleted() for x in carry):
+            if any(x.is_deleted() for x in arrays):
                 raise ValueError(
                     "this model or optimizer was donated to an earlier step, whose "
                     "results take its place. Use `model, opt, loss = step(model, opt, "
@@ -42,28 +43,31 @@ class Carried:
                 ) from error
             raise
         model, opt = program.unflatten(new)
-        self._last = _Last(model, opt, new, program)
+        self._last = _LastResult(model, opt, new, program)
         return model, opt, *out
 
     def _flatten(self, model: Any, opt: Any) -> tuple[list[Array], "_Program"]:
         leaves, treedef = jtu.tree_flatten((model, opt))
         arrays = [x for x in leaves if eqx.is_array(x)]
-        rest = tuple(None if eqx.is_array(x) else x for x in leaves)
-        key = (treedef, rest)
+        static = tuple(None if eqx.is_array(x) else x for x in leaves)
+        key = (treedef, static)
         if key not in self._programs:
-            self._programs[key] = _Program(self._function, treedef, rest, self._donate)
+            program = _Program(self._function, treedef, static, self._donate)
+            self._programs[key] = program
         return arrays, self._programs[key]
 
 
-class _Last:
-    """What a step gave out, for as long as both parts of it live."""
+class _LastResult:
+    """The model and the optimizer that a step returned, with their arrays, for as long
+    as both objects are alive."""
 
-    def __init__(self, model: Any, opt: Any, leaves: list[Array], program: "_Program"):
-        self.leaves: list[Array] = leaves
+    def __init__(self, model: Any, opt: Any, arrays: list[Array], program: "_Program"):
+        self.arrays: list[Array] = arrays
         self.program = program
         try:
             self._model = weakref.ref(model, self._forget)
-        except TypeError:  # a list, a dictionary: these may change, too
+        except TypeError:
+            # A list or a dictionary, which the user may also change in place.
             self._model = None
         self._opt = weakref.ref(opt, self._forget)
 
@@ -71,7 +75,7 @@ class _Last:
         return self._model is not None and self._model() is model and self._opt() is opt
 
     def _forget(self, _: Any) -> None:
-        self.leaves = []
+        self.arrays = []
         self._model = None
 
 
@@ -79,37 +83,39 @@ class _Program:
     """The step for one structure of model and optimizer."""
 
     def __init__(
-        self, function: Callable[..., Any], treedef: Any, rest: tuple, donate: bool
+        self, function: Callable[..., Any], treedef: Any, static: tuple, donate: bool
     ):
         self._treedef = treedef
-        self._rest = rest
+        self._static = static
         self._function = function
+        donated = (0,) if donate else ()
         self._compiled = jax.jit(
-            self._flat, donate_argnums=(0,) if donate else (), static_argnums=(2, 3)
+            self._run_flat, donate_argnums=donated, static_argnums=(2, 3)
         )
 
-    def run(self, carry: list[Array], rest: tuple[Any, ...]) -> Any:
-        leaves, treedef = jtu.tree_flatten(rest)
+    def run(self, arrays: list[Array], args: tuple[Any, ...]) -> Any:
+        leaves, treedef = jtu.tree_flatten(args)
         static = None
         if not all(eqx.is_array_like(x) for x in leaves):
             static = tuple(None if eqx.is_array_like(x) else x for x in leaves)
             leaves = [x for x in leaves if eqx.is_array_like(x)]
-        return self._compiled(carry, leaves, treedef, static)
+        return self._compiled(arrays, leaves, treedef, static)
 
     def unflatten(self, arrays: list[Array]) -> Any:
-        return self._treedef.unflatten(_filled(self._rest, arrays))
+        return self._treedef.unflatten(_merged(self._static, arrays))
 
-    def _flat(
-        self, carry: list[Array], leaves: list[Array], treedef: Any, static: Any
+    def _run_flat(
+        self, arrays: list[Array], leaves: list[Array], treedef: Any, static: Any
     ) -> tuple[list[Array], tuple[Any, ...]]:
-        model, opt = self.unflatten(carry)
-        rest = leaves if static is None else _filled(static, leaves)
-        new_model, new_opt, *out = self._function(model, opt, *treedef.unflatten(rest))
+        model, opt = self.unflatten(arrays)
+        leaves = leaves if static is None else _merged(static, leaves)
+        args = treedef.unflatten(leaves)
+        new_model, new_opt, *out = self._function(model, opt, *args)
         new = [x for x in jtu.tree_leaves((new_model, new_opt)) if eqx.is_array(x)]
         return new, tuple(out)
 
 
-def _filled(rest: tuple[Any, ...], arrays: list[Any]) -> list[Any]:
-    """`arrays`, in their order, at the places where `rest` has `None`."""
+def _merged(static: tuple[Any, ...], arrays: list[Any]) -> list[Any]:
+    """All leaves in order: `arrays` where `static` has `None`."""
     remaining = iter(arrays)
-    return [next(remaining) if x is None else x for x in rest]
+    return [next(remaining) if x is None else x for x in static]

@@ -1,4 +1,4 @@
-"""One step of training, as a function to be compiled."""
+"""One training step, not yet compiled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +16,10 @@ from .._dtype import widen
 def training_step(
     loss_fn: Callable[..., Any], has_aux: bool, microbatches: int = 1
 ) -> Callable[..., Any]:
-    """`(model, opt, *batch) -> (model, opt, loss)`, and `aux` after these with
-    `has_aux`."""
+    """The function `(model, opt, *batch) -> (model, opt, loss)`. With `has_aux` it
+    returns `aux` as well."""
 
-    def with_aux(model: PyTree, *batch: Any) -> tuple[Array, Any]:
+    def loss_and_aux(model: PyTree, *batch: Any) -> tuple[Array, Any]:
         value = loss_fn(model, *batch)
         loss, aux = value if has_aux else (value, None)
         if jnp.shape(loss) != ():
@@ -29,36 +29,35 @@ def training_step(
             )
         return loss, aux
 
-    gradient = eqx.filter_value_and_grad(with_aux, has_aux=True)
+    gradient = eqx.filter_value_and_grad(loss_and_aux, has_aux=True)
 
     def step(model: PyTree, opt: AbstractOptimizer, *batch: Any) -> Any:
         if microbatches == 1:
             (loss, aux), grads = gradient(model, *batch)
         else:
-            (loss, aux), grads = _accumulated(gradient, model, batch, microbatches)
-        # What points uphill is the conjugate of what JAX calls the gradient.
+            (loss, aux), grads = _mean_over_parts(gradient, model, batch, microbatches)
+        # JAX's gradient of a complex parameter is the conjugate of what points uphill.
         grads = jtu.tree_map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
         model, opt = opt.apply(
-            grads, model, value=loss, value_fn=lambda m: with_aux(m, *batch)[0]
+            grads, model, value=loss, value_fn=lambda m: loss_and_aux(m, *batch)[0]
         )
         return (model, opt, loss, aux) if has_aux else (model, opt, loss)
 
     return step
 
 
-def _accumulated(
+def _mean_over_parts(
     gradient: Callable[..., Any], model: PyTree, batch: tuple[Any, ...], parts: int
 ) -> Any:
-    """The mean over the parts of the batch, taken one after the other."""
-    arrays, rest = eqx.partition(batch, eqx.is_array)
+    """The mean loss and gradients over `parts` parts of the batch, computed one after
+    the other."""
+    arrays, static = eqx.partition(batch, eqx.is_array)
     split = jtu.tree_map_with_path(lambda path, x: _split(path, x, parts), arrays)
 
     def body(total: PyTree, part: PyTree) -> tuple[PyTree, tuple[Array, Any]]:
-        (loss, aux), grads = gradient(model, *eqx.combine(part, rest))
-        return jtu.tree_map(lambda t, g: t + widen(g) / parts, total, grads), (
-            loss,
-            aux,
-        )
+        (loss, aux), grads = gradient(model, *eqx.combine(part, static))
+        total = jtu.tree_map(lambda t, g: t + widen(g) / parts, total, grads)
+        return total, (loss, aux)
 
     start = jtu.tree_map(
         lambda x: jnp.zeros_like(widen(x)), eqx.filter(model, eqx.is_inexact_array)

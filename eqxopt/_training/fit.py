@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._abstract.optimizer import AbstractOptimizer, count_of
-from ._compiled_step import Carried
+from ._compiled_step import CompiledStep
 from ._step import training_step
 
 
@@ -27,7 +27,8 @@ O = TypeVar("O", bound=AbstractOptimizer)
 
 
 class History(NamedTuple):
-    """The loss of every step, and the optimizer's count before it.
+    """The losses of a training run: for each step, the loss and the optimizer's count
+    before it.
 
     !!! example
 
@@ -60,36 +61,39 @@ def fit(
     progress: bool = True,
     callback: Callable[[M, O, History], Any] | None = None,
 ) -> tuple[M, O, History]:
-    """Trains for many steps, of which a good number at a time run as one program.
+    """Trains for many steps. Each call of its compiled program makes `steps_per_call`
+    of them.
 
     **Arguments:**
 
-    - `loss_fn`: takes the model and a batch and gives the loss, `loss_fn(model,
-        *batch)` if a batch is a tuple and `loss_fn(model, batch)` otherwise.
+    - `loss_fn`: returns the loss. Called as `loss_fn(model, *batch)` if a batch is a
+        tuple, and as `loss_fn(model, batch)` otherwise.
     - `model`, `opt`: the model, and an optimizer that is initialised for it.
-    - `batches`: an iterable of batches, which are pytrees of arrays; or, if
-        `batch_size` is given, a pytree of arrays with all the data along their first
-        axis, from which batches are drawn on the device, in a new order every epoch.
-    - `steps`: how many steps to make. By default all that the iterable gives, or one
-        epoch of data in memory.
-    - `batch_size`, `key`: the rows of a batch, and the key of the order, for data in
-        memory. Rows that do not fill a batch wait for another epoch's order.
-    - `steps_per_call`: how many steps run between two looks at the outside world.
-        Default 50.
-    - `progress`: whether to show a bar with the loss and the steps per second. It needs
-        tqdm and a terminal. Default `True`.
-    - `callback`: called as `callback(model, opt, history)` between two programs, with
-        the history so far. If it returns `True`, training stops.
+    - `batches`: an iterable of batches, which are pytrees of arrays. Or, with
+        `batch_size`, all the data: a pytree of arrays whose first axis is the rows.
+        Then batches are drawn on the device, in a new order every epoch.
+    - `steps`: the number of steps. Default: all batches of the iterable, or one epoch
+        of the data in memory.
+    - `batch_size`, `key`: for data in memory, the number of rows in a batch, and the
+        random key of the order. Rows that do not fill a batch are left out in that
+        epoch.
+    - `steps_per_call`: the number of steps in one call of the compiled program. Default
+        50.
+    - `progress`: whether to show a progress bar with the loss and the steps per second.
+        It needs tqdm and a terminal. Default `True`.
+    - `callback`: called as `callback(model, opt, history)` after each call of the
+        program, with the history so far. Training stops if it returns `True`.
 
     **Returns:** `(model, opt, history)`, the history with the loss of every step.
 
-    An interrupt from the keyboard ends training at the end of the current program, and
-    what was reached is returned. Training goes on from there, to the very bits, with
-    the returned model and optimizer and the same `key`: the order of the data depends
-    on `opt.count`, and an iterable goes on where it stopped.
+    A keyboard interrupt stops training after the current call of the program, and `fit`
+    returns what it has reached. To continue, call `fit` with the returned model and
+    optimizer and the same `key`: the results are those of an uninterrupted run, bit for
+    bit. For the order of the data depends on `opt.count`, and an iterable continues
+    where it stopped.
 
-    **Raises:** a `ValueError` for options that do not go together, for data of
-    different lengths, and if the loss is not a scalar.
+    **Raises:** a `ValueError` for options that exclude each other, for data of different
+    lengths, and for a loss that is not a scalar.
 
     !!! example
 
@@ -109,10 +113,10 @@ def fit(
     """
     if steps_per_call < 1:
         raise ValueError(f"`fit`: steps_per_call={steps_per_call} must be at least 1")
-    first = int(count_of(opt))
+    first_step = int(count_of(opt))
     if batch_size is None:
         data = ()
-        chunks = _stacked(iter(batches), steps, steps_per_call)
+        chunks = _chunks(iter(batches), steps, steps_per_call)
     else:
         data = jtu.tree_map(jnp.asarray, batches)
         rows = _row_count(data)
@@ -122,26 +126,26 @@ def fit(
                 f"{rows} rows; got key={key} and batch_size={batch_size}"
             )
         steps = rows // batch_size if steps is None else steps
-        order = _Order(key, rows, batch_size)
-        chunks = order.chunks(first, steps, steps_per_call)
+        order = _RowOrder(key, rows, batch_size)
+        chunks = order.chunks(first_step, steps, steps_per_call)
 
     in_memory = batch_size is not None
     program = _program if _is_hashable(loss_fn) else _program.__wrapped__
     run = program(loss_fn, in_memory, donate=callback is None)
     if callback is None:
-        # The memory of what the caller holds is not given away.
+        # The program donates its arguments: keep the caller's arrays alive.
         model, opt = _copied((model, opt))
     losses: list[Any] = []
 
     def history() -> History:
         loss = np.concatenate([np.asarray(x)[:n] for x, n in losses] or [np.zeros(0)])
-        return History(loss, first + np.arange(len(loss)))
+        return History(loss, first_step + np.arange(len(loss)))
 
-    with _bar(steps, progress) as advance, _interrupts() as interrupted:
+    with _progress_bar(steps, progress) as show, _interrupts() as interrupted:
         for chunk, n in chunks:
             model, opt, loss = run(model, opt, data, chunk, n)
             losses.append((loss, n))
-            advance(n, loss)
+            show(n, loss)
             stop = callback is not None and callback(model, opt, history()) is True
             if stop or interrupted.is_set():
                 break
@@ -149,11 +153,14 @@ def fit(
 
 
 @functools.lru_cache(maxsize=16)
-def _program(loss_fn: Callable[..., Any], in_memory: bool, donate: bool) -> Carried:
-    """`n` steps on the batches of a chunk, or on the rows of the data that it numbers.
+def _program(
+    loss_fn: Callable[..., Any], in_memory: bool, donate: bool
+) -> CompiledStep:
+    """The compiled loop of `n` steps. A chunk holds its batches, or with `in_memory`
+    the row numbers of its batches.
 
-    What `n` is becomes known when this runs, so that a shorter chunk at the end needs
-    no program of its own. Kept, so that going on needs none either.
+    `n` is an argument of the program, so that a shorter last chunk compiles nothing.
+    The cache saves another call of `fit` from compiling.
     """
 
     def on_batch(model: PyTree, batch: Any) -> Any:
@@ -163,30 +170,30 @@ def _program(loss_fn: Callable[..., Any], in_memory: bool, donate: bool) -> Carr
     step = training_step(on_batch, has_aux=False)
 
     def loop(model: PyTree, opt: PyTree, data: PyTree, chunk: PyTree, n: Array) -> Any:
-        carry, rest = eqx.partition((model, opt), eqx.is_array)
+        carry, static = eqx.partition((model, opt), eqx.is_array)
         length = jtu.tree_leaves(chunk)[0].shape[0]
 
         def body(i: Array, state: Any) -> Any:
             carry, losses = state
-            model, opt = eqx.combine(carry, rest)
-            place, source = (chunk[i], data) if in_memory else (i, chunk)
-            batch = jtu.tree_map(lambda x: x[place], source)
+            model, opt = eqx.combine(carry, static)
+            index, source = (chunk[i], data) if in_memory else (i, chunk)
+            batch = jtu.tree_map(lambda x: x[index], source)
             model, opt, loss = step(model, opt, batch)
             losses = losses.at[i].set(loss.astype(losses.dtype))
             return eqx.filter((model, opt), eqx.is_array), losses
 
         start = carry, jnp.zeros(length, float)
         carry, losses = jax.lax.fori_loop(0, n, body, start)
-        return *eqx.combine(carry, rest), losses
+        return *eqx.combine(carry, static), losses
 
-    return Carried(loop, donate)
+    return CompiledStep(loop, donate)
 
 
-def _stacked(
+def _chunks(
     batches: Iterator[Any], steps: int | None, size: int
 ) -> Iterator[tuple[PyTree, int]]:
-    """Batches of one shape, up to `size` of them together, and how many they are. All
-    stacks of a shape are filled up to the same length."""
+    """Stack up to `size` successive batches of one shape, and count them. Pad every
+    stack to `size`, so that one program fits them all."""
     waiting: list[Any] = []
     for batch in itertools.islice(batches, steps):
         if waiting and _shapes(batch) != _shapes(waiting[0]):
@@ -206,13 +213,13 @@ def _shapes(batch: PyTree) -> Any:
 
 
 def _stack(batches: list[PyTree], size: int) -> PyTree:
-    filled = batches + [batches[-1]] * (size - len(batches))
+    padded = batches + [batches[-1]] * (size - len(batches))
 
     def stack(*leaves: Any) -> Any:
         on_host = all(not isinstance(x, jax.Array) for x in leaves)
         return (np if on_host else jnp).stack(leaves)
 
-    return jtu.tree_map(stack, *filled)
+    return jtu.tree_map(stack, *padded)
 
 
 def _row_count(data: PyTree) -> int:
@@ -229,9 +236,9 @@ def _row_count(data: PyTree) -> int:
     return first.shape[0]
 
 
-class _Order:
-    """Which rows each step sees: a new permutation every epoch, which depends on
-    nothing but the key and the number of the epoch."""
+class _RowOrder:
+    """The rows of each step: a new permutation every epoch, which depends only on the
+    key and the number of the epoch."""
 
     def __init__(self, key: PRNGKeyArray, rows: int, batch_size: int):
         self._per_epoch = rows // batch_size
@@ -246,24 +253,26 @@ class _Order:
         self._order = order
 
     def chunks(
-        self, first: int, steps: int, size: int
+        self, first_step: int, steps: int, size: int
     ) -> Iterator[tuple[Int[Array, "size batch"], int]]:
-        for start in range(first, first + steps, size):
-            n = min(size, first + steps - start)
+        end = first_step + steps
+        for start in range(first_step, end, size):
+            n = min(size, end - start)
             yield self._rows(start, size), n
 
     def _rows(self, start: int, size: int) -> Int[Array, "size batch"]:
-        epochs = range(
-            start // self._per_epoch, (start + size - 1) // self._per_epoch + 1
-        )
+        first, last = start // self._per_epoch, (start + size - 1) // self._per_epoch
+        epochs = range(first, last + 1)
         orders = jnp.concatenate([self._order(jnp.asarray(e)) for e in epochs])
         offset = start % self._per_epoch
         return orders[offset : offset + size]
 
 
 @contextmanager
-def _bar(steps: int | None, wanted: bool) -> Iterator[Callable[[int, Array], None]]:
-    """A function to be told of steps made and their losses."""
+def _progress_bar(
+    steps: int | None, wanted: bool
+) -> Iterator[Callable[[int, Array], None]]:
+    """A function to call after `n` steps with their losses."""
     if not (wanted and sys.stderr.isatty() and find_spec("tqdm")):
         yield lambda n, loss: None
         return
@@ -271,17 +280,17 @@ def _bar(steps: int | None, wanted: bool) -> Iterator[Callable[[int, Array], Non
 
     with tqdm(total=steps, unit="step") as bar:
 
-        def advance(n: int, loss: Array) -> None:
+        def show(n: int, loss: Array) -> None:
             bar.set_postfix(loss=f"{float(loss[n - 1]):.4g}", refresh=False)
             bar.update(n)
 
-        yield advance
+        yield show
 
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """An event for an interrupt from the keyboard, in place of an exception that might
-    come between two halves of a step. A second one is an exception again."""
+    """An event that a keyboard interrupt sets. An exception could come in the middle of
+    a step; only a second interrupt raises one."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -292,17 +301,17 @@ def _interrupts() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    before = signal.signal(signal.SIGINT, handler)
+    previous_handler = signal.signal(signal.SIGINT, handler)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)
 
 
 def _is_hashable(x: Any) -> bool:
     try:
         hash(x)
-    except TypeError:  # a module with arrays can be a loss function, too
+    except TypeError:  # such as a module with arrays
         return False
     return True
 
@@ -314,6 +323,6 @@ def _copies(arrays: list[Array]) -> list[Array]:
 
 def _copied(tree: Any) -> Any:
     leaves, treedef = jtu.tree_flatten(tree)
-    # All at once: a call for each array takes as long as many steps.
+    # Copy all arrays in one program: one call an array takes as long as many steps.
     copies = iter(_copies([x for x in leaves if eqx.is_array(x)]))
     return treedef.unflatten([next(copies) if eqx.is_array(x) else x for x in leaves])

@@ -1,11 +1,11 @@
-"""One training step, compiled, with as little around it as there can be."""
+"""A compiled training step."""
 
 from collections.abc import Callable
 from typing import Any, Literal, overload, Protocol, runtime_checkable, TypeVar
 
 from .._abstract.optimizer import AbstractOptimizer
 from .._types import Scalar
-from ._compiled_step import Carried
+from ._compiled_step import CompiledStep
 from ._step import training_step
 
 
@@ -14,12 +14,12 @@ O = TypeVar("O", bound=AbstractOptimizer)
 
 
 @runtime_checkable
-class Step(Protocol):
+class TrainingStep(Protocol):
     def __call__(self, model: M, opt: O, *batch: Any) -> tuple[M, O, Scalar]: ...
 
 
 @runtime_checkable
-class StepWithAux(Protocol):
+class TrainingStepWithAux(Protocol):
     def __call__(self, model: M, opt: O, *batch: Any) -> tuple[M, O, Scalar, Any]: ...
 
 
@@ -30,7 +30,7 @@ def make_step(
     has_aux: Literal[False] = False,
     donate: bool = True,
     microbatches: int = 1,
-) -> Step: ...
+) -> TrainingStep: ...
 @overload
 def make_step(
     loss_fn: Callable[..., Any],
@@ -38,7 +38,7 @@ def make_step(
     has_aux: Literal[True],
     donate: bool = True,
     microbatches: int = 1,
-) -> StepWithAux: ...
+) -> TrainingStepWithAux: ...
 def make_step(
     loss_fn: Callable[..., Any],
     *,
@@ -46,26 +46,29 @@ def make_step(
     donate: bool = True,
     microbatches: int = 1,
 ) -> Any:
-    """A compiled training step, for any optimizer.
+    """Makes a compiled training step, for any optimizer.
+
+    The step gives the optimizer the loss and the loss function, so optimizers that need
+    them work in the same loop as all others.
 
     **Arguments:**
 
-    - `loss_fn`: takes the model and a batch, `loss_fn(model, *batch)`, and gives the
-        loss, a scalar; with `has_aux` a pair of the loss and anything else.
-    - `has_aux`: whether it gives that pair. Default `False`.
-    - `donate`: whether the model and the optimizer that go in give their memory to
-        those that come out, and cannot be used any more. Default `True`.
-    - `microbatches`: into how many parts the batch is split along the first axis of
-        its arrays, to be taken one after the other. Their gradients are averaged in at
-        least float32. Keys are split and scalars repeated. Default 1.
+    - `loss_fn`: called as `loss_fn(model, *batch)`, returns the loss, a scalar. With
+        `has_aux` it returns a pair of the loss and anything else.
+    - `has_aux`: whether `loss_fn` returns such a pair. Default `False`.
+    - `donate`: whether the old model and optimizer give their memory to the new ones.
+        Then the old ones cannot be used again. Default `True`.
+    - `microbatches`: the number of parts into which the batch is split, along the first
+        axis of its arrays. They are computed one after the other, and their gradients
+        are averaged in at least float32. Random keys are split; scalars are repeated.
+        Default 1.
 
-    **Returns:** `step(model, opt, *batch) -> (model, opt, loss)`, or with `has_aux`
-    `(model, opt, loss, aux)`, where `aux` has a leading axis of the microbatches if
-    there are several. The optimizer is given the loss and the loss function, so those
-    that need them work in the same loop as all others.
+    **Returns:** `step(model, opt, *batch) -> (model, opt, loss)`. With `has_aux` it is
+    `(model, opt, loss, aux)`, where `aux` has a leading axis if there are several
+    microbatches.
 
-    **Raises:** a `ValueError` for a model or optimizer that was given to a step
-    before, and for a batch that does not split evenly.
+    **Raises:** a `ValueError` for a model or optimizer that was donated to an earlier
+    step, and for a batch that does not split evenly.
 
     !!! example
 
@@ -84,4 +87,4 @@ def make_step(
     if microbatches < 1:
         raise ValueError(f"`make_step`: microbatches={microbatches} must be at least 1")
     step = training_step(loss_fn, has_aux, microbatches)
-    return Carried(step, donate)
+    return CompiledStep(step, donate)

@@ -1,1 +1,1 @@
-"""What changes gradients and has no `apply`."""
+"""Gradient transforms: they have `update` but no `apply`."""

@@ -22,28 +22,30 @@ class AdaptiveGradientClipping(AbstractLeafwiseTransform):
     r"""Bounds the norm of each unit's gradient by a fraction of the norm of the unit's
     weights.
 
-    For the weights $\theta^i$ of output $i$,
+    For the weights $\theta^i$ of unit $i$,
 
     $$
     u_t^i = \min\left( 1, \frac{\lambda \max(\|\theta_{t-1}^i\|, \varepsilon)}
         {\|g_t^i\|} \right) g_t^i
     $$
 
-    A unit is what makes one output: a row of an `equinox.nn.Linear`, whose weight has
-    shape (out, in), and one output channel of a convolution. A scalar or a vector,
-    such as a bias, is one unit as a whole, and so is an array of which all axes but
-    one have length 1. Of layers whose outputs come last, as in Flax, (in, out) and
-    (height, width, in, out), the units lie along `unit_axis=-1`. That also gives the
-    numbers of optax's `adaptive_grad_clip`, but for arrays of three axes: those take
+    A unit consists of the weights of one output: a row of an `equinox.nn.Linear`, whose
+    weight has shape (out, in), or one output channel of a convolution. A scalar or a
+    vector, such as a bias, is one unit. So is an array with only one axis longer than
+    1.
+
+    In Flax the outputs are the last axis, as in (in, out) and (height, width, in, out):
+    set `unit_axis=-1`. The numbers are then those of optax's `adaptive_grad_clip`,
+    except for arrays with three axes, where optax's units lie along
     `unit_axis=(1, 2)`.
 
     **Arguments:**
 
-    - `clipping`: $\lambda \ge 0$. The paper takes 0.01 for large batches, and more for
-        small ones. A large number for some parameters leaves these unclipped, as the
-        paper advises for the last layer.
-    - `eps`: $\varepsilon > 0$, so that weights that are zero can leave it. Default
-        1e-3.
+    - `clipping`: $\lambda$, in [0, inf). The paper takes 0.01 for large batches and
+        more for small ones. It advises not to clip the last layer: choose a large
+        number for that.
+    - `eps`: $\varepsilon$, in (0, inf). It lets weights that are zero leave zero.
+        Default 1e-3.
     - `unit_axis`: the axis, or the axes, along which the units lie. Default 0.
 
     **Raises:** a `ValueError` by `init` for a parameter that lacks a `unit_axis`.
@@ -70,7 +72,7 @@ class AdaptiveGradientClipping(AbstractLeafwiseTransform):
     unit_axis: UnitAxis = eqx.field(converter=as_unit_axis, default=0, static=True)
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
-        self.axes(param)
+        self.axes(param)  # raise for a missing axis in `init`
         return ()
 
     def update_leaf(
@@ -82,7 +84,7 @@ class AdaptiveGradientClipping(AbstractLeafwiseTransform):
         return grad * clip_factor(stable_norm(grad, axes), max_norm), ()
 
     def axes(self, param: AnyLeaf) -> tuple[int, ...] | None:
-        """The axes over which norms are taken, all of them if `None`."""
+        """The axes over which a norm is taken; `None` means all of them."""
         if is_one_unit(param):
             return None
         return axes_within_unit(param, self.unit_axis, "AdaptiveGradientClipping")

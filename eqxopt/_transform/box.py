@@ -15,9 +15,9 @@ class KeepNonnegative(AbstractLeafwiseTransform):
     u_t' = \max(u_t, -\theta_{t-1})
     $$
 
-    This is a projection, and so belongs after the optimizer, as the last of a chain. A
-    parameter that is negative moves to 0 at once. [`eqxopt.KeepInBox`][] has other
-    bounds, also for some of the parameters only.
+    This is a projection: put it after the optimizer, at the end of a chain. A negative
+    parameter moves to 0 at once. For other bounds, or for some of the parameters only,
+    use [`eqxopt.KeepInBox`][].
 
     **Raises:** a `TypeError` by `init` for a complex parameter.
 
@@ -51,15 +51,16 @@ class KeepInBox(AbstractLeafwiseTransform):
     u_t' = \min(\max(\theta_{t-1} + u_t, l), h) - \theta_{t-1}
     $$
 
-    This is a projection, and so belongs after the optimizer, as the last of a chain. A
-    parameter that is outside moves to the bound at once, and one that is inside stays
-    inside, as far as its dtype can tell: a bfloat16 parameter may lie at the bfloat16
+    This is a projection: put it after the optimizer, at the end of a chain. An entry
+    outside the bounds moves to the nearer one at once. An entry inside stays inside,
+    up to the rounding of its dtype: a bfloat16 parameter may end at the bfloat16 number
     nearest to the bound.
 
     **Arguments:**
 
-    - `low`: $l$; `None`, the default, and minus infinity are no bound.
-    - `high`: $h \ge l$; `None`, the default, and infinity are no bound.
+    - `low`: $l$, in [-inf, inf]. Default `None`, for no lower bound.
+    - `high`: $h$, in [-inf, inf] and not below `low`. Default `None`, for no upper
+        bound.
 
     **Raises:** a `TypeError` by `init` for a complex parameter, and a `ValueError` if
     `low` is above `high`.
@@ -99,19 +100,19 @@ class KeepInBox(AbstractLeafwiseTransform):
         update = grad
         if self.low is not None:
             to_low = self.low - param
-            # The sum may be rounded to the wrong side of the bound.
-            to_low = jnp.where(param + to_low < self.low, _raised(to_low), to_low)
+            # `param + to_low` may be rounded to the wrong side of the bound.
+            to_low = jnp.where(param + to_low < self.low, _nudged_up(to_low), to_low)
             update = jnp.where(new < self.low, to_low, update)
         if self.high is not None:
             to_high = self.high - param
-            lowered = -_raised(-to_high)
+            lowered = -_nudged_up(-to_high)
             to_high = jnp.where(param + to_high > self.high, lowered, to_high)
             update = jnp.where(new > self.high, to_high, update)
         return update, ()
 
 
-def _raised(x: RealLeaf) -> RealLeaf:
-    """`x` by one or two steps of its precision larger."""
+def _nudged_up(x: RealLeaf) -> RealLeaf:
+    """`x` increased by one or two units in the last place."""
     return x + jnp.finfo(x.dtype).eps * jnp.abs(x)
 
 

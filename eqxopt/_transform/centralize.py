@@ -11,22 +11,22 @@ from .._types import AnyLeaf, Leaf, Scalar
 
 
 class CentralizeGradients(AbstractLeafwiseTransform):
-    r"""Takes from each unit's gradient its mean.
+    r"""Subtracts from each unit's gradient its mean.
 
-    For the $n$ weights $\theta^{ij}$ that make output $i$,
+    For the $n$ weights $\theta^{ij}$ of unit $i$,
 
     $$
     u_t^{ij} = g_t^{ij} - \frac{1}{n} \sum_{k=1}^n g_t^{ik}
     $$
 
-    So the sum of the weights of every output stays what it was. The weights of an
-    output are a row of an `equinox.nn.Linear`, whose weight has shape (out, in), and
-    one output channel of a convolution. Of layers whose outputs come last, (in, out),
-    the units lie along `unit_axis=-1`.
+    So the sum of a unit's weights does not change. A unit consists of the weights of
+    one output: a row of an `equinox.nn.Linear`, whose weight has shape (out, in), or
+    one output channel of a convolution. For layers whose outputs are the last axis, as
+    in (in, out), set `unit_axis=-1`.
 
-    Scalars and vectors stay as they are, and so do arrays with only one weight for
-    each output, such as the bias of an `equinox.nn.Conv2d`, of shape (out, 1, 1);
-    optax would set the gradients of the last to zero.
+    Gradients of scalars and vectors pass through unchanged. So do those of arrays with
+    one weight a unit, such as the bias of an `equinox.nn.Conv2d`, of shape (out, 1, 1);
+    optax sets these to zero.
 
     **Arguments:**
 
@@ -55,7 +55,7 @@ class CentralizeGradients(AbstractLeafwiseTransform):
     unit_axis: UnitAxis = eqx.field(converter=as_unit_axis, default=0, static=True)
 
     def init_leaf(self, param: Leaf) -> tuple[()]:
-        self.axes(param)
+        self.axes(param)  # raise for a missing axis in `init`
         return ()
 
     def update_leaf(

@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-import jax.numpy as jnp
-
 from .._abstract.leafwise import AbstractLeafwiseTransform
 from .._abstract.rescaling import AbstractRescaling
 from .._fields import Hyperparameter, hyperparameter
-from .._math import clip_factor, stable_norm
+from .._math import clip_factor, clipped, stable_norm
 from .._types import Leaf, Scalar
 
 
@@ -19,11 +17,11 @@ class ClipByValue(AbstractLeafwiseTransform):
     $$
 
     A complex entry keeps its direction, and $|u_t| \le \delta$. An infinite real entry
-    becomes $\pm\delta$, and NaN stays NaN.
+    becomes $\pm\delta$. NaN stays NaN.
 
     **Arguments:**
 
-    - `max_delta`: $\delta \ge 0$; infinity does not clip.
+    - `max_delta`: $\delta$, in [0, inf]. Infinity does not clip.
 
     !!! example
 
@@ -46,9 +44,7 @@ class ClipByValue(AbstractLeafwiseTransform):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
-        if jnp.iscomplexobj(grad):
-            return grad * clip_factor(jnp.abs(grad), self.max_delta), ()
-        return jnp.clip(grad, -self.max_delta, self.max_delta), ()
+        return clipped(grad, self.max_delta), ()
 
 
 class ClipByNorm(AbstractLeafwiseTransform):
@@ -58,18 +54,18 @@ class ClipByNorm(AbstractLeafwiseTransform):
     u_t = \min\left( 1, \frac{c}{\|g_t\|} \right) g_t
     $$
 
-    The norm is that of one parameter, and so the gradients of different parameters may
-    change their proportions; [`eqxopt.ClipByGlobalNorm`][] keeps them. To bound the
-    root mean square by $\rho$ instead, as optax's `clip_by_block_rms` does, choose
-    $c = \rho \sqrt n$ for a parameter of $n$ entries:
+    Each parameter has its own norm, so the proportions between the gradients of
+    different parameters may change. [`eqxopt.ClipByGlobalNorm`][] keeps them. To bound
+    the root mean square by $\rho$ instead, as optax's `clip_by_block_rms` does, choose
+    $c = \rho \sqrt n$ for a parameter with $n$ entries:
     `ClipByNorm(lambda path, array: rho * array.size**0.5)`.
 
     **Arguments:**
 
-    - `max_norm`: $c \ge 0$; infinity does not clip.
+    - `max_norm`: $c$, in [0, inf]. Infinity does not clip.
 
     **Source:** Pascanu, Mikolov and Bengio, [On the difficulty of training Recurrent
-    Neural Networks](https://arxiv.org/abs/1211.5063), 2013, for one parameter.
+    Neural Networks](https://arxiv.org/abs/1211.5063), 2013, here for each parameter.
 
     !!! example
 
@@ -102,15 +98,15 @@ class ClipByGlobalNorm(AbstractRescaling):
     u_t = \min\left( 1, \frac{c}{\|g_t\|} \right) g_t
     $$
 
-    The norm is that of all gradients together, computed in at least float32 and
-    without an overflow in its squares. The last one, before clipping, is the field
-    `norm`: `ClipByGlobalNorm(jnp.inf)` measures it and clips nothing. A gradient that
-    is not finite makes the norm infinite or NaN, and the updates useless.
+    The norm is computed in at least float32, and its squares do not overflow. The field
+    `norm` holds the last one, from before clipping: `ClipByGlobalNorm(jnp.inf)`
+    measures it and clips nothing. A gradient that is not finite makes the norm infinite
+    or NaN, and all updates useless.
 
     **Arguments:**
 
-    - `max_norm`: $c \ge 0$; infinity does not clip. A choice per parameter gives each
-        parameter its own $c$ for the one norm.
+    - `max_norm`: $c$, in [0, inf]. Infinity does not clip. With a choice per parameter
+        the norm is shared, and each parameter has its own $c$.
 
     **Source:** Pascanu, Mikolov and Bengio, [On the difficulty of training Recurrent
     Neural Networks](https://arxiv.org/abs/1211.5063), 2013.

@@ -6,23 +6,22 @@ from .._types import Leaf, Scalar
 
 
 class AddDecayedWeights(AbstractLeafwiseTransform):
-    r"""Adds a multiple of the parameters.
+    r"""Adds a multiple of the parameters to the gradients.
 
     $$
     u_t = g_t + \lambda \theta_{t-1}
     $$
 
-    Before an optimizer this is the gradient of an $L_2$ penalty, $\frac{\lambda}{2}
-    \|\theta\|^2$, and so passes through the optimizer's moments. After an optimizer,
-    whose updates are added to the parameters, a negative $\lambda$ decays them by a
-    fraction of themselves, whatever the learning rate. The decay of
-    [`eqxopt.AdamW`][] lies between: past the moments, times the learning rate.
+    Before an optimizer, this is the gradient of the $L_2$ penalty $\frac{\lambda}{2}
+    \|\theta\|^2$, and it enters the optimizer's moments. After an optimizer, a negative
+    $\lambda$ shrinks the parameters by that fraction, whatever the learning rate. The
+    decay of [`eqxopt.AdamW`][] lies between the two: it skips the moments and is
+    multiplied by the learning rate.
 
     **Arguments:**
 
-    - `weight_decay`: $\lambda$.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do.
+    - `weight_decay`: $\lambda$, in (-inf, inf).
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
     **Source:** Loshchilov and Hutter, [Decoupled Weight Decay
     Regularization](https://arxiv.org/abs/1711.05101), 2019, on how the two differ.

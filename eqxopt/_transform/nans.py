@@ -10,21 +10,21 @@ from .._types import Leaf, Scalar
 
 
 class NaNs(NamedTuple):
-    """What was found in the gradients of one parameter."""
+    """The NaNs in the gradients of one parameter."""
 
-    found: Bool[Array, ""]  # in the last of them
-    updates: Int[Array, ""]  # how many of them had any
+    found: Bool[Array, ""]  # whether the last gradient had any
+    updates: Int[Array, ""]  # how many gradients had any
 
 
 class ZeroNaNs(AbstractLeafwiseTransform):
-    r"""Puts 0 wherever a gradient is NaN, and keeps account of it.
+    """Replaces every NaN in a gradient by 0, and counts them.
 
     For the parameter `weight`, `state.weight.found` tells whether its last gradient
     had a NaN, and `state.weight.updates` how many of its gradients had one. Infinite
-    entries stay, and [`eqxopt.ClipByValue`][] bounds them.
+    entries stay; [`eqxopt.ClipByValue`][] bounds them.
 
-    One NaN often comes with gradients that are wrong elsewhere too: where a model
-    should not make NaNs, it is better to skip the whole step or to find their cause.
+    Where one gradient is NaN, others are often wrong too. If your model should not
+    make NaNs, skip the whole step with [`eqxopt.SkipNonFinite`][], or find their cause.
 
     !!! example
 

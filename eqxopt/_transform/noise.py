@@ -1,4 +1,4 @@
-"""Noise that fades, added to the gradients."""
+"""Gradient noise of falling variance."""
 
 from .._abstract.leafwise import AbstractLeafwiseTransform
 from .._fields import fading_noise, Hyperparameter, hyperparameter, Key, key_field
@@ -6,7 +6,7 @@ from .._types import Leaf, Scalar
 
 
 class AddNoise(AbstractLeafwiseTransform):
-    r"""Adds Gaussian noise, less of it with every step.
+    r"""Adds Gaussian noise whose variance falls with every step.
 
     $$
     \begin{aligned}
@@ -15,24 +15,24 @@ class AddNoise(AbstractLeafwiseTransform):
     \end{aligned}
     $$
 
-    The first step is $t = 1$, so that its noise has variance $\eta$; the paper, which
-    counts from 0, writes $\eta / (1 + t)^\gamma$. Every entry of every parameter has
-    its own noise. That of a complex parameter has $\mathrm E\, |n_t|^2 = \sigma_t^2$,
-    half of it real and half imaginary.
+    The first step is $t = 1$, and its noise has variance $\eta$. The paper counts from
+    0 and writes $\eta / (1 + t)^\gamma$. Every entry of every parameter has its own
+    noise. For complex parameters $\mathrm E\, |n_t|^2 = \sigma_t^2$, half of it in the
+    real part and half in the imaginary part.
 
-    The random key of each parameter and step is derived from `seed`, as in
-    [`eqxopt.NoisySGD`][], whose noise with the same seed is the same. optax draws
-    otherwise from the same distribution.
+    The random key of each parameter and step is derived from `seed`.
+    [`eqxopt.NoisySGD`][] with the same seed draws the same noise. optax draws other
+    numbers from the same distribution.
 
     **Arguments:**
 
-    - `eta`: $\eta \ge 0$, the variance of the first noise. Default 0.01.
-    - `gamma`: $\gamma$, how fast the variance falls. Default 0.55.
+    - `eta`: $\eta$, in [0, inf), the variance of the first noise. Default 0.01.
+    - `gamma`: $\gamma$, in (-inf, inf), how fast the variance falls. Default 0.55.
     - `seed`: an integer or a random key. Default 0.
 
     **Source:** Neelakantan et al., [Adding Gradient Noise Improves Learning for Very
-    Deep Networks](https://arxiv.org/abs/1511.06807), 2015, with its $\gamma$ and the
-    smallest of its $\eta$, which are 0.01, 0.3 and 1.
+    Deep Networks](https://arxiv.org/abs/1511.06807), 2015, with its $\gamma$. Its
+    $\eta$ are 0.01, 0.3 and 1; the default is the smallest.
 
     !!! example
 

@@ -1,4 +1,4 @@
-"""Gradients that tell little about any one example."""
+"""Differentially private gradients."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ from .._types import Leaf, Leaves, Scalar, Self
 
 
 class DifferentiallyPrivateAggregate(AbstractTransform):
-    r"""The mean of the gradients of single examples, clipped, with noise: DP-SGD.
+    r"""Clips the gradient of each example, and averages them with noise: DP-SGD.
 
     $$
     \begin{aligned}
@@ -35,9 +35,9 @@ class DifferentiallyPrivateAggregate(AbstractTransform):
     \end{aligned}
     $$
 
-    It is given a gradient for each of $B$ examples, along a leading axis that
-    `jax.vmap` makes, and has to be the first in the outermost
-    [`Chain`][eqxopt.Chain], because only there gradients may have that axis:
+    It takes a gradient for each of $B$ examples, along a leading axis that `jax.vmap`
+    makes. Only the first transform of the outermost [`Chain`][eqxopt.Chain] may be
+    given that axis, so put it there:
 
     ```python
     opt = eqxopt.Chain(
@@ -46,23 +46,23 @@ class DifferentiallyPrivateAggregate(AbstractTransform):
     grads = jax.vmap(eqx.filter_grad(loss_fn), in_axes=(None, 0))(model, batch)
     ```
 
-    The norm of an example's gradient is that of all parameters together. What privacy
-    a training has, also depends on how its batches are drawn, and on the number of
-    steps: count it with an accountant, such as the packages `dp-accounting` and
-    `opacus` have. The noise comes from JAX's generator, which is not one of
-    cryptography.
+    The norm of an example's gradient is taken over all parameters together. How private
+    the training is also depends on how batches are drawn and on the number of steps:
+    compute it with an accountant, such as those of the packages `dp-accounting` and
+    `opacus`. The noise comes from JAX's generator, which is not cryptographically
+    secure.
 
-    A complex parameter gets $n_t$ in its real and in its imaginary part. optax draws
-    otherwise from the same distribution.
+    A complex parameter gets $n_t$ in its real part and in its imaginary part. optax
+    draws other numbers from the same distribution.
 
     **Arguments:**
 
-    - `l2_norm_clip`: $c > 0$, the most that one example has a say.
-    - `noise_multiplier`: $\sigma \ge 0$.
-    - `seed`: an integer or a random key, which has to stay a secret.
+    - `l2_norm_clip`: $c$, in (0, inf), the largest norm of an example's gradient.
+    - `noise_multiplier`: $\sigma$, in [0, inf).
+    - `seed`: an integer or a random key. Keep it secret.
 
-    **Raises:** a `ValueError` for a gradient without the leading axis, or of another
-    number of examples.
+    **Raises:** a `ValueError` for a gradient without the leading axis, or with another
+    number of examples than the rest.
 
     **Source:** Abadi et al., [Deep Learning with Differential
     Privacy](https://arxiv.org/abs/1607.00133), 2016, Algorithm 1.
@@ -107,7 +107,7 @@ class DifferentiallyPrivateAggregate(AbstractTransform):
 def _clip_factors(
     grads: Sequence[Inexact[Array, "batch ..."]], clip: Scalar
 ) -> Float[Array, " batch"]:
-    """What the gradient of each example is multiplied by."""
+    """The factor for the gradient of each example."""
     if not grads:
         return jnp.zeros((0,), float)
     dtype = widest_real_dtype(grads)
@@ -133,7 +133,8 @@ def _noisy_mean(
     real, shape = real_dtype(dtype), (len(grads), *[1] * param.ndim)
     clipped = factors.reshape(shape).astype(real) * grads.astype(dtype)
     noise = jax.random.normal(jax.random.wrap_key_data(key), param.shape, dtype)
-    if jnp.iscomplexobj(param):  # where this has half its variance in each part
+    if jnp.iscomplexobj(param):
+        # JAX's complex normal numbers have half the variance in each part.
         noise = 2**0.5 * noise
     total = jnp.sum(clipped, axis=0) + std.astype(real) * noise
     return total / max(len(grads), 1)

@@ -1,4 +1,4 @@
-"""Scaling: by a factor, by trust ratios, to a norm, to signs."""
+"""Scaling: by a factor, by a trust ratio, to a fixed norm, to signs."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,18 +11,18 @@ from .._types import Leaf, Scalar
 
 
 class Scale(AbstractLeafwiseTransform):
-    r"""Multiplies by a number.
+    r"""Multiplies updates by a number.
 
     $$
     u_t = s_t g_t
     $$
 
-    After an optimizer this multiplies its learning rate, whichever optimizer it is:
-    by a schedule, or by a factor for some of the parameters.
+    After an optimizer, any optimizer, this scales its learning rate: by a schedule, or
+    by a factor for some of the parameters.
 
     **Arguments:**
 
-    - `factor`: $s$, of either sign.
+    - `factor`: $s$, in (-inf, inf).
 
     !!! example
 
@@ -58,19 +58,18 @@ class ScaleByTrustRatio(AbstractLeafwiseTransform):
     u_t = \frac{c \max(\|\theta_{t-1}\|, \mu)}{\max(\|g_t\|, \mu) + \varepsilon}\, g_t
     $$
 
-    The norms are those of one parameter, which stands for the paper's layer. Where one
-    of them is 0 and $\mu$ is too, $u_t = g_t$, so that a parameter that starts at zero
-    can leave it.
+    The norms are those of each parameter; the paper's are those of a layer. If one of
+    them is 0 and $\mu = 0$, then $u_t = g_t$, so that a parameter can leave zero.
+    [`eqxopt.LARS`][] and [`eqxopt.LAMB`][] are optimizers with such a ratio.
 
     **Arguments:**
 
-    - `min_norm`: $\mu \ge 0$. Default 0.
-    - `trust_coefficient`: $c \ge 0$. Default 1.
-    - `eps`: $\varepsilon \ge 0$. Default 0.
+    - `min_norm`: $\mu$, in [0, inf). Default 0.
+    - `trust_coefficient`: $c$, in [0, inf). Default 1.
+    - `eps`: $\varepsilon$, in [0, inf). Default 0.
 
     **Source:** You, Gitman and Ginsburg, [Large Batch Training of Convolutional
-    Networks](https://arxiv.org/abs/1708.03888), 2017. [`eqxopt.LARS`][] and
-    [`eqxopt.LAMB`][] are optimizers with such a ratio.
+    Networks](https://arxiv.org/abs/1708.03888), 2017.
 
     !!! example
 
@@ -111,9 +110,9 @@ class Sign(AbstractLeafwiseTransform):
     u_t = \operatorname{sign}(g_t)
     $$
 
-    The sign of 0 is 0, and that of a complex entry is $z / |z|$. With
-    [`eqxopt.SGD`][] after it this is signSGD. Training can be differentiated, but the
-    sign itself has derivative 0.
+    The sign of 0 is 0. The sign of a complex entry is $z / |z|$. With [`eqxopt.SGD`][]
+    after it, this is signSGD. Training can be differentiated, but the sign itself has
+    derivative 0.
 
     **Source:** Bernstein et al., [signSGD: Compressed Optimisation for Non-Convex
     Problems](https://arxiv.org/abs/1802.04434), 2018.
@@ -141,20 +140,22 @@ class Sign(AbstractLeafwiseTransform):
 
 
 class Normalize(AbstractRescaling):
-    r"""Scales to a fixed norm.
+    r"""Scales gradients to a fixed norm.
 
     $$
     u_t = \frac{s}{\|g_t\| + \varepsilon}\, g_t
     $$
 
-    The norm is that of all gradients together, or with `per_parameter=True` that of
-    each parameter's. A gradient of 0 stays 0, also with $\varepsilon = 0$.
+    The norm is that of all gradients together. The field `norm` holds the last one,
+    from before scaling. With `per_parameter=True` each gradient has its own norm. A
+    gradient of 0 stays 0, also with $\varepsilon = 0$.
 
     **Arguments:**
 
-    - `scale_factor`: $s$, the norm afterwards. Default 1.
-    - `eps`: $\varepsilon \ge 0$. Default 1e-6.
-    - `per_parameter`: keyword only. Default `False`.
+    - `scale_factor`: $s$, in (-inf, inf), the norm afterwards. Default 1.
+    - `eps`: $\varepsilon$, in [0, inf). Default 1e-6.
+    - `per_parameter`: whether each gradient has its own norm. Default `False`. Keyword
+        only.
 
     **Source:** Hazan, Levy and Shalev-Shwartz, [Beyond Convexity: Stochastic
     Quasi-Convex Optimization](https://arxiv.org/abs/1507.02030), 2015. The default of

@@ -1,4 +1,4 @@
-"""To and from optax, which is imported only when one of these is called."""
+"""Conversion to and from optax, which is imported when one of these is called."""
 
 from .. import _lazy
 

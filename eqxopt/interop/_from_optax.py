@@ -1,4 +1,4 @@
-"""Optax's transformations as optimizers."""
+"""Optax transformations as optimizers."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -42,31 +42,31 @@ def _as_transformation(tx: Any) -> GradientTransformation:
 
 
 class FromOptax(AbstractOptimizer):
-    """An optax transformation as an optimizer.
+    """Turns an optax transformation into an optimizer.
 
-    Like every optimizer here it takes the whole model, keeps dtypes and weak types,
-    and consists of arrays only: plain numbers in optax's state become arrays.
-    Parameters, gradients and state come to optax at least in float32.
+    Like every optimizer here, it takes the whole model, keeps dtypes and weak types,
+    and consists of arrays only: plain numbers in optax's state become arrays. Optax
+    sees parameters, gradients and state in at least float32.
 
     The numbers inside an optax transformation are constants, not hyperparameters:
-    `hyperparameters()` is empty, and `replace` can exchange the transformation only.
-    With `optax.inject_hyperparams` they lie in the state, and
+    `hyperparameters()` is empty, and `replace` can only exchange the transformation.
+    `optax.inject_hyperparams` puts them into the state. Then
     `equinox.tree_at(lambda opt: opt.state.hyperparams["learning_rate"], opt, rate)`
     changes one.
 
-    A parameter whose gradient is `None` stays as it is, bit for bit, and so does its
-    place in every part of optax's state that has the model's shape. Optax, which has
-    no such notion, sees a gradient of 0 there, and moves what it keeps for the whole
-    model, such as a count.
+    A parameter whose gradient is `None` does not change, bit for bit. Neither does its
+    entry in any part of optax's state that has the model's shape. Optax itself sees a
+    gradient of 0 there, so what it keeps for the whole model, such as a count, moves
+    on.
 
     The transformation is a static field, compared by identity. Make it once: a second
     `optax.adam(1e-3)` compiles again.
 
     **Arguments:**
 
-    - `tx`: an `optax.GradientTransformation`, or an `optax.MultiSteps`. One that takes
-        extra arguments is given `grad`, and `value` and `value_fn` where `apply` has
-        them.
+    - `tx`: an `optax.GradientTransformation`, or an `optax.MultiSteps`. If it takes
+        extra arguments, it is given `grad`, and also `value` and `value_fn` if `apply`
+        is.
 
     **Raises:** a `ValueError` if `tx` needs `value` or `value_fn` and `apply` is not
     given it; an `ImportError` if optax is not installed.
@@ -99,7 +99,8 @@ class FromOptax(AbstractOptimizer):
         parameters = step.parameters
         advanced = replace_fields(self, count=count_of(self) + 1)
         if not parameters.arrays:
-            # Optax takes an empty tree, which may be None, for no parameters given.
+            # An empty tree may be None, which to optax means that no parameters were
+            # given.
             return [], advanced
         present = [grad is not None for grad in step.grads]
         filled = [
@@ -112,7 +113,7 @@ class FromOptax(AbstractOptimizer):
             old,
             _wide(parameters, parameters.arrays),
             value=step.value,
-            value_fn=step.value_fn and _of_wide(step.value_fn, parameters, present),
+            value_fn=step.value_fn and _loss_of_wide(step.value_fn, parameters, present),
         )
         new = jtu.tree_map(lambda x, old: jnp.asarray(x, old.dtype), new, old)
         if not all(present):
@@ -120,25 +121,24 @@ class FromOptax(AbstractOptimizer):
                 lambda i, new, old: new if present[i] else old, parameters, new, old
             )
         updates = [
-            _widen_to(update, param) if here and update is not None else None
-            for param, update, here in zip(
+            _widen_to(update, param) if has_grad and update is not None else None
+            for param, update, has_grad in zip(
                 parameters.arrays, parameters.align(tree, "the updates"), present
             )
         ]
-        # The containers of the state stay what they are, which may be those of a
-        # checkpoint.
+        # Keep the state's own containers: a checkpoint may have restored others than
+        # optax's.
         state = jtu.tree_structure(self.state).unflatten(jtu.tree_leaves(new))
         return updates, replace_fields(advanced, state=state)
 
     def fresh_state(self, params: PyTree) -> PyTree:
-        """Optax's state for `params`, of strongly typed arrays in buffers of their
-        own."""
+        """Optax's state for `params`: strongly typed arrays, each in its own buffer."""
         with _as_optax_expects():
             state = self.tx.init(params)
         return jtu.tree_map_with_path(_as_array, state)
 
     def fitting_state(self, parameters: Parameters) -> PyTree:
-        """The state in the containers in which optax keeps it for `parameters`."""
+        """The state in optax's own containers, checked to fit `parameters`."""
         expected = jax.eval_shape(
             self.fresh_state, _wide(parameters, parameters.arrays)
         )
@@ -156,19 +156,19 @@ class FromOptax(AbstractOptimizer):
     def call(
         self, grads: PyTree, state: PyTree, params: PyTree, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
-        """Optax's update, given those of the extra arguments that there are."""
+        """Optax's update, with the extra arguments that are not `None`."""
         given = {name: x for name, x in extra_args.items() if x is not None}
         update = optax_module().with_extra_args_support(self.tx).update
         try:
             with _as_optax_expects():
                 return update(grads, state, params, grad=grads, **given)
         except TypeError as error:
-            # Python's words for an argument that is missing
             missing = [
                 name
                 for name, x in extra_args.items()
                 if x is None and f"'{name}'" in str(error)
             ]
+            # Python's own words for a missing argument.
             if missing and "required keyword-only argument" in str(error):
                 arguments = ", ".join(f"{name}=..." for name in missing)
                 raise ValueError(
@@ -181,8 +181,8 @@ class FromOptax(AbstractOptimizer):
 
 
 def _wide(parameters: Parameters, arrays: Sequence[AnyLeaf]) -> PyTree:
-    """A tree of the model's shape, with `arrays` in the compute dtypes of the
-    parameters, and nothing else."""
+    """The tree that optax sees: `arrays` in the compute dtypes of the parameters, and
+    `None` where the model has something else."""
     return parameters.tree(
         [_widen_to(x, param) for x, param in zip(arrays, parameters.arrays)]
     )
@@ -192,22 +192,22 @@ def _widen_to(x: Leaf, param: AnyLeaf) -> Leaf:
     return x.astype(compute_dtype(param.dtype))
 
 
-def _of_wide(
+def _loss_of_wide(
     value_fn: Callable[..., Any], parameters: Parameters, present: Sequence[bool]
 ) -> Callable[..., Any]:
-    """The loss as a function of the tree that optax sees, in which a parameter
-    without gradient does not move."""
+    """The loss as a function of the tree that optax sees. Parameters without gradient
+    keep their values."""
 
-    def of_wide(wide: PyTree) -> Any:
+    def loss_of_wide(wide: PyTree) -> Any:
         arrays = [
-            x.astype(param.dtype) if here else param
-            for x, param, here in zip(
+            x.astype(param.dtype) if has_grad else param
+            for x, param, has_grad in zip(
                 parameters.align(wide, "the parameters"), parameters.arrays, present
             )
         ]
         return value_fn(parameters.model(arrays))
 
-    return of_wide
+    return loss_of_wide
 
 
 def _as_array(path: KeyPath, x: Any) -> Shaped[Array, "..."]:
@@ -220,8 +220,8 @@ def _as_array(path: KeyPath, x: Any) -> Shaped[Array, "..."]:
 
 
 def _shapes(state: PyTree) -> list[tuple[str, tuple[int, ...]]]:
-    """The path and shape of each leaf. The path tells names and positions, and not
-    which kind of container has them."""
+    """The path and shape of each leaf. A path has names and positions only, whatever
+    the kinds of the containers."""
     flat, _ = jtu.tree_flatten_with_path(state)
     return [
         (jtu.keystr(path, simple=True, separator="."), leaf.shape)
@@ -232,23 +232,23 @@ def _shapes(state: PyTree) -> list[tuple[str, tuple[int, ...]]]:
 def _map_at_parameters(
     function: Callable[..., Array], parameters: Parameters, tree: PyTree, *rest: PyTree
 ) -> PyTree:
-    """`tree` with `function(i, leaf, *leaves_of_rest)` at the place of the `i`-th
-    parameter in every subtree of the model's shape."""
+    """Replace the leaf of the `i`-th parameter by `function(i, leaf, *leaves_of_rest)`
+    in every subtree of `tree` that has the model's shape."""
     treedef = parameters.treedef
-    places = treedef.flatten_up_to(parameters.tree(range(len(parameters))))
+    indices = treedef.flatten_up_to(parameters.tree(range(len(parameters))))
 
     def is_like_model(x: Any) -> bool:
         try:
             entries = treedef.flatten_up_to(x)
         except ValueError:
             return False
-        # Optax puts an empty node in the place of a parameter that is masked out.
+        # Where a parameter is masked out, optax has an empty node.
         return all(jtu.all_leaves([e]) or not jtu.tree_leaves(e) for e in entries)
 
     def visit(x: Any, *others: Any) -> Any:
         if not is_like_model(x):
             return x
-        columns = zip(places, *(treedef.flatten_up_to(y) for y in (x, *others)))
+        columns = zip(indices, *(treedef.flatten_up_to(y) for y in (x, *others)))
         return treedef.unflatten(
             [
                 leaf
@@ -263,6 +263,6 @@ def _map_at_parameters(
 
 @contextlib.contextmanager
 def _as_optax_expects() -> Iterator[None]:
-    # Optax mixes dtypes and ranks by JAX's own rules, whatever is set outside.
+    # Optax relies on JAX's default promotion, even if the user has set a stricter one.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

@@ -1,10 +1,10 @@
-"""Packages that are not always there."""
+"""Optax, which may not be installed."""
 
 from typing import Any
 
 
 def optax_module() -> Any:
-    """Optax, for what works with it and only with it."""
+    """The module `optax`, or an `ImportError` that says how to install it."""
     try:
         import optax
     except ImportError:

@@ -1,4 +1,4 @@
-"""Optimizers as optax's transformations."""
+"""Optimizers as optax transformations."""
 
 import sys
 from collections.abc import Callable
@@ -21,15 +21,14 @@ else:
 
 
 def to_optax(transform: AbstractTransform) -> GradientTransformationExtraArgs:
-    """An optimizer or transform as an optax gradient transformation.
+    """Turns an optimizer or transform into an optax gradient transformation.
 
-    It goes wherever one of optax's own goes: `flax.nnx.Optimizer`, flax's
+    Use it wherever one of optax's own is expected: `flax.nnx.Optimizer`, flax's
     `TrainState`, `optimistix.OptaxMinimiser`, `optax.chain`, `optax.MultiSteps`.
 
-    Its state is the initialised optimizer, so hyperparameters, `count` and
-    `eval_params` are found there. As optax asks, the updates have the dtypes of the
-    parameters. Of the extra arguments of `update`, `value` and `value_fn` are passed
-    on and others ignored.
+    Its state is the initialised optimizer, with its hyperparameters, `count` and
+    `eval_params`. The updates have the dtypes of the parameters, as optax requires.
+    `update` passes the extra arguments `value` and `value_fn` on and ignores others.
 
     **Arguments:**
 
@@ -56,12 +55,12 @@ def to_optax(transform: AbstractTransform) -> GradientTransformationExtraArgs:
     optax = optax_module()
 
     def init(params: PyTree) -> AbstractTransform:
-        # The numbers are copied, because a state may be donated, and `init` called
+        # Copy the numbers of `transform`: the state may be donated, and `init` called
         # again.
         numbers = {id(x) for x in jtu.tree_leaves(transform)}
         return jtu.tree_map(
             lambda x: jnp.copy(x) if id(x) in numbers else x,
-            transform.init(_without_boxes(params)),
+            transform.init(_without_variables(params)),
         )
 
     def update(
@@ -79,12 +78,12 @@ def to_optax(transform: AbstractTransform) -> GradientTransformationExtraArgs:
                 f"`{type(state).__name__}` needs the parameters: call "
                 "`tx.update(grads, state, params)`"
             )
-        parameters, bare = Parameters(params), _without_boxes(params)
+        parameters, bare = Parameters(params), _without_variables(params)
         updates, state = state.update(
-            _without_boxes(updates),
+            _without_variables(updates),
             bare,
             value=value,
-            value_fn=value_fn and _of_arrays(value_fn, parameters, bare),
+            value_fn=value_fn and _loss_of_bare(value_fn, parameters, bare),
         )
         leaves = Parameters(bare).align(updates, "the updates")
         cast = [
@@ -96,11 +95,12 @@ def to_optax(transform: AbstractTransform) -> GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _without_boxes(tree: PyTree) -> PyTree:
+def _without_variables(tree: PyTree) -> PyTree:
     """`tree` with arrays in place of flax variables.
 
-    `flax.nnx.Optimizer` gives `init` variables and `update` arrays, and needs each
-    array of the state, not each parameter's state, in a variable.
+    `flax.nnx.Optimizer` passes variables to `init` and arrays to `update`. It puts each
+    array of the state into a variable itself, so the state must be made from a tree
+    without variables.
     """
     nnx = sys.modules.get("flax.nnx")
     # Older versions of flax call it `pure`.
@@ -108,14 +108,14 @@ def _without_boxes(tree: PyTree) -> PyTree:
     return tree if as_pure is None else as_pure(tree)
 
 
-def _of_arrays(
+def _loss_of_bare(
     value_fn: Callable[..., Any], parameters: Parameters, bare: PyTree
 ) -> Callable[..., Any]:
-    """The loss as a function of a tree like `bare` instead of one like the
-    parameters."""
+    """The loss as a function of a tree like `bare`, which has arrays in place of
+    variables."""
 
-    def of_arrays(other: PyTree) -> Any:
-        arrays = Parameters(bare).align(other, "the parameters")
+    def loss_of_bare(tree: PyTree) -> Any:
+        arrays = Parameters(bare).align(tree, "the parameters")
         return value_fn(parameters.model(arrays))
 
-    return of_arrays
+    return loss_of_bare
