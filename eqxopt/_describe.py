@@ -1,4 +1,4 @@
-"""What an optimizer does to each parameter, as a table."""
+"""A table of what an optimizer does to each parameter."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from ._tree import Parameters
 
 
 def describe(optimizer: AbstractTransform, model: PyTree) -> str:
-    """A table with a line for each parameter: its path, shape, dtype, group, the rate
-    that the next update will use, and the bytes of its state.
+    """A table with a line for each parameter: its path, shape, dtype and group, the
+    learning rate of the next update, and the bytes of its state.
 
     **Arguments:**
 
@@ -38,8 +38,8 @@ def describe(optimizer: AbstractTransform, model: PyTree) -> str:
         ```
     """
     parameters = Parameters(model)
-    everywhere = [True] * len(parameters)
-    groups, rates = _groups_and_rates(optimizer, parameters, everywhere)
+    every_one = [True] * len(parameters)
+    groups, rates = _groups_and_rates(optimizer, parameters, every_one)
     state = _state_bytes(optimizer, parameters)
     rows = [("path", "shape", "dtype", "group", "rate", "state")]
     for i, array in enumerate(parameters.arrays):
@@ -54,42 +54,37 @@ def describe(optimizer: AbstractTransform, model: PyTree) -> str:
 
 
 def _groups_and_rates(
-    transform: AbstractTransform, parameters: Parameters, own: list[bool]
+    transform: AbstractTransform, parameters: Parameters, trains: list[bool]
 ) -> tuple[list[str], list[str]]:
-    """The group and the learning rate of each parameter that is `own`."""
+    """The group and the learning rate of each parameter that the transform `trains`."""
     groups, rates = [""] * len(parameters), ["-"] * len(parameters)
     if hasattr(transform, "learning_rate"):
         for i, rule in enumerate(rules(transform, parameters)):
             rate: Array | None = getattr(rule, "learning_rate", None)
-            if own[i] and rate is not None:
+            if trains[i] and rate is not None:
                 rates[i] = f"{float(rate):.4g}"
     choose: Callable[[Parameters], list[str]] | None
     choose = getattr(transform, "groups", None)
-    chosen = choose and choose(parameters)
+    labels = choose and choose(parameters)
     for label, inner in inner_transforms(transform).items():
-        below = [
-            here and (chosen is None or chosen[i] == label)
-            for i, here in enumerate(own)
+        inner_trains = [
+            x and (labels is None or labels[i] == label) for i, x in enumerate(trains)
         ]
-        inner_groups, inner_rates = _groups_and_rates(inner, parameters, below)
-        for i, here in enumerate(below):
-            if here:
-                outer = [] if chosen is None else [chosen[i]]
-                groups[i] = groups[i] or ".".join(
-                    [*outer, *([inner_groups[i]] if inner_groups[i] else [])]
-                )
-                rates[i] = inner_rates[i] if inner_rates[i] != "-" else rates[i]
-    if chosen is not None:  # some groups are the optimizer's own
-        groups = [
-            groups[i] or (chosen[i] if here else "") for i, here in enumerate(own)
-        ]
+        inner_groups, inner_rates = _groups_and_rates(inner, parameters, inner_trains)
+        for i in (i for i, x in enumerate(inner_trains) if x):
+            names = ["" if labels is None else labels[i], inner_groups[i]]
+            groups[i] = groups[i] or ".".join(filter(None, names))
+            rates[i] = inner_rates[i] if inner_rates[i] != "-" else rates[i]
+    if labels is not None:
+        # A label without an inner transform is the optimizer's own rule.
+        groups = [groups[i] or (labels[i] if x else "") for i, x in enumerate(trains)]
     return groups, rates
 
 
 def _state_bytes(transform: AbstractTransform, parameters: Parameters) -> list[int]:
-    """The bytes of what is kept for each parameter, in any field of the model's shape
-    that is no hyperparameter."""
-    places = {path: i for i, path in enumerate(parameters.key_paths)}
+    """The bytes of state of each parameter, in all fields that have the model's
+    shape."""
+    index_of = {path: i for i, path in enumerate(parameters.key_paths)}
     sizes = [0] * len(parameters)
     for field in dataclasses.fields(transform):
         if field.init or field.name == "count":
@@ -97,12 +92,12 @@ def _state_bytes(transform: AbstractTransform, parameters: Parameters) -> list[i
         flat, _ = jtu.tree_flatten_with_path(getattr(transform, field.name))
         for path, leaf in flat:
             for k in range(len(path) + 1):
-                if path[:k] in places:
-                    sizes[places[path[:k]]] += leaf.nbytes
+                if path[:k] in index_of:
+                    sizes[index_of[path[:k]]] += leaf.nbytes
                     break
     for inner in inner_transforms(transform).values():
-        below = _state_bytes(inner, parameters)
-        sizes = [size + more for size, more in zip(sizes, below)]
+        inner_sizes = _state_bytes(inner, parameters)
+        sizes = [size + more for size, more in zip(sizes, inner_sizes)]
     return sizes
 
 

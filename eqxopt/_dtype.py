@@ -1,4 +1,4 @@
-"""The dtypes in which rules compute and state is kept."""
+"""The dtypes in which rules compute and in which state is kept."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from ._types import AnyLeaf, Leaf, RealLeaf
 
 
 def as_dtype(dtype: DTypeLike | None) -> jnp.dtype | None:
-    """`dtype` in the form in which an optimizer keeps an option."""
+    """A field converter: a floating-point dtype, or `None`."""
     if dtype is None:
         return None
     dtype = jnp.dtype(dtype)
@@ -19,8 +19,8 @@ def as_dtype(dtype: DTypeLike | None) -> jnp.dtype | None:
 
 
 def compute_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype in which a rule computes for a parameter of `dtype`: at least
-    float32, so that small floats neither overflow nor lose the bias correction."""
+    """The dtype in which a rule computes for a parameter of `dtype`. It is at least
+    float32: in narrower dtypes squares overflow and `1 - b2**t` is rounded to 0."""
     if jnp.issubdtype(dtype, jnp.complexfloating) or dtype == jnp.float64:
         return jnp.dtype(dtype)
     return jnp.dtype(jnp.float32)
@@ -32,8 +32,8 @@ def real_dtype(dtype: jnp.dtype) -> jnp.dtype:
 
 
 def widest_real_dtype(arrays: Iterable[AnyLeaf]) -> jnp.dtype:
-    """The dtype for a number about all of `arrays`: the widest among their real
-    compute dtypes and float32."""
+    """The dtype for a number that concerns all `arrays`: the widest of their real
+    compute dtypes, at least float32."""
     dtypes = [real_dtype(compute_dtype(x.dtype)) for x in arrays]
     return max([jnp.dtype(jnp.float32), *dtypes], key=lambda dtype: dtype.itemsize)
 
@@ -41,8 +41,8 @@ def widest_real_dtype(arrays: Iterable[AnyLeaf]) -> jnp.dtype:
 def widen(
     x: Shaped[Array, "*shape"], dtype: jnp.dtype | None = None
 ) -> Shaped[Array, "*shape"]:
-    """`x` in the precision of `dtype`, by default its own compute dtype; integers and
-    booleans as they are."""
+    """`x` in the precision of `dtype`, by default of its own compute dtype. Integers
+    and booleans stay as they are."""
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         return x
     dtype = compute_dtype(x.dtype) if dtype is None else dtype
@@ -52,9 +52,9 @@ def widen(
 
 
 def kept_dtype(own: jnp.dtype, dtype: jnp.dtype | None) -> jnp.dtype:
-    """The dtype in which state of a parameter of the dtype `own` is kept: `dtype` if it
-    is given, which a complex parameter ignores if it is real, and the compute dtype
-    otherwise."""
+    """The dtype in which the state of a parameter of the dtype `own` is kept: `dtype`
+    if it is given, and otherwise the compute dtype. A complex parameter ignores a real
+    `dtype`."""
     own = compute_dtype(own)
     if dtype is None or (
         jnp.issubdtype(own, jnp.complexfloating)
@@ -65,10 +65,11 @@ def kept_dtype(own: jnp.dtype, dtype: jnp.dtype | None) -> jnp.dtype:
 
 
 def zeros_like(param: Leaf, dtype: jnp.dtype | None = None) -> Leaf:
-    """Zeros to accumulate gradients of `param` in, of its `kept_dtype`."""
+    """Zeros of the shape of `param`, to accumulate its gradients. `dtype` is an option
+    such as `mu_dtype`."""
     return jnp.zeros_like(param, dtype=kept_dtype(param.dtype, dtype))
 
 
 def real_zeros_like(param: Leaf) -> RealLeaf:
-    """Zeros to accumulate magnitudes of gradients of `param` in."""
+    """Real zeros of the shape of `param`, to accumulate magnitudes of its gradients."""
     return jnp.zeros_like(param, dtype=real_dtype(compute_dtype(param.dtype)))

@@ -1,4 +1,4 @@
-"""Public names that are loaded when they are first used."""
+"""Public names whose modules are imported on first use."""
 
 import ast
 import importlib
@@ -10,13 +10,14 @@ from typing import Any
 def attach(
     module: dict[str, Any],
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of the module with these globals, as the
-    stub beside it says where each name lives.
+    """`__getattr__`, `__dir__` and `__all__` for the module whose globals are `module`.
+    The stub beside it says in which file each name is.
 
-    To make the class of a module takes Equinox about a millisecond. A program pays for
-    the classes that it uses, and not for a hundred others."""
+    Equinox takes about a millisecond to create each class. With this, a program pays
+    only for the classes that it uses.
+    """
     stub = pathlib.Path(module["__file__"]).with_suffix(".pyi")
-    homes = {
+    files = {
         alias.name: f".{statement.module or alias.name}"
         for statement in ast.parse(stub.read_text()).body
         if isinstance(statement, ast.ImportFrom)
@@ -24,14 +25,15 @@ def attach(
     }
 
     def get(name: str) -> Any:
-        if name not in homes:
+        if name not in files:
             raise AttributeError(
                 f"module {module['__name__']!r} has no attribute {name!r}",
                 name=name,
                 obj=importlib.import_module(module["__name__"]),
             )
-        home = importlib.import_module(homes[name], module["__package__"])
-        module[name] = home if homes[name] == f".{name}" else getattr(home, name)
+        file = importlib.import_module(files[name], module["__package__"])
+        is_submodule = files[name] == f".{name}"
+        module[name] = file if is_submodule else getattr(file, name)
         return module[name]
 
-    return get, lambda: [*module, *homes], [*homes]
+    return get, lambda: [*module, *files], [*files]

@@ -31,7 +31,7 @@ import jax
 import pytest
 
 
-# Tracing makes many objects that live. Python would look for garbage among them too often.
+# Tracing makes many objects. Python would look for garbage among them too often.
 gc.set_threshold(100_000, 20, 20)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

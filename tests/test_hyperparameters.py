@@ -14,7 +14,11 @@ import eqxopt
 from eqxopt import schedules
 
 
-NAMES = list(OPTIMIZERS)
+# All tests of one case run in a row, so that they share compiled programs.
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS, scope="module")
+
+
+loss_and_grads = jax.jit(jax.value_and_grad(loss))
 
 
 def numbers(opt):
@@ -51,7 +55,7 @@ def final_loss(name, hyperparameters):
     return loss(params, 0.0) + 1e-2 * jnp.sum(params["still"] ** 2)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_optimizer
 def test_gradient_and_vmap(name, x64):
     """Through training, with respect to every hyperparameter, and over them."""
     final = lambda hyperparameters: final_loss(name, hyperparameters)
@@ -99,7 +103,7 @@ def check_vmap(name, run, batch):
         np.testing.assert_allclose(batch(values), alone, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_optimizer
 def test_schedule_equals_replacing(name, x64):
     """A schedule on every hyperparameter at once is a change of each at each step."""
     case = OPTIMIZERS[name]
@@ -116,12 +120,12 @@ def test_schedule_equals_replacing(name, x64):
     scheduled = case.make().replace(**moving).init(params)
     replaced = case.make().init(params)
     for step in range(4):
-        value, grads = jax.value_and_grad(loss)(params, float(step))
+        value, grads = loss_and_grads(params, float(step))
         value_fn = lambda params, step=step: loss(params, float(step))
         params, scheduled = scheduled.apply(
             grads, params, value=value, value_fn=value_fn
         )
-        value, grads = jax.value_and_grad(loss)(expected, float(step))
+        value, grads = loss_and_grads(expected, float(step))
         replaced = replaced.replace(**{k: moved(x, step) for k, x in at.items()})
         now = scheduled_at(scheduled, step)
         assert {k: float(v) for k, v in numbers(replaced).items()} == (
@@ -140,7 +144,7 @@ def scheduled_at(opt, step):
     return {k: float(f(step)) for k, f in fields.items()}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_optimizer
 def test_choice_per_parameter(name, x64):
     """Each parameter trains as if it were alone with its own hyperparameters."""
     case = OPTIMIZERS[name]
@@ -163,7 +167,7 @@ def test_choice_per_parameter(name, x64):
             np.testing.assert_allclose(got[k], expected[k], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_optimizer
 def test_out_of_range(name):
     for field in numbers(OPTIMIZERS[name].make()):
         with pytest.raises(ValueError, match=rf"`{name}\({field}=nan\)`.*must lie in"):

@@ -1,5 +1,5 @@
-"""What a page still needs when it has been built: equations as MathML, which browsers
-draw without any script."""
+"""The last changes to a built page: equations become MathML, which browsers draw
+without any script."""
 
 import html
 import re
@@ -13,7 +13,7 @@ def on_page_content(content: str, **_: Any) -> str:
     content = content.replace(
         "<p>Initialize self.  See help(type(self)) for accurate signature.</p>", ""
     )
-    # A default that is made anew for each optimizer; the text says which.
+    # A default that comes from a factory: the docstring says which it is.
     content = content.replace(
         '=&lt;</span><span class="n">factory</span><span class="o">&gt;</span>',
         '=</span><span class="o">...</span>',
@@ -33,6 +33,6 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def _mathml(latex: str, display: str) -> str:
-    # The converter knows the same layout under its other name only.
+    # The converter only knows this layout by its other name.
     latex = html.unescape(latex).replace("{aligned}", "{split}")
     return convert(latex.strip(), display=display)

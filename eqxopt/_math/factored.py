@@ -33,7 +33,10 @@ def mix(mean: RealLeaf, new: RealLeaf, decay: Scalar) -> RealLeaf:
 
 
 def mix_factors(
-    row: Float[Array, "*rows"], col: Float[Array, "*cols"], square: RealLeaf, decay: Scalar
+    row: Float[Array, "*rows"],
+    col: Float[Array, "*cols"],
+    square: RealLeaf,
+    decay: Scalar,
 ) -> tuple[Float[Array, "*rows"], Float[Array, "*cols"]]:
     """The next row and column, given the squares of a gradient."""
     short, long = longest_axes(square.shape)

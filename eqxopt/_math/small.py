@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 def ema(mean: Leaf, new: Leaf, decay: Float[Array, "..."]) -> Leaf:
     r"""Exponential moving average, $\beta m + (1 - \beta) x$."""
-    # One weight, computed from `decay` as `debias` does: then `debias` corrects the bias
+    # One weight, computed from `decay` as in `debias`: then `debias` corrects the bias
     # exactly, also in float32. This form has the fewest operations, which matters
     # because it is compiled for hundreds of parameters.
     return mean + (1 - decay) * (new - mean)
@@ -121,8 +121,8 @@ def norm(x: AnyLeaf) -> Scalar:
 
 
 def inner_product(x: Leaf, y: Leaf) -> Scalar:
-    r"""$\langle x, y \rangle = \operatorname{Re} x^* y$ over all entries: a complex entry
-    counts as two real ones."""
+    r"""$\langle x, y \rangle = \operatorname{Re} x^* y$ over all entries. A complex
+    entry counts as two real ones."""
     # `jnp.vdot` would flatten arrays that may be sharded, and on accelerators it
     # multiplies in less than full precision.
     return jnp.sum((jnp.conj(x) * y).real)
@@ -172,8 +172,9 @@ def stable_norm(x: AnyLeaf, axes: tuple[int, ...] | None = None) -> Float[Array,
     Unlike in `norm`, no square overflows or underflows."""
     keep = axes is not None
     magnitude = jnp.abs(x) if jnp.iscomplexobj(x) else x
-    # The norm is the same for every scale, and so the scale has no derivative. Two
-    # extremes cost less than the largest magnitude, for which all would be written.
+    # The norm does not depend on the scale, so do not differentiate the scale. A
+    # minimum and a maximum cost less than the largest magnitude, for which XLA would
+    # write all magnitudes to memory.
     low, high = (
         extreme(jax.lax.stop_gradient(magnitude), axis=axes, keepdims=keep, initial=0)
         for extreme in (jnp.min, jnp.max)
@@ -237,8 +238,8 @@ def lerp(start: Scalar, end: Scalar, done: Scalar) -> Scalar:
 
 def half_cosine(done: Scalar, exponent: float | Scalar = 1.0) -> Scalar:
     r"""$(\frac12 + \frac12 \cos(\pi d))^p$, from 1 to exactly 0."""
-    # As a square the base is never negative. Nor is it exactly 0, where a power may have
-    # no derivative.
+    # As a square the base is never negative. Nor is it exactly 0, where a power may
+    # have no derivative.
     height = jnp.square(jnp.cos(0.5 * jnp.pi * done))
     return jnp.where(done < 1, height**exponent, 0)
 

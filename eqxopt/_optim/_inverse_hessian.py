@@ -1,4 +1,4 @@
-"""Curvature as the last changes of parameters and gradients tell it."""
+"""The inverse Hessian of L-BFGS, from the last changes of parameters and gradients."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -18,104 +18,101 @@ T = TypeVar("T")
 Arrays: TypeAlias = Sequence[AnyLeaf]
 
 
-class Change(NamedTuple):
-    """The change of one parameter in a step, and that of its gradient."""
+class Pair(NamedTuple):
+    """The change $s$ of one parameter in a step, and the change $y$ of its gradient."""
 
-    param: Leaf
-    grad: Leaf
+    s: Leaf
+    y: Leaf
 
 
-class History(NamedTuple):
-    """A parameter's last gradient, and its last changes and those of its gradient, in a
-    ring; and, if it is to be compared with the next, its last value."""
+class CurvatureMemory(NamedTuple):
+    """What L-BFGS keeps of one parameter: its last gradient, its last pairs in a ring
+    buffer, and without a line search its last value."""
 
     grad: Leaf
     param_diffs: Inexact[Array, " memory *shape"]
     grad_diffs: Inexact[Array, " memory *shape"]
     param: Leaf | None
 
-    def at(self, place: Int[Array, ""]) -> Change:
-        return Change(self.param_diffs[place], self.grad_diffs[place])
+    def pair(self, index: Int[Array, ""]) -> Pair:
+        return Pair(self.param_diffs[index], self.grad_diffs[index])
 
 
-def empty_history(param: Leaf, memory: int, *, keep_param: bool) -> History:
+def empty_memory(param: Leaf, size: int, *, keep_param: bool) -> CurvatureMemory:
     dtype = compute_dtype(param.dtype)
-    # Computed from the parameter, so that all but the first axis are sharded like it.
+    # Compute zeros from the parameter, so that all but the first axis are sharded like
+    # it.
     zero = jnp.where(jnp.isnan(param), jnp.zeros((), dtype), jnp.zeros((), dtype))
-    diffs = lambda: jnp.stack([zero] * memory)
-    return History(zero, diffs(), diffs(), own_copy(param) if keep_param else None)
+    diffs = lambda: jnp.stack([zero] * size)
+    last = own_copy(param) if keep_param else None
+    return CurvatureMemory(zero, diffs(), diffs(), last)
 
 
-def total(shares: Sequence[T]) -> T:
-    """The sum over all parameters, in the widest dtype among them."""
-    dtype = widest_real_dtype(jtu.tree_leaves(shares))
+def _total(terms: Sequence[T]) -> T:
+    """The sums over all parameters, in the widest real dtype of the terms."""
+    dtype = widest_real_dtype(jtu.tree_leaves(terms))
     return jtu.tree_map(
-        lambda *xs: jnp.sum(jnp.stack([x.astype(dtype) for x in xs])), *shares
+        lambda *xs: jnp.sum(jnp.stack([x.astype(dtype) for x in xs])), *terms
     )
 
 
 def inner_products(x: Arrays, y: Arrays) -> Scalar:
-    r"""$\\langle x, y \\rangle$ over all parameters."""
-    return total([inner_product(a, b) for a, b in zip(x, y)])
+    r"""$\langle x, y \rangle$ over all parameters."""
+    return _total([inner_product(a, b) for a, b in zip(x, y)])
 
 
 def preconditioned(
-    histories: Sequence[History],
+    memories: Sequence[CurvatureMemory],
     grads: Arrays,
     newest: Int[Array, ""],
     *,
     scale_identity: bool,
 ) -> Arrays:
-    r"""$H g$, the inverse Hessian times the gradients, by L-BFGS's two loops. In the
-    rings, `newest` is the place of the newest pair."""
-    memory = histories[0].param_diffs.shape[0]
-    order = (newest - jnp.arange(memory, dtype=newest.dtype)) % memory
+    r"""$H g$, the inverse Hessian times the gradients, by the two-loop recursion of
+    L-BFGS. `newest` is the index of the newest pair in the ring buffers."""
+    size = memories[0].param_diffs.shape[0]
+    newest_first = (newest - jnp.arange(size, dtype=newest.dtype)) % size
 
-    # Every factor ends in a division or a root, because what costs little the compiler
-    # repeats for each parameter, and the sums over all parameters with it.
-    def to_older(vectors: Arrays, place: Int[Array, ""]) -> Any:
-        shares = [_older_products(h.at(place), x) for h, x in zip(histories, vectors)]
-        curvature, square, along = total(shares)
-        # Curvature is that of the parameters which take part now. There is none in a
-        # place that is not yet filled, and no use in a pair where it is negative.
-        curvature = jnp.where(curvature > 0, curvature, jnp.inf)
-        alpha = along / curvature
-        vectors = [
-            _plus(x, -alpha, h.at(place).grad) for h, x in zip(histories, vectors)
-        ]
-        return vectors, (along, curvature, square)
+    # The factor of every vector ends in a division or a root. XLA computes what is
+    # cheaper again for each parameter, and with it the sums over all parameters.
+    def first_loop(q: Arrays, index: Int[Array, ""]) -> Any:
+        pairs = [memory.pair(index) for memory in memories]
+        sy, yy, sq = _total([_first_products(pair, x) for pair, x in zip(pairs, q)])
+        # The sums are over the parameters that have a gradient now. They are 0 where
+        # the buffer is not filled yet. Leave pairs of negative curvature out.
+        sy = jnp.where(sy > 0, sy, jnp.inf)
+        alpha = sq / sy
+        q = [_plus(x, -alpha, pair.y) for pair, x in zip(pairs, q)]
+        return q, (sq, sy, yy)
 
-    def to_newer(vectors: Arrays, at: Any) -> Any:
-        place, along, curvature = at
-        back = inner_products([h.at(place).grad for h in histories], vectors)
-        return [
-            _plus(x, (along - back) / curvature, h.at(place).param)
-            for h, x in zip(histories, vectors)
-        ], None
+    def second_loop(r: Arrays, products: Any) -> Any:
+        index, sq, sy = products
+        pairs = [memory.pair(index) for memory in memories]
+        yr = inner_products([pair.y for pair in pairs], r)
+        r = [_plus(x, (sq - yr) / sy, pair.s) for pair, x in zip(pairs, r)]
+        return r, None
 
-    size = sqrt(inner_products(grads, grads))
-    first = 1 / jnp.maximum(1, size) if scale_identity else jnp.ones_like(size)
-    vectors, (along, curvature, square) = jax.lax.scan(to_older, list(grads), order)
-    scale = first
+    norm = sqrt(inner_products(grads, grads))
+    first_scale = 1 / jnp.maximum(1, norm) if scale_identity else jnp.ones_like(norm)
+    q, (sq, sy, yy) = jax.lax.scan(first_loop, list(grads), newest_first)
+    scale = first_scale
     if scale_identity:
-        known = jnp.isfinite(curvature[0]) & (square[0] > 0)
-        newest_scale = divide(jnp.where(known, curvature[0], 0), square[0])
-        scale = jnp.where(known, newest_scale, first)
-    vectors = [times(x, scale) for x in vectors]
-    vectors, _ = jax.lax.scan(
-        to_newer, vectors, (order, along, curvature), reverse=True
-    )
-    # It is positive definite, but for rounding.
-    downhill = _is_positive(inner_products(vectors, grads))
+        known = jnp.isfinite(sy[0]) & (yy[0] > 0)
+        newest_scale = divide(jnp.where(known, sy[0], 0), yy[0])
+        scale = jnp.where(known, newest_scale, first_scale)
+    r = [times(x, scale) for x in q]
+    r, _ = jax.lax.scan(second_loop, r, (newest_first, sq, sy), reverse=True)
+    # H is positive definite, except for rounding.
+    downhill = _is_positive(inner_products(r, grads))
     return [
-        jnp.where(downhill, x, times(grad, first)) for x, grad in zip(vectors, grads)
+        jnp.where(downhill, x, times(grad, first_scale)) for x, grad in zip(r, grads)
     ]
 
 
 @once_per_shape
-def _older_products(pair: Change, x: Leaf) -> tuple[Scalar, Scalar, Scalar]:
+def _first_products(pair: Pair, q: Leaf) -> tuple[Scalar, Scalar, Scalar]:
     s, y = pair
-    return inner_product(s, y), inner_product(y, y), inner_product(s, x)
+    return inner_product(s, y), inner_product(y, y), inner_product(s, q)
 
 
 @once_per_shape
@@ -128,30 +125,30 @@ def times(x: Leaf, factor: Scalar) -> Leaf:
     return factor.astype(real_dtype(x.dtype)) * x
 
 
-def is_curved(changes: Sequence[Change]) -> Bool[Array, ""]:
-    """Whether the slope increases along the change of the parameters, by more than
-    rounding: only then the pair tells of curvature."""
-    sy, ss, yy = total([_change_products(change) for change in changes])
+def has_curvature(pairs: Sequence[Pair]) -> Bool[Array, ""]:
+    r"""Whether $\langle s, y \rangle$ over all parameters is positive by more than
+    rounding. Only such a pair is of use."""
+    sy, ss, yy = _total([_pair_products(pair) for pair in pairs])
     return _is_positive(sy - jnp.finfo(sy.dtype).eps * sqrt(ss) * sqrt(yy))
 
 
 def _is_positive(x: Scalar) -> Bool[Array, ""]:
-    return jnp.sqrt(jnp.maximum(x, 0)) > 0  # with a root, as above
+    return jnp.sqrt(jnp.maximum(x, 0)) > 0  # a root, so that XLA computes `x` once
 
 
 @once_per_shape
-def _change_products(change: Change) -> tuple[Scalar, Scalar, Scalar]:
-    s, y = change
+def _pair_products(pair: Pair) -> tuple[Scalar, Scalar, Scalar]:
+    s, y = pair
     return inner_product(s, y), inner_product(s, s), inner_product(y, y)
 
 
 @once_per_shape
-def remembered(
-    history: History, change: Change, place: Int[Array, ""], store: Bool[Array, ""]
-) -> History:
-    """With the change at `place` of the ring, if it is to be stored."""
-    s, y = history.param_diffs, history.grad_diffs
-    return history._replace(
-        param_diffs=s.at[place].set(jnp.where(store, change.param, s[place])),
-        grad_diffs=y.at[place].set(jnp.where(store, change.grad, y[place])),
+def with_pair(
+    memory: CurvatureMemory, pair: Pair, index: Int[Array, ""], store: Bool[Array, ""]
+) -> CurvatureMemory:
+    """The memory with `pair` at `index` of its ring buffer, if `store` holds."""
+    s, y = memory.param_diffs, memory.grad_diffs
+    return memory._replace(
+        param_diffs=s.at[index].set(jnp.where(store, pair.s, s[index])),
+        grad_diffs=y.at[index].set(jnp.where(store, pair.y, y[index])),
     )

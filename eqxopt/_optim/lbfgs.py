@@ -1,4 +1,4 @@
-"""L-BFGS, with a line search or at a rate of your choice."""
+"""L-BFGS, with a line search or with a learning rate."""
 
 from collections.abc import Callable
 from typing import Any, cast, NamedTuple, TypeAlias, TypeVar
@@ -21,10 +21,7 @@ from .._abstract.step import Step
 from .._compile.closures import as_pytree
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
-from .._fields import (
-    hyperparameter,
-    OptionalHyperparameter,
-)
+from .._fields import hyperparameter, OptionalHyperparameter
 from .._line_search.abstract import AbstractLineSearch, Point
 from .._line_search.zoom import ZoomLineSearch
 from .._math import moved, no_update, own_copy, plus_one_if, zero_count
@@ -32,21 +29,20 @@ from .._number import integer
 from .._tree import fill, Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self
 from ._inverse_hessian import (
-    Change,
-    empty_history,
-    History,
+    CurvatureMemory,
+    empty_memory,
+    has_curvature,
     inner_products,
-    is_curved,
+    Pair,
     preconditioned,
-    remembered,
     times,
+    with_pair,
 )
 
 
 M = TypeVar("M")
 Arrays: TypeAlias = list[AnyLeaf]
-# Changed fields, the updates, and the next states.
-Made: TypeAlias = tuple[dict[str, Any], Arrays, list[History]]
+Memories: TypeAlias = list[CurvatureMemory]
 
 
 def _as_search(linesearch: AbstractLineSearch | None) -> AbstractLineSearch | None:
@@ -59,8 +55,8 @@ def _as_search(linesearch: AbstractLineSearch | None) -> AbstractLineSearch | No
 
 
 class LBFGS(AbstractOptimizer):
-    r"""L-BFGS: steps along the gradient times an inverse Hessian that the last steps
-    tell, each as long as a line search finds good.
+    r"""L-BFGS: multiplies the gradient by an inverse Hessian estimated from the last
+    steps, and finds the length of each step by a line search.
 
     $$
     \begin{aligned}
@@ -70,46 +66,48 @@ class LBFGS(AbstractOptimizer):
     \end{aligned}
     $$
 
-    over the last $m$ pairs of a change $s$ of the parameters and the change $y$ of
-    their gradients, from the oldest to the newest, starting with $\gamma_t I$ where
-    $\gamma_t = \langle s, y \rangle / \|y\|^2$ of the newest pair, and $\min(1, 1 /
-    \|g_1\|)$ at first. The products are those of all parameters together, and
-    $\langle x, y \rangle = \operatorname{Re} x^* y$ for complex ones. $\eta_t$ is 1
-    without a line search.
+    A pair is a change $s$ of the parameters and the change $y$ of their gradients. The
+    recursion runs over the last $m$ pairs, from the oldest to the newest. It starts
+    from $\gamma_t I$, where $\gamma_t = \langle s, y \rangle / \|y\|^2$ for the newest
+    pair, and $\gamma_1 = \min(1, 1 / \|g_1\|)$. Products are taken over all parameters
+    together, with $\langle x, y \rangle = \operatorname{Re} x^* y$ for complex ones.
+    Without a line search $\eta_t = 1$.
 
-    With a line search `apply` needs the loss and the loss as a function of the model,
-    on the same data as the gradients:
+    With a line search, `apply` needs the loss, and the loss as a function of the model,
+    both on the same data as the gradients:
 
     ```python
     value, grads = opt.value_and_grad(loss_fn, model)
     model, opt = opt.apply(grads, model, value=value, value_fn=loss_fn)
     ```
 
-    The search never evaluates the point where it begins, and what it found at the point
-    where it ended is kept: `opt.value_and_grad` gives that, without evaluating
-    anything, as long as the loss function stays the same and `model` is what `apply`
-    returned. On another batch use `equinox.filter_value_and_grad` as ever.
+    The search does not evaluate the point where it begins. It keeps the loss and the
+    gradients at the point where it ends, and `opt.value_and_grad` returns these without
+    evaluating anything. This holds as long as the loss function is the same and `model`
+    is what `apply` returned. For another batch, use `equinox.filter_value_and_grad`.
 
-    A pair is used if $\langle s, y \rangle > 0$, which zoom makes sure of; Optax uses
-    negative ones too, with which $H_t g_t$ may point uphill. With a line search, a pair
-    is that of the two ends of one search, and so never mixes the gradients of two
-    batches, as it does in optax and PyTorch. Gradients that were clipped or otherwise
-    changed are not those of `value_fn`, and do not go together with a line search.
+    A pair is used only if $\langle s, y \rangle > 0$, which zoom ensures. Optax also
+    uses pairs with a negative product, and then $H_t g_t$ may point uphill. With a line
+    search, $s$ and $y$ connect the two ends of one search, so a pair never mixes the
+    gradients of two batches, as it does in optax and PyTorch. Do not combine a line
+    search with clipped or otherwise changed gradients: they are not the gradients of
+    `value_fn`.
 
-    Training at a fixed rate can be differentiated in both modes. With a line search,
-    only in forward mode, as by `jax.jvp` and `jax.jacfwd`: JAX cannot differentiate a
-    loop of unknown length in reverse.
+    Without a line search, training can be differentiated in both modes. With one, only
+    in forward mode, as by `jax.jvp` and `jax.jacfwd`: JAX cannot differentiate a loop
+    of unknown length in reverse.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$, which scales the direction before any search;
-        `None`, the default, for 1.
-    - `memory_size`: $m$, the number of pairs kept. The state has $2m + 1$ times the
-        entries of the model, or $2m + 2$ without a line search. Default 10.
-    - `scale_init_precond`: whether to start with $\gamma_t I$, and not with $I$.
-        Default `True`.
-    - `linesearch`: by default [`eqxopt.ZoomLineSearch`][] with its defaults; also
-        [`eqxopt.BacktrackingLineSearch`][], or `None` for steps of the learning rate.
+    - `learning_rate`: $\alpha$, in [0, inf). It scales the direction before the search.
+        Default `None`, for 1.
+    - `memory_size`: $m$, in [1, inf), the number of pairs kept. Default 10. The state
+        is $2m + 1$ times as large as the model, or $2m + 2$ times without a line
+        search.
+    - `scale_init_precond`: whether to start from $\gamma_t I$ instead of $I$. Default
+        `True`.
+    - `linesearch`: an [`eqxopt.ZoomLineSearch`][], the default, an
+        [`eqxopt.BacktrackingLineSearch`][], or `None` for steps at the learning rate.
 
     **Raises:** a `ValueError` if there is a line search and `apply` is not given
     `value` and `value_fn`.
@@ -148,22 +146,20 @@ class LBFGS(AbstractOptimizer):
     pairs: Count = eqx.field(default=None, init=False)
     """The pairs stored since `init`."""
     value: Amount = eqx.field(default=None, init=False)
-    """The loss that the last line search ended with, and infinity before the first."""
+    """The loss at the end of the last line search. Infinity before the first."""
     step_size: Amount = eqx.field(default=None, init=False)
-    r"""$\eta$ of the last step that went anywhere, with a line search."""
+    r"""$\eta$ of the last line search that found a lower point."""
     evaluations: Count = eqx.field(default=None, init=False)
-    """How often the last line search evaluated the loss."""
+    """The number of evaluations of the loss in the last line search."""
 
     def start(self, parameters: Parameters) -> Self:
         fixed = self.linesearch is None
-        histories = [
-            empty_history(param, self.memory_size, keep_param=fixed)
+        memories = [
+            empty_memory(param, self.memory_size, keep_param=fixed)
             for param in parameters.arrays
         ]
         new = replace_fields(
-            begun(self, parameters),
-            state=parameters.tree(histories),
-            pairs=zero_count(),
+            begun(self, parameters), state=parameters.tree(memories), pairs=zero_count()
         )
         if fixed:
             return new
@@ -178,17 +174,17 @@ class LBFGS(AbstractOptimizer):
     def value_and_grad(
         self, value_fn: Callable[..., Any], params: M
     ) -> tuple[Scalar, M]:
-        """The loss and its gradients at `params`, as `apply` takes them, from the last
-        line search if there was one, and otherwise evaluated.
+        """The loss and its gradients at `params`, in the form that `apply` takes. They
+        come from the last line search if there was one. Otherwise they are evaluated.
 
         **Arguments:**
 
-        - `value_fn`: the loss as a function of the model, the same that the last line
-            search was given.
+        - `value_fn`: the loss as a function of the model, the same as in the last
+            `apply`.
         - `params`: the model that the last `apply` returned.
 
-        **Returns:** the loss and a tree of gradients. Those of complex parameters are
-        conjugated, and so point uphill.
+        **Returns:** the loss and a tree of gradients. Gradients of complex parameters
+        are conjugated, so that they point uphill.
         """
         count_of(self)
         if in_jit():
@@ -196,125 +192,133 @@ class LBFGS(AbstractOptimizer):
         return _compiled_value_and_grad(self, as_pytree(value_fn), params)
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
-        new = replace_fields(self, count=count_of(self) + 1)
-        own = [grad is not None for grad in step.grads]
-        if not any(own):
-            return [None] * len(own), new
+        count = count_of(self) + 1
+        has_grad = [grad is not None for grad in step.grads]
+        updates: Leaves = [None] * len(has_grad)
+        if not any(has_grad):
+            return updates, replace_fields(self, count=count)
         states = states_of(self, step)
-        kept = [state for state, here in zip(states, own) if here]
-        active = _active(self, step.only(own), kept)
+        memories = [state for state, x in zip(states, has_grad) if x]
+        active = _active(self, step.only(has_grad), memories)
         if self.linesearch is None:
-            changed, moves, histories = self.at_rate(active)
+            new, active_updates, memories = self.fixed_step(active)
         else:
             loss = needed_value(self, step.value)
             loss_fn = needed_value_fn(self, step.value_fn)
             loss_at = lambda arrays: loss_fn(active.parameters.model(arrays))
             search = self.linesearch.at_step(count_of(self), self.value.dtype)
-            changed, moves, histories = self.searched(search, active, loss, loss_at)
-        updates: Leaves = [None] * len(own)
-        fill(updates, own, moves)
-        fill(states, own, histories)
+            new, active_updates, memories = self.search_step(
+                active, search, loss, loss_at
+            )
+        fill(updates, has_grad, active_updates)
+        fill(states, has_grad, memories)
         state = state_tree(step.parameters, states)
-        return updates, replace_fields(new, state=state, **changed)
+        return updates, replace_fields(new, count=count, state=state)
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
         return parameters.arrays
 
-    def at_rate(self, now: "_Active") -> Made:
-        """A step of the learning rate. What it does to the gradients is seen in the
-        next."""
-        wide = [own_copy(array) for array in now.arrays]
+    def fixed_step(self, active: "_Active") -> tuple[Self, Arrays, Memories]:
+        """A step at the learning rate: the optimizer with its new `pairs`, the updates,
+        and the next memories. A pair is known only in the step after."""
+        wide = [own_copy(array) for array in active.arrays]
         changes = [
-            Change(array - cast(Array, history.param), grad - history.grad)
-            for array, grad, history in zip(wide, now.grads, now.histories)
+            Pair(s=array - cast(Array, memory.param), y=grad - memory.grad)
+            for array, grad, memory in zip(wide, active.grads, active.memories)
         ]
-        histories, pairs = self.remember(now.histories, changes, count_of(self) > 0)
-        updates = now.directions(histories, pairs, self.scale_init_precond)
-        histories = [
-            history._replace(grad=grad, param=array)
-            for history, grad, array in zip(histories, now.grads, wide)
+        memories, pairs = self.store(active.memories, changes, count_of(self) > 0)
+        updates = active.directions(memories, pairs, self.scale_init_precond)
+        memories = [
+            memory._replace(grad=grad, param=array)
+            for memory, grad, array in zip(memories, active.grads, wide)
         ]
-        return {"pairs": pairs}, updates, histories
+        return replace_fields(self, pairs=pairs), updates, memories
 
-    def searched(
+    def search_step(
         self,
+        active: "_Active",
         search: AbstractLineSearch,
-        now: "_Active",
         loss: Scalar,
         loss_at: Callable[..., Any],
-    ) -> Made:
-        """A step that the line search finds, and what it does to the gradients."""
+    ) -> tuple[Self, Arrays, Memories]:
+        """A step found by `search`: the optimizer with what the search found, the
+        updates, and the next memories."""
         dtype = self.value.dtype
-        directions = now.directions(now.histories, self.pairs, self.scale_init_precond)
+        directions = active.directions(
+            active.memories, self.pairs, self.scale_init_precond
+        )
 
         def line(step_size: Scalar) -> Any:
             updates = _scaled(directions, step_size)
-            value, pull_back = jax.vjp(loss_at, _moved(now.arrays, updates))
+            value, vjp = jax.vjp(loss_at, _moved(active.arrays, updates))
 
-            def gradient() -> Any:
-                (grads,) = pull_back(jnp.ones_like(value))
-                grads = [_uphill(grad) for grad in grads]
+            def slope_and_grads() -> Any:
+                (grads,) = vjp(jnp.ones_like(value))
+                grads = [_conjugated(grad) for grad in grads]
                 return inner_products(directions, grads).astype(dtype), grads
 
-            return value.astype(dtype), gradient
+            return value.astype(dtype), slope_and_grads
 
         start = Point(
             step_size=jnp.zeros((), dtype),
             value=loss.astype(dtype),
-            slope=inner_products(directions, now.grads).astype(dtype),
+            slope=inner_products(directions, active.grads).astype(dtype),
         )
-        end, grads, evaluations = search.search(line, start, now.grads, self.step_size)
+        end, grads, evaluations = search.search(
+            line, start, active.grads, self.step_size
+        )
         updates = _scaled(directions, end.step_size)
         changes = [
-            Change(own_copy(new) - own_copy(old), new_grad - grad)
+            Pair(s=own_copy(new) - own_copy(old), y=new_grad - grad)
             for new, old, new_grad, grad in zip(
-                _moved(now.arrays, updates), now.arrays, grads, now.grads
+                _moved(active.arrays, updates), active.arrays, grads, active.grads
             )
         ]
-        went = end.step_size > 0
-        histories, pairs = self.remember(now.histories, changes, went)
-        histories = [
-            history._replace(grad=grad) for history, grad in zip(histories, grads)
-        ]
-        changed = {
-            "pairs": pairs,
-            "value": end.value,
-            "step_size": jnp.where(went, end.step_size, self.step_size),
-            "evaluations": evaluations,
-        }
-        return changed, updates, histories
+        has_moved = end.step_size > 0
+        memories, pairs = self.store(active.memories, changes, has_moved)
+        memories = [memory._replace(grad=grad) for memory, grad in zip(memories, grads)]
+        new = replace_fields(
+            self,
+            pairs=pairs,
+            value=end.value,
+            step_size=jnp.where(has_moved, end.step_size, self.step_size),
+            evaluations=evaluations,
+        )
+        return new, updates, memories
 
-    def remember(
-        self, histories: list[History], changes: list[Change], known: Bool[Array, ""]
-    ) -> tuple[list[History], Int[Array, ""]]:
-        """The histories with a pair of changes, if these are `known` and tell of
-        curvature, and how many pairs that makes."""
-        store = known & is_curved(changes)
-        place = self.pairs % self.memory_size
-        new = [remembered(h, x, place, store) for h, x in zip(histories, changes)]
-        return new, plus_one_if(store, self.pairs)
+    def store(
+        self, memories: Memories, changes: list[Pair], is_known: Bool[Array, ""]
+    ) -> tuple[Memories, Int[Array, ""]]:
+        """Store the changes of a step if they are known and have curvature. Return the
+        memories and the number of pairs stored since `init`."""
+        is_stored = is_known & has_curvature(changes)
+        index = self.pairs % self.memory_size
+        new = [
+            with_pair(m, pair, index, is_stored) for m, pair in zip(memories, changes)
+        ]
+        return new, plus_one_if(is_stored, self.pairs)
 
 
 class _Active(NamedTuple):
-    """The parameters that have a gradient, and what is known of each."""
+    """The parameters that have a gradient, with all that a step needs of each."""
 
     parameters: Parameters
     arrays: Arrays
     grads: Arrays
-    histories: list[History]
+    memories: Memories
     rates: list[Scalar]
 
     def directions(
-        self, histories: list[History], pairs: Int[Array, ""], scale_identity: bool
+        self, memories: Memories, pairs: Int[Array, ""], scale_identity: bool
     ) -> Arrays:
-        r"""$-\alpha H g$, from this many pairs."""
+        r"""$-\alpha H g$, when `pairs` pairs have been stored since `init`."""
         vectors = preconditioned(
-            histories, self.grads, pairs - 1, scale_identity=scale_identity
+            memories, self.grads, pairs - 1, scale_identity=scale_identity
         )
         return [times(x, -rate) for x, rate in zip(vectors, self.rates)]
 
 
-def _active(optimizer: LBFGS, step: Step, states: list[Any]) -> _Active:
+def _active(optimizer: LBFGS, step: Step, memories: Memories) -> _Active:
     parameters = step.parameters
     rates = []
     for rule, param in zip(rules(optimizer, parameters), parameters.arrays):
@@ -322,7 +326,7 @@ def _active(optimizer: LBFGS, step: Step, states: list[Any]) -> _Active:
         rate = rule.learning_rate
         rates.append(jnp.ones((), dtype) if rate is None else rate)
     grads = [grad for grad in wide_gradients(step) if grad is not None]
-    return _Active(parameters, parameters.arrays, grads, states, rates)
+    return _Active(parameters, parameters.arrays, grads, memories, rates)
 
 
 def _scaled(directions: Arrays, step_size: Scalar) -> Arrays:
@@ -331,17 +335,18 @@ def _scaled(directions: Arrays, step_size: Scalar) -> Arrays:
 
 @once_per_shape
 def _scale(direction: Leaf, step_size: Scalar) -> Leaf:
-    # A direction may be infinite where no step is made.
-    moved = times(direction, step_size)
-    return jnp.where(step_size > 0, moved, no_update(direction))
+    # If no step is made, the direction may be infinite.
+    scaled = times(direction, step_size)
+    return jnp.where(step_size > 0, scaled, no_update(direction))
 
 
 def _moved(arrays: Arrays, updates: Arrays) -> Arrays:
     return moved(arrays, list(updates))
 
 
-def _uphill(grad: Leaf) -> Leaf:
-    """A gradient of JAX as `apply` takes it: that of complex numbers conjugated."""
+def _conjugated(grad: Leaf) -> Leaf:
+    """JAX's gradient in the form that `apply` takes: complex ones are conjugated, so
+    that they point uphill."""
     return jnp.conj(grad).astype(compute_dtype(grad.dtype))
 
 
@@ -349,19 +354,19 @@ def _value_and_grad(
     optimizer: LBFGS, value_fn: Callable[..., Any], params: PyTree
 ) -> tuple[Scalar, PyTree]:
     parameters = Parameters(params)
-    states = kept_states(optimizer, parameters)
+    memories = kept_states(optimizer, parameters)
     dtype = widest_real_dtype(parameters.arrays)
 
     def evaluated() -> tuple[Scalar, list[Any]]:
         loss_fn = needed_value_fn(optimizer, value_fn)
         loss = lambda arrays: loss_fn(parameters.model(arrays))
         value, grads = jax.value_and_grad(loss)(parameters.arrays)
-        return value.astype(dtype), [_uphill(grad) for grad in grads]
+        return value.astype(dtype), [_conjugated(grad) for grad in grads]
 
     if optimizer.linesearch is None:
         value, grads = evaluated()
     else:
-        kept = optimizer.value, [history.grad for history in states]
+        kept = optimizer.value, [memory.grad for memory in memories]
         value, grads = jax.lax.cond(
             jnp.isfinite(optimizer.value), lambda: kept, evaluated
         )

@@ -1,6 +1,6 @@
-"""SGD and AdamW without a schedule of the learning rate."""
+"""Schedule-free SGD and AdamW."""
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from .._abstract.averages import averages, first_iterates, Iterates, next_iterates
 from .._abstract.leafwise import AbstractLeafwiseTransform
@@ -19,19 +19,16 @@ from .._tree import Parameters
 from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
 
 
-M = TypeVar("M")
-
-
 class IteratesAndSquares(NamedTuple):
-    """The iterates of a parameter, and the running mean of its squared gradient."""
+    """The iterates of a parameter, and the running mean of its squared gradients."""
 
     iterates: Iterates
     nu: RealLeaf
 
 
 class ScheduleFreeSGD(AbstractLeafwiseTransform, AbstractOptimizer):
-    r"""Gradient descent with an average in place of both momentum and the decay of the
-    learning rate.
+    r"""Gradient descent with an average of the weights, which replaces both momentum
+    and a decay of the learning rate.
 
     $$
     \begin{aligned}
@@ -43,27 +40,26 @@ class ScheduleFreeSGD(AbstractLeafwiseTransform, AbstractOptimizer):
     \end{aligned}
     $$
 
-    The model holds $y_t$, at which gradients are computed. What has been learned is the
-    average $x_t$: evaluate, and at last use, `opt.eval_params(model)`. Statistics that
-    a model gathers, as in batch normalization, have to be gathered anew at $x_t$.
+    The model holds $y_t$, where gradients are computed. The result of training is the
+    average $x_t$: evaluate, and in the end use, `opt.eval_params(model)`. If the model
+    gathers statistics, as in batch normalization, gather them again at $x_t$.
 
-    This is optax's rule, whose first step has the rate 0 where there is a warm-up. The
-    authors' code makes it with $\alpha_1 / w$. In the paper the rates are weighed as
-    they are, and not the largest so far. [`eqxopt.ScheduleFree`][] does the same
-    around any optimizer.
+    This is optax's rule. With a warm-up, its first step has the rate 0; in the authors'
+    code that rate is $\alpha_1 / w$. In the paper $\gamma_t$ is the rate of each step,
+    not the largest rate so far. [`eqxopt.ScheduleFree`][] does the same for any
+    optimizer.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$. Default 1. It wants no decay.
-    - `warmup_steps`: $w \ge 0$, the length of a linear warm-up. Default 0, for none.
-    - `b1`: $\beta_1 \in (0, 1)$. Default 0.9. For long training 0.95 and 0.98 are
-        worth a try.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `weight_lr_power`: $p \ge 0$; with 0 all steps weigh the same. Default 2.
-    - `state_dtype`: the dtype in which $z$ is kept. By default that of the parameter,
-        and at least float32.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do. Keyword only.
+    - `learning_rate`: $\alpha$, in [0, inf). Default 1. Use no decay.
+    - `warmup_steps`: $w$, the length of a linear warm-up, in [0, inf). Default 0.
+    - `b1`: $\beta_1$, in (0, 1). Default 0.9. For long training try 0.95 and 0.98.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `weight_lr_power`: $p$, in [0, inf). With 0 all steps have the same weight.
+        Default 2.
+    - `state_dtype`: the dtype in which $z$ is kept ([dtypes][dtypes]).
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all. Keyword
+        only.
 
     **Source:** Defazio et al., [The Road Less
     Scheduled](https://arxiv.org/abs/2405.15682), 2024.
@@ -71,14 +67,13 @@ class ScheduleFreeSGD(AbstractLeafwiseTransform, AbstractOptimizer):
     !!! example
 
         ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.ScheduleFreeSGD(learning_rate=0.3).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(opt.eval_params(x)):.2f}")
-        0.05
+        >>> import jax.numpy as jnp, eqxopt
+        >>> params = jnp.array(1.0)
+        >>> opt = eqxopt.ScheduleFreeSGD(0.5).init(params)
+        >>> for _ in range(2):
+        ...     params, opt = opt.apply(params, params)
+        >>> print(f"{params:.4f} {opt.eval_params(params):.4f}")
+        0.3625 0.3750
 
         ```
     """
@@ -105,8 +100,8 @@ class ScheduleFreeSGD(AbstractLeafwiseTransform, AbstractOptimizer):
 
 
 class ScheduleFreeAdamW(AbstractLeafwiseTransform, AbstractOptimizer):
-    r"""AdamW with an average in place of both momentum and the decay of the learning
-    rate.
+    r"""AdamW with an average of the weights, which replaces both momentum and a decay
+    of the learning rate.
 
     $$
     \begin{aligned}
@@ -121,46 +116,31 @@ class ScheduleFreeAdamW(AbstractLeafwiseTransform, AbstractOptimizer):
     \end{aligned}
     $$
 
-    The model holds $y_t$, at which gradients are computed. What has been learned is the
-    average $x_t$: evaluate, and at last use, `opt.eval_params(model)`. Statistics that
-    a model gathers, as in batch normalization, have to be gathered anew at $x_t$.
+    The model holds $y_t$, where gradients are computed. The result of training is the
+    average $x_t$: evaluate, and in the end use, `opt.eval_params(model)`. If the model
+    gathers statistics, as in batch normalization, gather them again at $x_t$.
 
-    This is optax's rule, whose first step has the rate 0 where there is a warm-up. The
-    authors' code makes it with $\alpha_1 / w$. In the paper $\gamma_t$ is the rate of
-    each step, with the bias correction $\sqrt{1 - \beta_2^t}$ in it.
+    This is optax's rule. With a warm-up, its first step has the rate 0; in the authors'
+    code that rate is $\alpha_1 / w$. In the paper $\gamma_t$ is the rate of each step
+    times the bias correction $\sqrt{1 - \beta_2^t}$.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$. Default 0.0025. It wants no decay, and may be 1
-        to 10 times as large as that of AdamW with a schedule.
-    - `warmup_steps`: $w \ge 0$, the length of a linear warm-up. Default 0, for none.
-    - `b1`: $\beta_1 \in (0, 1)$. Default 0.9. For long training 0.95 and 0.98 are
-        worth a try.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the second moment. Default 0.999.
-    - `eps`: $\varepsilon \ge 0$, outside the root. Default 1e-8.
-    - `weight_decay`: $\lambda \ge 0$. Default 0.
-    - `weight_lr_power`: $p \ge 0$; with 0 all steps weigh the same. Default 2.
-    - `state_dtype`: the dtype in which $z$ is kept. By default that of the parameter,
-        and at least float32.
-    - `mask`: which parameters decay: a tree of booleans that is a prefix of the model,
-        or a function of `(path, array)`. By default all do. Keyword only.
+    - `learning_rate`: $\alpha$, in [0, inf). Default 0.0025. Use no decay. Good rates
+        are 1 to 10 times those of AdamW with a schedule.
+    - `warmup_steps`: $w$, the length of a linear warm-up, in [0, inf). Default 0.
+    - `b1`: $\beta_1$, in (0, 1). Default 0.9. For long training try 0.95 and 0.98.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0.
+    - `weight_lr_power`: $p$, in [0, inf). With 0 all steps have the same weight.
+        Default 2.
+    - `state_dtype`: the dtype in which $z$ is kept ([dtypes][dtypes]).
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all. Keyword
+        only.
 
     **Source:** Defazio et al., [The Road Less
     Scheduled](https://arxiv.org/abs/2405.15682), 2024.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.ScheduleFreeAdamW(learning_rate=1.0).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(opt.eval_params(x)):.2f}")
-        0.41
-
-        ```
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=0.0025)
@@ -197,7 +177,7 @@ def _step(
     param: Leaf,
     iterates: Iterates,
 ) -> tuple[Leaf, Iterates]:
-    """One step of $z$ along `-direction`, and what follows from it."""
+    """The update and the next iterates, when $z$ takes a step along `-direction`."""
     rate = rule.learning_rate * ramp(t - 1, 0.0, rule.warmup_steps)
     return next_iterates(
         iterates,

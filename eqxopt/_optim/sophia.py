@@ -1,7 +1,7 @@
 """Sophia."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,7 @@ from .._abstract.optimizer import AbstractOptimizer, count_of, needed_value_fn
 from .._abstract.rules import begun, rules, state_tree, states_of
 from .._abstract.step import Step
 from .._compile.once import once_per_shape
-from .._dtype import (
-    compute_dtype,
-    real_dtype,
-    real_zeros_like,
-    widen,
-    zeros_like,
-)
+from .._dtype import compute_dtype, real_dtype, real_zeros_like, widen, zeros_like
 from .._fields import (
     DType,
     dtype_option,
@@ -36,19 +30,16 @@ from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, RealLeaf, Scalar, Self
 
 
-M = TypeVar("M")
-
-
 class Curvature(NamedTuple):
-    """Running means of a parameter's gradient, and of the diagonal of its Hessian."""
+    """The running means of a parameter's gradient and of its Hessian's diagonal."""
 
     mu: Leaf
     hessian: RealLeaf
 
 
 class Sophia(AbstractOptimizer):
-    r"""Momentum divided by the curvature of the loss, and clipped where that is too
-    small or negative to be of use.
+    r"""Divides the momentum by the curvature of the loss, and clips the quotient, which
+    is too large where the curvature is small or negative.
 
     $$
     \begin{aligned}
@@ -65,54 +56,40 @@ class Sophia(AbstractOptimizer):
     \end{aligned}
     $$
 
-    where every entry of $z$ is 1 or -1 at random. That is Hutchinson's estimate of the
-    diagonal of the Hessian, which costs about two gradients and needs the loss as a
-    function: `opt.apply(grads, model, value_fn=lambda model: loss(model, batch))`.
-    [`eqxopt.make_step`][] and [`eqxopt.fit`][] give it. A part of the batch is enough
-    for it. Its random keys are derived from `seed`.
+    Every entry of $z$ is 1 or -1 at random: this is Hutchinson's estimate of the
+    diagonal of the Hessian. It costs about two gradients and needs the loss as a
+    function, for which a part of the batch is enough:
+    `opt.apply(grads, model, value_fn=lambda model: loss(model, batch))`.
+    [`eqxopt.make_step`][] and [`eqxopt.fit`][] pass it. The random keys are derived
+    from `seed`.
 
-    This is optax's rule. The paper's estimates the curvature before it steps, with
-    $h_t$ in place of $h_{t-1}$; it does not correct $m_t$ for its start at zero; and it
-    draws $z$ from the normal distribution. Here the first step, before there is a
-    curvature, goes $\rho$ along the signs of the gradient. A parameter without gradient
-    is taken as constant. For a complex one, $|z| = 1$ and $h$ estimates the mean
-    curvature of its real and imaginary parts.
+    This is optax's rule. The paper's rule estimates the curvature before it steps, with
+    $h_t$ in place of $h_{t-1}$. It does not correct the bias of $m_t$, and it draws $z$
+    from the normal distribution. Here the first step is made before there is any
+    curvature: it is $\alpha\rho$ against the signs of the gradient. A parameter without
+    gradient counts as a constant. For a complex parameter $|z| = 1$, and $h$ estimates
+    the mean curvature of its real and imaginary parts.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha \ge 0$.
-    - `b1`: $\beta_1 \in [0, 1)$, the decay of the momentum. Default 0.965.
-    - `b2`: $\beta_2 \in [0, 1)$, the decay of the curvature. Default 0.99.
-    - `eps`: $\varepsilon > 0$. Default 1e-8.
-    - `weight_decay`: $\lambda \ge 0$. Default 1e-4.
-    - `weight_decay_mask`: which parameters decay: a tree of booleans that is a prefix
-        of the model, or a function of `(path, array)`. By default all do.
-    - `gamma`: $\gamma \ge 0$. Default 0.01. It is right when a tenth to a half of all
-        entries are not clipped.
-    - `clip_threshold`: $\rho > 0$; `None` for no clipping. Default 1.
-    - `update_interval`: $k$, an integer. Default 10.
-    - `mu_dtype`: the dtype in which $m$ is kept. By default that of the parameter,
-        and at least float32.
-    - `seed`: keyword only. An integer or a random key. Default 0.
+    - `learning_rate`: $\alpha$, in [0, inf).
+    - `b1`: $\beta_1$, the decay of the momentum, in [0, 1). Default 0.965.
+    - `b2`: $\beta_2$, the decay of the curvature, in [0, 1). Default 0.99.
+    - `eps`: $\varepsilon$, in (0, inf). Default 1e-8.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 1e-4.
+    - `weight_decay_mask`: which parameters decay, a [selector][selectors]. Default:
+        all.
+    - `gamma`: $\gamma$, in [0, inf). Tune it until 10% to 50% of all entries are not
+        clipped. Default 0.01.
+    - `clip_threshold`: $\rho$, in (0, inf), or `None` for no clipping. Default 1.
+    - `update_interval`: $k$, in [1, inf). Default 10.
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
+    - `seed`: an integer or a random key. Default 0. Keyword only.
 
     **Raises:** a `ValueError` if `apply` is not given `value_fn`.
 
     **Source:** Liu et al., [Sophia: A Scalable Stochastic Second-order Optimizer for
     Language Model Pre-training](https://arxiv.org/abs/2305.14342), 2023: Sophia-H.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.Sophia(learning_rate=0.003).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x, value_fn=f)
-        >>> print(f"{f(x):.2f}")
-        13.82
-
-        ```
     """
 
     uses_value_fn = True
@@ -130,13 +107,10 @@ class Sophia(AbstractOptimizer):
     seed: Key = key_field(default=0, kw_only=True)
 
     def start(self, parameters: Parameters) -> Self:
-        states = [
-            placed_with(
-                param,
-                Curvature(zeros_like(param, self.mu_dtype), real_zeros_like(param)),
-            )
-            for param in parameters.arrays
-        ]
+        zeros = lambda param: Curvature(
+            mu=zeros_like(param, self.mu_dtype), hessian=real_zeros_like(param)
+        )
+        states = [placed_with(param, zeros(param)) for param in parameters.arrays]
         new = begun(self, parameters)
         return replace_fields(new, state=state_tree(parameters, states))
 
@@ -146,23 +120,23 @@ class Sophia(AbstractOptimizer):
         states = states_of(self, step)
         every_rule = rules(self, parameters)
         updates: Leaves = [None] * len(parameters)
-        means = {}
+        means: dict[int, AnyLeaf] = {}
         for i, (grad, param) in enumerate(zip(step.grads, parameters.arrays)):
             if grad is not None:
                 rule, state = every_rule[i], states[i]
                 updates[i], means[i] = _step(rule, count + 1, grad, param, state)
 
-        def refreshed() -> list[AnyLeaf]:
+        def new_hessians() -> list[AnyLeaf]:
             key = jax.random.fold_in(jax.random.wrap_key_data(self.seed), count)
-            own = parameters.only([grad is not None for grad in step.grads])
+            active = parameters.only([grad is not None for grad in step.grads])
             return [
-                _averaged(states[i].hessian, diagonal, every_rule[i].b2)
-                for i, diagonal in zip(means, _hessian_diagonals(loss, own, key))
+                _next_hessian(states[i].hessian, diagonal, every_rule[i].b2)
+                for i, diagonal in zip(means, _hessian_diagonals(loss, active, key))
             ]
 
         hessians = jax.lax.cond(
             count % self.update_interval == 0,
-            refreshed,
+            new_hessians,
             lambda: [states[i].hessian for i in means],
         )
         for i, hessian in zip(means, hessians):
@@ -192,30 +166,34 @@ def _step(
 
 
 def _hessian_diagonals(
-    loss: Callable[[Any], Scalar], own: Parameters, key: PRNGKeyArray
+    loss: Callable[[Any], Scalar], parameters: Parameters, key: PRNGKeyArray
 ) -> list[AnyLeaf]:
-    """An estimate of the diagonal of the Hessian of the loss in some parameters."""
-    gradient = jax.grad(lambda arrays: loss(own.model(arrays)))
-    signs = _signs(key, own.arrays)
-    _, products = jax.jvp(gradient, (own.arrays,), (signs,))
+    """An estimate of the diagonal of the Hessian of the loss in these parameters."""
+    gradient = jax.grad(lambda arrays: loss(parameters.model(arrays)))
+    signs = _random_signs(key, parameters.arrays)
+    _, products = jax.jvp(gradient, (parameters.arrays,), (signs,))
     return [(z * product).real for z, product in zip(signs, products)]
 
 
-def _signs(key: PRNGKeyArray, arrays: Sequence[AnyLeaf]) -> list[AnyLeaf]:
-    """For each array one with independent entries of magnitude 1 and mean 0."""
-    # Drawn together where the shape is one, because a generator takes long to compile.
-    alike: dict[Any, list[int]] = {}
+def _random_signs(key: PRNGKeyArray, arrays: Sequence[AnyLeaf]) -> list[AnyLeaf]:
+    """For each array, one with independent entries of magnitude 1 and mean 0."""
+    # Draw all arrays of one shape together: each call of a generator takes long to
+    # compile.
+    groups: dict[Any, list[int]] = {}
     for i, x in enumerate(arrays):
-        alike.setdefault((x.shape, x.dtype), []).append(i)
+        groups.setdefault((x.shape, x.dtype), []).append(i)
     signs = list(arrays)
-    for number, ((shape, dtype), members) in enumerate(alike.items()):
-        drawn = _drawn(jax.random.fold_in(key, number), (len(members), *shape), dtype)
+    for number, ((shape, dtype), members) in enumerate(groups.items()):
+        group_key = jax.random.fold_in(key, number)
+        group = _random_units(group_key, (len(members), *shape), dtype)
         for k, i in enumerate(members):
-            signs[i] = sharded_like(drawn[k], arrays[i])
+            signs[i] = sharded_like(group[k], arrays[i])
     return signs
 
 
-def _drawn(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> AnyLeaf:
+def _random_units(
+    key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype
+) -> AnyLeaf:
     if not jnp.issubdtype(dtype, jnp.complexfloating):
         return jax.random.rademacher(key, shape, dtype)
     real, imaginary = jax.random.rademacher(key, (2, *shape), real_dtype(dtype))
@@ -223,5 +201,5 @@ def _drawn(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> AnyLe
 
 
 @once_per_shape
-def _averaged(hessian: RealLeaf, diagonal: RealLeaf, decay: Scalar) -> RealLeaf:
+def _next_hessian(hessian: RealLeaf, diagonal: RealLeaf, decay: Scalar) -> RealLeaf:
     return ema(hessian, diagonal.astype(hessian.dtype), decay)

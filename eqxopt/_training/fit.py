@@ -88,12 +88,12 @@ def fit(
 
     A keyboard interrupt stops training after the current call of the program, and `fit`
     returns what it has reached. To continue, call `fit` with the returned model and
-    optimizer and the same `key`: the results are those of an uninterrupted run, bit for
-    bit. For the order of the data depends on `opt.count`, and an iterable continues
-    where it stopped.
+    optimizer and the same `key`. The results are those of an uninterrupted run, bit for
+    bit: the order of the data depends on `opt.count`, and an iterable continues where
+    it stopped.
 
-    **Raises:** a `ValueError` for options that exclude each other, for data of different
-    lengths, and for a loss that is not a scalar.
+    **Raises:** a `ValueError` for options that exclude each other, for data of
+    different lengths, and for a loss that is not a scalar.
 
     !!! example
 

@@ -113,7 +113,8 @@ class FromOptax(AbstractOptimizer):
             old,
             _wide(parameters, parameters.arrays),
             value=step.value,
-            value_fn=step.value_fn and _loss_of_wide(step.value_fn, parameters, present),
+            value_fn=step.value_fn
+            and _loss_of_wide(step.value_fn, parameters, present),
         )
         new = jtu.tree_map(lambda x, old: jnp.asarray(x, old.dtype), new, old)
         if not all(present):
