@@ -56,7 +56,7 @@ def test_apollo_draws_every_seventh_step():
 
 def test_memory():
     galore = eqxopt.GaLore(0.1, rank=2).init(Model()).state
-    assert galore.layers[0].weight.basis.shape == (1, 4, 2)
+    assert galore.layers[0].weight.projection.shape == (1, 2, 4)
     assert galore.layers[0].weight.mu.shape == (1, 2, 3)
     assert galore.layers[0].bias is None
     apollo = eqxopt.APOLLO(0.1, rank=2).init(Model()).state

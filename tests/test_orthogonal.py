@@ -54,7 +54,7 @@ def test_it_stays_in_the_ball(norm, order, x64):
     """Here all steps lead to its border."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)))
     opt = eqxopt.Scion(
-        0.5, 2.0, norm=norm, ns_coefficients="polar-express", ns_steps=9
+        0.5, 2.0, norm=norm, newton_schulz=eqxopt.NewtonSchulz("polar-express", 9)
     ).init(x)
     for _ in range(40):
         x, opt = opt.apply(-jnp.ones_like(x) - jnp.eye(3, 4), x)
@@ -65,12 +65,12 @@ def test_it_stays_in_the_ball(norm, order, x64):
 
 
 def test_options_of_normuon():
-    with pytest.raises(ValueError, match="`NorMuon.*`ns_steps` must be an integer"):
-        eqxopt.NorMuon(0.1, ns_steps=0)
+    with pytest.raises(ValueError, match="`NewtonSchulz.*`steps` must be an integer"):
+        eqxopt.NorMuon(0.1, newton_schulz=eqxopt.NewtonSchulz(steps=0))
 
 
 def test_options_of_scion():
     with pytest.raises(ValueError, match="`norm` is one of 'spectral', 'sign'"):
         eqxopt.Scion(0.1, norm="frobenius")
-    with pytest.raises(ValueError, match="`Scion.*`ns_steps` must be an integer"):
-        eqxopt.Scion(0.1, ns_steps=0)
+    with pytest.raises(ValueError, match="`NewtonSchulz.*`steps` must be an integer"):
+        eqxopt.Scion(0.1, newton_schulz=eqxopt.NewtonSchulz(steps=0))

@@ -17,8 +17,8 @@ from problems import Model, nested_params
 from training_loops import arrays, assert_close, gradients_at
 
 import eqxopt
-from eqxopt._tree import replace_fields
 from eqxopt.interop import to_optax
+from eqxopt.rules import begun, replace_fields
 
 
 @pytest.fixture(autouse=True)
@@ -146,17 +146,19 @@ class TestAlone:
 class BestStep(eqxopt.AbstractOptimizer):
     """Takes the best of some steps along the gradient."""
 
-    def init(self, params):
-        return replace_fields(self, count=jnp.zeros((), jnp.int32))
+    def start(self, parameters):
+        return begun(self, parameters)
 
-    def update(self, grads, params, *, value=None, value_fn=None):
-        tries = [jax.tree.map(lambda g: -(0.5**k) * g, grads) for k in range(6)]
-        losses = [value_fn(eqx.apply_updates(params, x)) for x in tries]
-        best = int(np.argmin(losses))
-        return tries[best], replace_fields(self, count=self.count + 1)
+    def advance(self, step):
+        params = step.parameters
+        tries = [[-(0.5**k) * grad for grad in step.grads] for k in range(6)]
+        after = [[x + u for x, u in zip(params.arrays, tried)] for tried in tries]
+        losses = [step.value_fn(params.model(arrays)) for arrays in after]
+        new = replace_fields(self, count=self.count + 1)
+        return tries[int(np.argmin(losses))], new
 
-    def eval_params(self, params):
-        return params
+    def evaluate(self, parameters):
+        return parameters.arrays
 
 
 class TestInOptax:

@@ -24,7 +24,7 @@ from eqxopt import schedules
 
 # All tests of one case run in a row, so that they share compiled programs.
 every_transform = pytest.mark.parametrize("name", TRANSFORMS, scope="module")
-STATEFUL = ["ClipByGlobalNorm", "ZeroNaNs"]
+STATEFUL = ["ClipByGlobalNorm", "Normalize", "ZeroNaNs"]
 WITH_NUMBERS = [
     name for name in TRANSFORMS if TRANSFORMS[name].make().hyperparameters()
 ]

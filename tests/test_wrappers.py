@@ -43,6 +43,7 @@ def test_every_wrapper_is_in_the_table():
         for name in eqxopt.__all__
         if isinstance(x := getattr(eqxopt, name), type)
         and issubclass(x, eqxopt.AbstractOptimizer)
+        and not name.startswith("Abstract")
         and "optimizer" in x.__annotations__
     }
     assert wrappers == {type(WRAPPERS[wrapper].make()).__name__ for wrapper in WRAPPERS}
@@ -168,7 +169,7 @@ def test_absent_gradients_change_nothing(wrapper, inner):
     for absent in ("matrix", "scalar"):
         assert_equal(new[absent], params[absent])
         for before, after in ((opt, new_opt), (opt.optimizer, new_opt.optimizer)):
-            if before.state is not None and "reset" not in wrapper:
+            if before.state and "reset" not in wrapper:
                 assert_equal(after.state[absent], before.state[absent])
     assert not np.array_equal(new["vector"], params["vector"])
 

@@ -43,14 +43,12 @@ PARITY: dict[str, list[Pair]] = {
             lambda: eqxopt.Muon(
                 rate(),
                 0.8,
-                TRIPLES,
-                3,
                 1e-3,
                 0.1,
                 MASK,
                 0.2,
                 fallback=fallback(rate(), b1=0.7, b2=0.8, eps=1e-3),
-                method="standard",
+                newton_schulz=eqxopt.NewtonSchulz(TRIPLES, 3, "standard"),
             ),
             lambda: muon(
                 optax_rate(),
@@ -69,7 +67,7 @@ PARITY: dict[str, list[Pair]] = {
             lambda: eqxopt.Muon(
                 0.1,
                 nesterov=False,
-                ns_steps=2,
+                newton_schulz=eqxopt.NewtonSchulz(steps=2),
                 fallback=eqxopt.AdamW(0.1, weight_decay=0.0),
             ),
             lambda: muon(0.1, ns_steps=2, nesterov=False),
