@@ -28,6 +28,7 @@ PAGES = [
             "composition/transforms",
             "composition/wrappers",
             "interop",
+            "writing",
         )
     ),
 ]
@@ -58,6 +59,18 @@ def reader():
     }
 
 
+def shown(page):
+    """The text of a page, with the parts of files that it shows."""
+
+    def section(match):
+        text = (ROOT / match[1]).read_text()
+        start, end = (f"# --8<-- [{at}:{match[2]}]\n" for at in ("start", "end"))
+        return text.partition(start)[2].partition(end)[0]
+
+    text = (ROOT / page).read_text()
+    return re.sub(r'--8<-- "([\w/.]+):(\w+)"', section, text)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_page(page, monkeypatch):
     # The hook is on already.
@@ -65,7 +78,7 @@ def test_page(page, monkeypatch):
         jaxtyping, "install_import_hook", lambda *_: pytest.MonkeyPatch.context()
     )
     namespace = reader()
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", shown(page), re.DOTALL)
     assert blocks
     with jax.numpy_dtype_promotion("standard"):
         for block in blocks:

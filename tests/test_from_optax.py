@@ -292,7 +292,7 @@ def test_changing_an_injected_hyperparameter():
     step(opt, params, params)
     programs = step._cache_size()
     slower = eqx.tree_at(
-        lambda opt: opt.state.hyperparams["learning_rate"], opt, jnp.asarray(0.0)
+        lambda opt: opt.state.hyperparams["learning_rate"], opt, jnp.zeros(())
     )
     after, _ = step(slower, params, params)
     assert_close(after, params, 0)

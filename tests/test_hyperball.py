@@ -128,7 +128,5 @@ class TestMistakes:
     def test_a_matrix_that_init_did_not_see(self):
         opt = eqxopt.Hyperball(eqxopt.SGD(0.1)).init({"w": None})
         params = {"w": jnp.ones((2, 2))}
-        with pytest.raises(
-            ValueError, match=r"\['w'\] was no parameter when `init` saw"
-        ):
+        with pytest.raises(ValueError, match=r"\['w'\] was no parameter when"):
             opt.apply(params, params)

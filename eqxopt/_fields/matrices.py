@@ -117,5 +117,5 @@ else:
 def matrices_of(**options: Any) -> Any:
     """Declare a static field that says which parameters are matrices."""
     metadata = {"like": "MatricesLike"}
-    options |= {"static": True, "kw_only": True, "metadata": metadata}
+    options |= {"static": True, "metadata": metadata}
     return eqx.field(converter=as_matrices, **options)

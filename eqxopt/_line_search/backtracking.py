@@ -40,8 +40,7 @@ class BacktrackingLineSearch(AbstractLineSearch):
 
     **Arguments:** numbers or schedules.
 
-    - `max_backtracking_steps`: how often to shorten the step at most, in [1, inf).
-        Default 20.
+    - `max_backtracking_steps`: the most shortenings, in [1, inf). Default 20.
     - `slope_rtol`: $c$, in [0, inf). Default 1e-4.
     - `decrease_factor`: $\beta$, in (0, 1). Default 0.8.
     - `increase_factor`: $\gamma$, in [1, inf]. Default 1.5.

@@ -47,8 +47,7 @@ class ZoomLineSearch(AbstractLineSearch):
     Close to a minimum differences of the loss are lost in rounding. If $f(\theta + \eta
     d) \le f(\theta) + c_3 |f(\theta)|$, a slope of at most $(2 c_1 - 1) \langle \nabla
     f(\theta), d \rangle$ therefore satisfies the first condition too. The new loss may
-    then exceed the old one by the fraction $c_3$; with `approx_dec_rtol=None` it never
-    does.
+    then exceed the old one by the fraction $c_3$; with `approx_dec_rtol=None` never.
 
     If no point meets both conditions, the search takes the lowest one that meets the
     first, else the lowest of all, and no step if none is lower than where it began.
@@ -56,8 +55,7 @@ class ZoomLineSearch(AbstractLineSearch):
 
     **Arguments:** numbers or schedules, but for the last.
 
-    - `max_linesearch_steps`: how often to evaluate the loss at most, in [1, inf).
-        Default 20.
+    - `max_linesearch_steps`: the most evaluations of the loss, in [1, inf). Default 20.
     - `max_learning_rate`: the longest step, in (0, inf), which the search accepts
         without the second condition. Default `None`, no bound.
     - `tol`: by how much both conditions may be missed, in [0, inf). Default 0.
@@ -75,21 +73,6 @@ class ZoomLineSearch(AbstractLineSearch):
     3.6; Hager and Zhang, [Algorithm 851:
     CG_DESCENT](https://doi.org/10.1145/1132973.1132979), 2006, for the approximate
     condition. Defaults are those of `optax.lbfgs`.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> search = eqxopt.ZoomLineSearch(curv_rtol=0.1)
-        >>> opt = eqxopt.LBFGS(linesearch=search).init(x)
-        >>> value, grads = jax.value_and_grad(f)(x)
-        >>> x, opt = opt.apply(grads, x, value=value, value_fn=f)
-        >>> print(f"{f(x):.2f} at {opt.step_size:.2f} after {opt.evaluations}")
-        0.07 at 4.00 after 3
-
-        ```
     """
 
     max_linesearch_steps: Hyperparameter = hyperparameter("[1, inf)", default=20)
@@ -213,8 +196,7 @@ class ZoomLineSearch(AbstractLineSearch):
 
 
 def _error(trial: Point, error: Scalar) -> Scalar:
-    """`error` if it is positive and else 0, and infinity at a point that is not
-    finite."""
+    """`error` if positive and else 0, and infinity at a point that is not finite."""
     error = jnp.where(jnp.isnan(error), jnp.inf, jnp.maximum(error, 0))
     return jnp.where(trial.is_finite(), error, jnp.inf)
 
@@ -224,8 +206,7 @@ def _where(condition: Bool[Array, ""], x: Point, y: Point) -> Point:
 
 
 def _minimum(low: Point, high: Point, third: Point) -> Scalar:
-    """Where the loss is likely to be lowest: well inside the interval, so that it
-    shrinks."""
+    """Where the loss is likely lowest, well inside the interval, so that it shrinks."""
     left = jnp.minimum(low.step_size, high.step_size)
     right = jnp.maximum(low.step_size, high.step_size)
     width = right - left
@@ -253,8 +234,7 @@ def _cubic_minimum(low: Point, high: Point, third: Point) -> Scalar:
 
 
 def _quadratic_minimum(low: Point, high: Point) -> Scalar:
-    """The minimum, seen from `low`, of the parabola through two points with the slope
-    of the first."""
+    """The same of the parabola through two points with the slope of the first."""
     b, rise = _beyond_slope(low, high)
     return -low.slope * jnp.square(b) / (2 * rise)
 

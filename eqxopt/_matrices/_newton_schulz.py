@@ -60,10 +60,7 @@ def as_coefficients(x: Any) -> tuple[Triple, ...]:
 
 @dataclass_transform(field_specifiers=(eqx.field, integer, dtype_option, word))
 class OptionsMeta(type(eqx.Module)):
-    """The metaclass of modules of static options.
-
-    It only tells type checkers which functions declare a field.
-    """
+    """Tells type checkers which functions declare a static option."""
 
 
 class NewtonSchulz(eqx.Module, metaclass=OptionsMeta):
@@ -75,8 +72,7 @@ class NewtonSchulz(eqx.Module, metaclass=OptionsMeta):
     A = X X^*, \qquad X \leftarrow a X + (b A + c A^2) X
     $$
 
-    It is what [`eqxopt.Muon`][], [`eqxopt.NorMuon`][] and [`eqxopt.Scion`][] hold as
-    `newton_schulz`.
+    [`eqxopt.Muon`][], [`eqxopt.NorMuon`][] and [`eqxopt.Scion`][] hold it.
 
     **Arguments:**
 
@@ -138,10 +134,9 @@ class NewtonSchulz(eqx.Module, metaclass=OptionsMeta):
 def newton_schulz(
     x: Matrix, coefficients: Sequence[Triple], steps: int, *, gram: bool
 ) -> Matrix:
-    """Each matrix, of norm 1, with its singular values brought near 1.
-
-    After the last of `coefficients`, that is repeated. With `gram` the steps are made
-    on the small matrix of products of rows, where it is small enough to pay.
+    """Each matrix, of norm 1, with its singular values brought near 1. After the last
+    of `coefficients`, that is repeated. With `gram` the steps are made on the small
+    matrix of products of rows, where it is small enough to pay.
     """
     if x.shape[-2] > x.shape[-1]:  # the products of columns are the smaller matrix
         return adjoint(newton_schulz(adjoint(x), coefficients, steps, gram=gram))
@@ -181,6 +176,5 @@ def _gram_steps(x: Matrix, triples: Sequence[Triple]) -> Matrix:
 
 
 def spectral_scale(rows: int, columns: int) -> float:
-    """By what an orthogonal matrix is multiplied, so that a step changes outputs alike
-    for every shape."""
+    """The factor by which orthogonal steps change outputs alike in every shape."""
     return max(1.0, rows / max(columns, 1)) ** 0.5

@@ -43,8 +43,7 @@ def averaged(old: Sides, new: Sides, decay: Float[Array, "..."]) -> Sides:
 
 
 def outer_products(by_rows: Matrix, by_columns: Matrix, like: Sides) -> Sides:
-    r"""$X X^*$ of the first and $X^* X$ of the second, for the sides that `like`
-    has."""
+    r"""$X X^*$ of the first and $X^* X$ of the second, for the sides of `like`."""
     return Sides(
         None if like.left is None else product(by_rows, adjoint(by_rows)),
         None if like.right is None else product(adjoint(by_columns), by_columns),

@@ -49,9 +49,7 @@ class Sketch(NamedTuple):
 
 class APOLLO(AbstractMatrixOptimizer):
     r"""Gradient descent that scales each channel as AdamW would. A few random
-    directions are enough to know the scales.
-
-    For a matrix with fewer rows than columns,
+    directions are enough to know the scales. For a matrix with fewer rows than columns,
 
     $$
     \begin{aligned}
@@ -68,10 +66,8 @@ class APOLLO(AbstractMatrixOptimizer):
     $$
 
     and for the others the same of the transpose. $P_t$, of $r$ rows, is drawn anew
-    every $T$ steps; only its random key is kept.
-
-    APOLLO-Mini has one scale for the whole matrix, $\|\tilde R_t\| / \|R_t\|$, and so
-    the memory of SGD:
+    every $T$ steps; only its random key is kept. APOLLO-Mini has one scale for the
+    whole matrix, $\|\tilde R_t\| / \|R_t\|$, and so the memory of SGD:
 
     ```python
     eqxopt.APOLLO(0.01, rank=1, scale=128.0, scale_type="tensor")
@@ -81,7 +77,7 @@ class APOLLO(AbstractMatrixOptimizer):
     at zero after $\gamma$ has limited the growth. Its weight decay is that of the
     parameter after the step; here, as everywhere, before.
 
-    **Arguments:**
+    **Arguments:** keyword only from `b1` on.
 
     - `learning_rate`: $\alpha$ of the matrices, in [0, inf). The authors' is 0.01.
     - `rank`: $r$, an integer in [1, inf), at most the shorter side. Default 256.
@@ -89,20 +85,16 @@ class APOLLO(AbstractMatrixOptimizer):
     - `scale`: $s$, in [0, inf). Default 1.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
     - `mask`: which matrices decay, a [selector][selectors]. Default: all.
-    - `b1`: $\beta_1$, in [0, 1). Default 0.9. Keyword only.
-    - `b2`: $\beta_2$, in [0, 1). Default 0.999. Keyword only.
-    - `eps`: $\varepsilon$, in [0, inf), outside the root. Default 1e-6. Keyword only.
-    - `scale_type`: `"channel"`, the default, or `"tensor"`. Keyword only.
-    - `max_growth`: $\gamma$, in (0, inf) and usually above 1; `None` for no limit.
-        Default 1.01. Keyword only.
+    - `b1`: $\beta_1$, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, in [0, inf), outside the root. Default 1e-6.
+    - `scale_type`: `"channel"`, the default, or `"tensor"`.
+    - `max_growth`: $\gamma$, in (0, inf), usually above 1, or `None`. Default 1.01.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-        Keyword only.
-    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
-        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
-    - `seed`: an integer or a random key. Default 0. Keyword only.
+    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `seed`: an integer or a random key. Default 0.
 
-    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
-    axes, with its path.
+    **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
     **Source:** Zhu et al., [APOLLO: SGD-like Memory, AdamW-level
     Performance](https://arxiv.org/abs/2412.05270), 2024, with its code's defaults; Chen
@@ -138,7 +130,7 @@ class APOLLO(AbstractMatrixOptimizer):
     max_growth: OptionalHyperparameter = hyperparameter(
         "(0, inf)", default=1.01, kw_only=True
     )
-    matrices: MatricesField = matrices_of(default=default_matrices)
+    matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
     seed: Key = key_field(default=0, kw_only=True)
 

@@ -38,9 +38,7 @@ class Subspace(NamedTuple):
 
 class GaLore(AbstractRefreshedMatrixOptimizer):
     r"""Adam of every matrix in the subspace in which its gradient is largest, which
-    takes little memory.
-
-    For a matrix of at least as many rows as columns,
+    takes little memory. For a matrix of at least as many rows as columns,
 
     $$
     \begin{aligned}
@@ -59,15 +57,13 @@ class GaLore(AbstractRefreshedMatrixOptimizer):
     $$
 
     and for the others the same of the transpose. The moments stay as they are where the
-    subspace changes.
+    subspace changes. This is optax's rule, of which the state of $n \times m$ has $nr +
+    2mr$ numbers for the longer side $n$. The paper's projects the shorter side, for
+    $2nr + mr$, and its code has $s = 0.25$. optax takes the singular vectors in float32
+    whatever the dtype of the parameters; here float32 is the least. Derivatives of
+    training take the subspaces as constants.
 
-    This is optax's rule, of which the state of $n \times m$ has $nr + 2mr$ numbers for
-    the longer side $n$. The paper's projects the shorter side, for $2nr + mr$, and its
-    code has $s = 0.25$. optax takes the singular vectors in float32 whatever the dtype
-    of the parameters; here float32 is the least. Derivatives of training take the
-    subspaces as constants.
-
-    **Arguments:**
+    **Arguments:** keyword only from `b1` on.
 
     - `learning_rate`: $\alpha$ of the matrices, in [0, inf).
     - `rank`: $r$, an integer in [1, inf), at most the shorter side. Default 128.
@@ -76,16 +72,13 @@ class GaLore(AbstractRefreshedMatrixOptimizer):
     - `scale`: $s$, in [0, inf). Default 1.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
     - `mask`: which matrices decay, a [selector][selectors]. Default: all.
-    - `b1`: $\beta_1$, in [0, 1). Default 0.9. Keyword only.
-    - `b2`: $\beta_2$, in [0, 1). Default 0.999. Keyword only.
-    - `eps`: $\varepsilon$, in [0, inf), outside the root. Default 1e-8. Keyword only.
+    - `b1`: $\beta_1$, in [0, 1). Default 0.9.
+    - `b2`: $\beta_2$, in [0, 1). Default 0.999.
+    - `eps`: $\varepsilon$, in [0, inf), outside the root. Default 1e-8.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-        Keyword only.
-    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
-        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
+    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
 
-    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
-    axes, with its path.
+    **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
     **Source:** Zhao et al., [GaLore: Memory-Efficient LLM Training by Gradient Low-Rank
     Projection](https://arxiv.org/abs/2403.03507), 2024, with its code's $r$ and $T$.
@@ -114,7 +107,7 @@ class GaLore(AbstractRefreshedMatrixOptimizer):
     b1: Hyperparameter = hyperparameter("[0, 1)", default=0.9, kw_only=True)
     b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999, kw_only=True)
     eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8, kw_only=True)
-    matrices: MatricesField = matrices_of(default=default_matrices)
+    matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> Subspace:
@@ -157,8 +150,7 @@ class GaLore(AbstractRefreshedMatrixOptimizer):
 
 
 def leading_vectors(x: Matrix, rank: int) -> Inexact[Array, "batch rank long"]:
-    """The adjoint of the singular vectors of the largest singular values, along the
-    longer side."""
+    """The adjoint of the longer side's singular vectors of largest singular values."""
     # Their derivative is infinite where two singular values are equal.
     left, _, right = jnp.linalg.svd(jax.lax.stop_gradient(x), full_matrices=False)
     wide = x.shape[1] < x.shape[2]

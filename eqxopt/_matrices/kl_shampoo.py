@@ -49,8 +49,7 @@ class WhitenedMomentum(NamedTuple):
 
 
 class KLShampoo(AbstractRefreshedMatrixOptimizer):
-    r"""Shampoo whose factors are estimated together, so that it does not need the
-    lengths of Adam's steps.
+    r"""Shampoo with factors estimated together, without need of Adam's step lengths.
 
     $$
     \begin{aligned}
@@ -81,12 +80,10 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
     This is the authors' code, with its lower bound $c^{-2}$ on $l$ and $r$, $c =
     \max(10, \min(n, 4000))$ for a side of length $n$. There, the decay acts on what the
     step has already moved, and bfloat16 is computed in bfloat16. As there, $m$ has no
-    bias correction.
+    bias correction. Derivatives of training take the bases as constants, because
+    eigenvectors are not a smooth function where eigenvalues meet.
 
-    Derivatives of training take the bases as constants, because eigenvectors are not a
-    smooth function where eigenvalues meet.
-
-    **Arguments:**
+    **Arguments:** the last two are keyword only.
 
     - `learning_rate`: $\alpha$ of the matrices, in [0, inf).
     - `b1`: $\beta_1$, in [0, 1). Default 0.9.
@@ -96,16 +93,12 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
     - `mask`: which matrices decay, a [selector][selectors]. Default: all.
     - `init_factor`: $s_0$, in (0, inf). Default 0.1.
     - `precondition_frequency`: $f$, an integer in [1, inf). Default 10.
-    - `max_precond_dim`: the longest side that is rotated and scaled, an integer in
-        [1, inf). For a longer side, $Q$ is the identity, and $l$ or $r$ is 1. Default
-        10000.
+    - `max_precond_dim`: the longest side that is rotated and scaled, an integer in [1,
+        inf). Of a longer side $Q$ is the identity and $l$ or $r$ is 1. Default 10000.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-        Keyword only.
-    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
-        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
+    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
 
-    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
-    axes, with its path.
+    **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
     **Source:** Lin et al., [Understanding and Improving Shampoo and SOAP via
     Kullback-Leibler Minimization](https://arxiv.org/abs/2509.03378), 2025, with the
@@ -121,7 +114,7 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
     init_factor: Hyperparameter = hyperparameter("(0, inf)", default=0.1)
     precondition_frequency: int = integer("[1, inf)", default=10)
     max_precond_dim: int = integer("[1, inf)", default=10000)
-    matrices: MatricesField = matrices_of(default=default_matrices)
+    matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> WhitenedMomentum:

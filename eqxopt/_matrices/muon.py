@@ -41,40 +41,31 @@ class Muon(AbstractMatrixOptimizer):
     \end{aligned}
     $$
 
-    where $\mathrm{NS}$, the steps of [`eqxopt.NewtonSchulz`][], brings all singular
-    values near 1.
+    where $\mathrm{NS}$, [`eqxopt.NewtonSchulz`][], brings all singular values near 1.
 
     A weight of `equinox.nn.Linear` is the matrix (out, in); a convolution kernel (out,
     in, ...) is flattened to (out, in · ...). Matrices of one shape are treated in one
     batch. This is optax's rule with its axis 1 as the input. By its default, axis 0,
     the scale of an Equinox layer is that of its transpose. PyTorch does not divide by
-    $1 - \beta^t$, which changes the direction of the first Nesterov steps a little and
-    nothing else.
+    $1 - \beta^t$, which only turns the first Nesterov steps a little.
 
-    **Arguments:**
+    **Arguments:** keyword only from `matrices` on.
 
     - `learning_rate`: $\alpha$ of the matrices, in [0, inf).
     - `beta`: $\beta$, in [0, 1). Default 0.95.
-    - `eps`: $\varepsilon$, in [0, inf), where $\mathrm{NS}$ divides by a norm. Default
-        1e-8.
-    - `weight_decay`: $\lambda$, in [0, inf). Default 0. Long training of large models
-        wants 0.1.
+    - `eps`: $\varepsilon$, in [0, inf), in the division of $\mathrm{NS}$. Default 1e-8.
+    - `weight_decay`: $\lambda$, in [0, inf). Default 0. Long training wants 0.1.
     - `mask`: which matrices decay, a [selector][selectors]. Default: all.
     - `consistent_rms`: $c$, in [0, inf), for $s = c \sqrt{\max(n_\text{out},
-        n_\text{in})}$, which makes the root mean square of an update $c$ for every
-        shape. With 0.2, learning rates and decays of AdamW fit. Default `None`, for the
-        $s$ above.
+        n_\text{in})}$, which makes every update's root mean square $c$. With 0.2, rates
+        and decays of AdamW fit. Default `None`, for the above.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-        Keyword only.
-    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
-        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
-    - `nesterov`: whether to look one step ahead. Default `True`. Keyword only.
-    - `newton_schulz`: the steps $\mathrm{NS}$, an [`eqxopt.NewtonSchulz`][]. Keyword
-        only.
-    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]). Keyword only.
+    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `nesterov`: whether to look one step ahead. Default `True`.
+    - `newton_schulz`: the steps $\mathrm{NS}$, an [`eqxopt.NewtonSchulz`][].
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
 
-    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
-    axes, with its path.
+    **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
     **Source:** Jordan et al., [Muon: An optimizer for hidden layers in neural
     networks](https://kellerjordan.github.io/posts/muon/), 2024, with its coefficients
@@ -109,7 +100,7 @@ class Muon(AbstractMatrixOptimizer):
     weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
     mask: OptionalMask = mask_of("weight_decay", default=None)
     consistent_rms: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
-    matrices: MatricesField = matrices_of(default=default_matrices)
+    matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
     nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
     newton_schulz: NewtonSchulz = eqx.field(default_factory=NewtonSchulz, kw_only=True)

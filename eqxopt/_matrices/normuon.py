@@ -29,8 +29,7 @@ from ._newton_schulz import NewtonSchulz, spectral_scale
 
 
 class MomentumAndRows(NamedTuple):
-    """Running means of the gradient, and of the squares in each row of what was made
-    orthogonal."""
+    """Running means of the gradient, and of squares in each row once orthogonal."""
 
     mu: Leaf
     nu: Float[Array, "batch rows 1"]
@@ -53,33 +52,27 @@ class NorMuon(AbstractMatrixOptimizer):
 
     where $v_t$ has one number a row. $\mathrm{NS}$ and $\hat m_t$ are those of
     [`eqxopt.Muon`][]. Keeping the norm $\|O_t\|$ is from the authors' code; the paper
-    has `consistent_rms=0.2`. $v_t$ has no bias correction: its bias is the same for all
-    rows, and the norm undoes it.
+    has `consistent_rms=0.2`. $v_t$ has no bias correction: the norm undoes its bias,
+    the same for all rows.
 
-    **Arguments:**
+    **Arguments:** keyword only from `matrices` on.
 
     - `learning_rate`: $\alpha$ of the matrices, in [0, inf).
     - `beta`: $\beta$, in [0, 1). Default 0.95.
     - `beta2`: $\beta_2$, in [0, 1). Default 0.95.
-    - `eps`: $\varepsilon$, in [0, inf), also where $\mathrm{NS}$ divides by a norm.
-        Default 1e-8.
+    - `eps`: $\varepsilon$, in [0, inf), also of $\mathrm{NS}$. Default 1e-8.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.01.
     - `mask`: which matrices decay, a [selector][selectors]. Default: all.
     - `consistent_rms`: $c$, in [0, inf), for steps whose root mean square is $c$ for
         every shape: $c \sqrt{n_\text{out} n_\text{in}}$ replaces $s \|O_t\|$. Default
-        `None`, for $s$.
+        `None`: $s$.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-        Keyword only.
-    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
-        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
-    - `nesterov`: whether $\hat m_t$ looks one step ahead. Default `False`. Keyword
-        only.
-    - `newton_schulz`: the steps $\mathrm{NS}$, an [`eqxopt.NewtonSchulz`][]. Keyword
-        only.
-    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]). Keyword only.
+    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `nesterov`: whether $\hat m_t$ looks one step ahead. Default `False`.
+    - `newton_schulz`: the steps $\mathrm{NS}$, an [`eqxopt.NewtonSchulz`][].
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
 
-    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
-    axes, with its path.
+    **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
     **Source:** Li et al., [NorMuon: Making Muon more efficient and
     scalable](https://arxiv.org/abs/2510.05491), 2025, with the defaults of
@@ -93,7 +86,7 @@ class NorMuon(AbstractMatrixOptimizer):
     weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.01)
     mask: OptionalMask = mask_of("weight_decay", default=None)
     consistent_rms: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
-    matrices: MatricesField = matrices_of(default=default_matrices)
+    matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
     newton_schulz: NewtonSchulz = eqx.field(default_factory=NewtonSchulz, kw_only=True)

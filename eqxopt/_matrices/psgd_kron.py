@@ -98,7 +98,7 @@ class PSGDKron(AbstractRefreshedMatrixOptimizer):
     balances the sizes of the two factors now and then, which changes nothing but
     rounding; here every change begins with that.
 
-    **Arguments:**
+    **Arguments:** the last two are keyword only.
 
     - `learning_rate`: $\alpha$, in [0, inf), about a third of AdamW's. 3e-4 is usual.
     - `b1`: $\beta_1$, in [0, 1). Default 0.9.
@@ -111,13 +111,12 @@ class PSGDKron(AbstractRefreshedMatrixOptimizer):
     - `preconditioner_init_scale`: the scale of $Q \otimes R$ at the start, in (0, inf).
         Default 1. Where gradients are far smaller than 1, a larger one begins faster.
     - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
-    - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest]. By
-        default all with two axes of more than one entry, unless their path ends in
-        "bias". Keyword only.
-    - `seed`: an integer or a random key. Default 0. Keyword only.
+    - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
+        Default: all with two axes of more than one entry, unless the path ends in
+        "bias".
+    - `seed`: an integer or a random key. Default 0.
 
-    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
-    axes, with its path.
+    **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
     **Source:** Pooladzandi and Li, [Curvature-Informed SGD via General Purpose
     Lie-Group Preconditioners](https://arxiv.org/abs/2402.04553), 2024;
@@ -150,7 +149,7 @@ class PSGDKron(AbstractRefreshedMatrixOptimizer):
     preconditioner_lr: Hyperparameter = hyperparameter("[0, inf)", default=0.1)
     preconditioner_init_scale: Hyperparameter = hyperparameter("(0, inf)", default=1.0)
     mu_dtype: DType = dtype_option(default=None)
-    matrices: MatricesField = matrices_of(default=all_but_vectors)
+    matrices: MatricesField = matrices_of(default=all_but_vectors, kw_only=True)
     seed: Key = key_field(default=0, kw_only=True)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> Kron:
@@ -259,8 +258,7 @@ def balanced(left: Factor, right: Factor | None) -> tuple[Factor, Factor | None]
 
 
 def stepped(factor: Factor, a: Matrix, b: Matrix, rate: Float[Array, "..."]) -> Factor:
-    """One relative step of the factor of the rows of `a` and `b` to where these have
-    equal squares."""
+    """A relative step of the factor of rows to where `a` and `b` have equal squares."""
     if is_diagonal(factor):
         x, y = jnp.sum(abs_sq(a), axis=-1), jnp.sum(abs_sq(b), axis=-1)
         bound = jnp.max(x + y, axis=-1)[:, None, None]

@@ -42,10 +42,8 @@ class Scion(AbstractMatrixOptimizer):
     where $\mathrm{NS}$ is that of [`eqxopt.Muon`][]. The new parameter lies between the
     old one and the point $-\rho\, d(m_t)$ of the ball. So rates are below 1, and no
     other decay is needed. The sizes do not change with the width of a model, and
-    neither does the best rate.
-
-    The paper takes the spectral norm with $\rho = 50$ for hidden layers, the sign with
-    $\rho = 3000$ for the last, and one rate for both:
+    neither does the best rate. The paper takes the spectral norm with $\rho = 50$ for
+    hidden layers, the sign with $\rho = 3000$ for the last, and one rate for both:
 
     ```python
     opt = eqxopt.Partition(
@@ -60,30 +58,24 @@ class Scion(AbstractMatrixOptimizer):
     A convolution counts as its flattened matrix. The authors' code divides its step by
     the width of the kernel as well.
 
-    **Arguments:**
+    **Arguments:** keyword only from `norm` on.
 
     - `learning_rate`: $\alpha$ of the matrices, in [0, inf).
     - `radius`: $\rho$, in [0, inf). Default 50.
     - `beta`: $\beta$, in [0, 1). Default 0.9. The authors' `momentum` is $1 - \beta$.
-    - `eps`: $\varepsilon$, in [0, inf), where $\mathrm{NS}$ divides by a norm. Default
-        1e-7.
-    - `norm`: `"spectral"`, the default, or `"sign"`. Keyword only.
+    - `eps`: $\varepsilon$, in [0, inf), in the division of $\mathrm{NS}$. Default 1e-7.
+    - `norm`: `"spectral"`, the default, or `"sign"`.
     - `constrained`: whether parameters are drawn into the ball. Without, $u_t =
-        -\alpha_t \rho\, d(m_t)$. Default `True`. Keyword only.
+        -\alpha_t \rho\, d(m_t)$. Default `True`.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-        Keyword only.
-    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
-        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
-    - `newton_schulz`: the steps $\mathrm{NS}$, an [`eqxopt.NewtonSchulz`][]. Keyword
-        only.
-    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]). Keyword only.
+    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `newton_schulz`: the steps $\mathrm{NS}$, an [`eqxopt.NewtonSchulz`][].
+    - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
 
-    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
-    axes, with its path.
+    **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
     **Source:** Pethick et al., [Training Deep Learning Models with Norm-Constrained
-    LMOs](https://arxiv.org/abs/2502.07529), 2025, with the radius and momentum of its
-    experiments.
+    LMOs](https://arxiv.org/abs/2502.07529), 2025, with its radius and momentum.
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")
@@ -94,7 +86,7 @@ class Scion(AbstractMatrixOptimizer):
         "norm", "spectral", "sign", default="spectral", kw_only=True
     )
     constrained: bool = eqx.field(default=True, static=True, kw_only=True)
-    matrices: MatricesField = matrices_of(default=default_matrices)
+    matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
     newton_schulz: NewtonSchulz = eqx.field(default_factory=NewtonSchulz, kw_only=True)
     mu_dtype: DType = dtype_option(default=None, kw_only=True)

@@ -61,15 +61,12 @@ class Shampoo(AbstractRefreshedMatrixOptimizer):
 
     The first paper sums $g g^*$. We take running means, as PyTorch's Distributed
     Shampoo does with $\beta_2 < 1$. That one splits large matrices into blocks; here a
-    side that is too long has no power.
+    side that is too long has no power. Training can be differentiated through the
+    powers too, which are smooth where eigenvectors are not.
 
-    Training can be differentiated through the powers too, which are smooth where
-    eigenvectors are not.
+    **Arguments:** keyword only from `grafting` on.
 
-    **Arguments:**
-
-    - `learning_rate`: $\alpha$ of the matrices, in [0, inf). With grafting that of Adam
-        fits.
+    - `learning_rate`: $\alpha$ of the matrices, in [0, inf). With grafting Adam's fits.
     - `b1`: $\beta_1$, in [0, 1). Default 0.9.
     - `b2`: $\beta_2$, in [0, 1). Default 0.999.
     - `eps`: $\varepsilon$, in (0, inf). Default 1e-12.
@@ -77,18 +74,14 @@ class Shampoo(AbstractRefreshedMatrixOptimizer):
     - `mask`: which matrices decay, a [selector][selectors]. Default: all.
     - `exponent`: $p$, in [0, inf). Default 0.25. 0.5 is closer to full-matrix Adam.
     - `precondition_frequency`: $f$, an integer in [1, inf). Default 10.
-    - `max_precond_dim`: the longest side that has a power, an integer in [1, inf). For
-        a longer side the power is the identity, and $L$ or $R$ is not kept. Default
-        10000.
-    - `grafting`: whether steps have the length of Adam's. Default `True`. Keyword only.
-    - `graft_eps`: $\bar\varepsilon$, in [0, inf). Default 1e-8. Keyword only.
+    - `max_precond_dim`: the longest side that has a power, an integer in [1, inf). Of a
+        longer side the power is the identity; $L$ or $R$ is not kept. Default 10000.
+    - `grafting`: whether steps have the length of Adam's. Default `True`.
+    - `graft_eps`: $\bar\varepsilon$, in [0, inf). Default 1e-8.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-        Keyword only.
-    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
-        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
+    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
 
-    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
-    axes, with its path.
+    **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
     **Source:** Gupta et al., [Shampoo: Preconditioned Stochastic Tensor
     Optimization](https://arxiv.org/abs/1802.09568), 2018; Shi et al., [A Distributed
@@ -109,7 +102,7 @@ class Shampoo(AbstractRefreshedMatrixOptimizer):
     max_precond_dim: int = integer("[1, inf)", default=10000)
     grafting: bool = eqx.field(default=True, static=True, kw_only=True)
     graft_eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8, kw_only=True)
-    matrices: MatricesField = matrices_of(default=default_matrices)
+    matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> PreconditionedMoments:

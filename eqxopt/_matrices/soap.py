@@ -72,11 +72,10 @@ class SOAP(AbstractRefreshedMatrixOptimizer):
 
     This is the authors' code except for the decay, which there acts on what the step
     has already moved. As there, $\varepsilon$ meets $v$ before the bias correction.
-
     Derivatives of training take the bases as constants, because eigenvectors are not a
     smooth function where eigenvalues meet.
 
-    **Arguments:**
+    **Arguments:** the last two are keyword only.
 
     - `learning_rate`: $\alpha$ of the matrices, in [0, inf). The paper has 3e-3.
     - `b1`: $\beta_1$, in [0, 1). Default 0.95.
@@ -89,12 +88,9 @@ class SOAP(AbstractRefreshedMatrixOptimizer):
     - `max_precond_dim`: the longest side that is rotated, an integer in [1, inf). A
         longer side has no $L$ or $R$, and its $Q$ is the identity. Default 10000.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-        Keyword only.
-    - `fallback`: the [optimizer of all other parameters][matrices-and-the-rest].
-        Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`. Keyword only.
+    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
 
-    **Raises:** a `ValueError` for a parameter that is to be a matrix but has too few
-    axes, with its path.
+    **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
     **Source:** Vyas et al., [SOAP: Improving and Stabilizing Shampoo using
     Adam](https://arxiv.org/abs/2409.11321), 2024, with the defaults of [its
@@ -110,7 +106,7 @@ class SOAP(AbstractRefreshedMatrixOptimizer):
     mask: OptionalMask = mask_of("weight_decay", default=None)
     precondition_frequency: int = integer("[1, inf)", default=10)
     max_precond_dim: int = integer("[1, inf)", default=10000)
-    matrices: MatricesField = matrices_of(default=default_matrices)
+    matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> RotatedMoments:

@@ -34,10 +34,9 @@ class AcProp(AbstractLeafwiseOptimizer):
 
     The mean only centres the variance: the step is along the gradient itself, without
     momentum. The paper does not say what the first step is; here, as in optax, it is
-    one of gradient descent. Steps are long where gradients hardly vary, so the learning
-    rate has to be smaller than Adam's. optax 0.2.8 takes $|g_t - m_{t-1}|^2$ for the
-    variance, unlike the paper and its own documentation. The decay is decoupled, as in
-    [`eqxopt.AdamW`][].
+    one of gradient descent. Steps are long where gradients hardly vary, so the rate has
+    to be smaller than Adam's. optax 0.2.8 takes $|g_t - m_{t-1}|^2$ for the variance,
+    unlike the paper and its own documentation. The decay is as in [`eqxopt.AdamW`][].
 
     **Arguments:**
 
@@ -53,8 +52,8 @@ class AcProp(AbstractLeafwiseOptimizer):
     - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
     **Source:** Zhuang et al., [Momentum Centering and Asynchronous Update for Adaptive
-    Gradient Methods](https://arxiv.org/abs/2110.05454), 2021. The defaults of both
-    $\varepsilon$ are optax's.
+    Gradient Methods](https://arxiv.org/abs/2110.05454), 2021. Both $\varepsilon$ are
+    optax's.
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

@@ -51,13 +51,12 @@ class AdaBelief(AbstractLeafwiseOptimizer):
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-16.
     - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 1e-16.
     - `weight_decay`: $\lambda$, in [0, inf). Default `None`, no decay.
-    - `weight_decay_mask`: which parameters decay, a [selector][selectors]. Default:
-        all.
+    - `weight_decay_mask`: a [selector][selectors] of those that decay. Default: all.
     - `nesterov`: keyword only. Default `False`.
 
     **Source:** Zhuang et al., [AdaBelief Optimizer: Adapting Stepsizes by the Belief in
-    Observed Gradients](https://arxiv.org/abs/2010.07468), 2020. The defaults of both
-    $\varepsilon$ are optax's.
+    Observed Gradients](https://arxiv.org/abs/2010.07468), 2020. Both $\varepsilon$ are
+    optax's.
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

@@ -47,8 +47,7 @@ class Adadelta(AbstractLeafwiseOptimizer):
     - `eps`: $\varepsilon$, inside both roots, in [0, inf). Default 1e-6. With 0 nothing
         ever moves.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
-    - `weight_decay_mask`: which parameters decay, a [selector][selectors]. Default:
-        all.
+    - `weight_decay_mask`: a [selector][selectors] of those that decay. Default: all.
 
     **Source:** Zeiler, [ADADELTA: An Adaptive Learning Rate
     Method](https://arxiv.org/abs/1212.5701), 2012, whose experiments use $\rho = 0.95$

@@ -46,8 +46,7 @@ class Factored(NamedTuple):
 
 
 class Unfactored(NamedTuple):
-    """The running mean of a parameter's squared gradient, and of its steps if there is
-    momentum."""
+    """Running means of the squared gradient, and of the steps if there is momentum."""
 
     nu: RealLeaf
     mu: Leaf | None
@@ -55,9 +54,8 @@ class Unfactored(NamedTuple):
 
 class Adafactor(AbstractLeafwiseOptimizer):
     r"""Adafactor: RMSProp in the memory of one row and one column, with steps in
-    proportion to the parameter.
-
-    For a matrix of at least `min_dim_size_to_factor` rows and columns,
+    proportion to the parameter. For a matrix of at least `min_dim_size_to_factor` rows
+    and columns,
 
     $$
     \begin{aligned}
@@ -89,21 +87,17 @@ class Adafactor(AbstractLeafwiseOptimizer):
     - `min_dim_size_to_factor`: the size from which both axes are factored. Default 128.
     - `decay_rate`: $c$, in [0, inf). Default 0.8.
     - `decay_offset`: $t_0$, in (-inf, inf). Default 0. The step at which fine-tuning
-        starts if steps are counted on from an earlier training: up to $t = t_0 + 1$,
+        starts if steps are counted on from an earlier training: until $t_0 + 1$,
         $\hat\beta_t = 0$.
-    - `multiply_by_parameter_scale`: whether the step is relative to the parameter.
-        Default `True`.
-    - `clipping_threshold`: $d$, in (0, inf), usually at least 1; `None` for no
-        clipping. Default 1.
-    - `momentum`: $\beta_1$, in [0, 1). Default `None`, none. It takes memory of the
-        parameter's size.
+    - `multiply_by_parameter_scale`: for steps in its proportion. Default `True`.
+    - `clipping_threshold`: $d$, in (0, inf), usually at least 1, or `None`. Default 1.
+    - `momentum`: $\beta_1$, in [0, 1). Default `None`, which saves its memory.
     - `dtype_momentum`: the dtype in which the running mean of the steps is kept
         ([dtypes][dtypes]). Default `jnp.float32`, also for float64 parameters.
     - `weight_decay_rate`: $\lambda$, in [0, inf). Default `None`, no decay.
     - `eps`: $\varepsilon$, added to the squares, in [0, inf). Default 1e-30.
     - `factored`: whether to factor at all. Default `True`.
-    - `weight_decay_mask`: which parameters decay, a [selector][selectors]. Default:
-        all.
+    - `weight_decay_mask`: a [selector][selectors] of those that decay. Default: all.
 
     **Source:** Shazeer and Stern, [Adafactor: Adaptive Learning Rates with Sublinear
     Memory Cost](https://arxiv.org/abs/1804.04235), 2018, with its $c$, $d$ and

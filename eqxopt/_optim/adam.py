@@ -28,8 +28,7 @@ class Adam(AbstractLeafwiseOptimizer):
     $$
 
     This is Algorithm 1 of the paper, as in PyTorch and optax. TensorFlow follows the
-    paper's reordered form instead, in which $\varepsilon$ is scaled by the bias
-    correction.
+    paper's reordered form: the bias correction scales $\varepsilon$.
 
     **Arguments:**
 
@@ -68,15 +67,11 @@ class AdamW(AbstractLeafwiseOptimizer):
     r"""Adam with decoupled weight decay.
 
     $$
-    \begin{aligned}
-    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
-    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
-    \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
-    u_t &= -\alpha_t \left( \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} +
-        \varepsilon) + \lambda \theta_{t-1} \right)
-    \end{aligned}
+    u_t = -\alpha_t \left( \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon)
+        + \lambda \theta_{t-1} \right)
     $$
 
+    with $\hat m_t$ and $\hat v_t$ of [`eqxopt.Adam`][].
     The decay is multiplied by the learning rate, as in PyTorch and optax. In the paper
     it is multiplied by the schedule alone: for that, and for the corrected decay of
     AdamC, put [`eqxopt.DecoupledWeightDecay`][] around [`eqxopt.Adam`][].
@@ -134,22 +129,14 @@ class AdamW(AbstractLeafwiseOptimizer):
 
 
 class NAdam(AbstractLeafwiseOptimizer):
-    r"""Adam with Nesterov momentum.
+    r"""Adam with Nesterov momentum: [`eqxopt.Adam`][], but for
 
     $$
-    \begin{aligned}
-    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
-    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
-    \hat m_t &= \beta_1 m_t / (1 - \beta_1^{t+1}) +
-        (1 - \beta_1)\, g_t / (1 - \beta_1^t) \\
-    \hat v_t &= v_t / (1 - \beta_2^t) \\
-    u_t &= -\alpha_t\, \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon)
-    \end{aligned}
+    \hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1)\, g_t / (1 - \beta_1^t)
     $$
 
     The paper multiplies $\hat v_t$ by $\beta_2$ as well, which neither optax nor
-    PyTorch does. In PyTorch $\beta_1$ also warms up along a schedule of its own; here
-    give `b1` a schedule for that.
+    PyTorch does. In PyTorch $\beta_1$ also has a schedule; here give `b1` one.
 
     **Arguments:**
 
@@ -184,21 +171,8 @@ class NAdam(AbstractLeafwiseOptimizer):
 
 
 class NAdamW(AbstractLeafwiseOptimizer):
-    r"""Adam with Nesterov momentum and decoupled weight decay.
-
-    $$
-    \begin{aligned}
-    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
-    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
-    \hat m_t &= \beta_1 m_t / (1 - \beta_1^{t+1}) +
-        (1 - \beta_1)\, g_t / (1 - \beta_1^t) \\
-    \hat v_t &= v_t / (1 - \beta_2^t) \\
-    u_t &= -\alpha_t \left( \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} +
-        \varepsilon) + \lambda \theta_{t-1} \right)
-    \end{aligned}
-    $$
-
-    The decay is multiplied by the learning rate, as in [`eqxopt.AdamW`][].
+    r"""Adam with Nesterov momentum and decoupled weight decay: [`eqxopt.AdamW`][], but
+    with $\hat m_t$ of [`eqxopt.NAdam`][].
 
     **Arguments:**
 
@@ -212,10 +186,7 @@ class NAdamW(AbstractLeafwiseOptimizer):
     - `mask`: which parameters decay, a [selector][selectors]. Default: all.
     - `nesterov`: `False` gives [`eqxopt.AdamW`][]. Default `True`. Keyword only.
 
-    **Source:** Dozat, [Incorporating Nesterov Momentum into
-    Adam](https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ), 2016; Loshchilov and
-    Hutter, [Decoupled Weight Decay Regularization](https://arxiv.org/abs/1711.05101),
-    2019.
+    **Source:** those of [`eqxopt.NAdam`][] and [`eqxopt.AdamW`][].
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

@@ -58,8 +58,7 @@ class BlockMoments(NamedTuple):
 
 
 class AdamMini(AbstractLeafwiseOptimizer):
-    r"""AdamW with one second moment for each block of a parameter, and so in about half
-    the memory.
+    r"""AdamW in half the memory, with one second moment for each block of a parameter.
 
     $$
     \begin{aligned}
@@ -104,8 +103,7 @@ class AdamMini(AbstractLeafwiseOptimizer):
         number of all their rows. Keyword only.
     - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]). Keyword only.
 
-    **Raises:** a `ValueError` for a number of blocks that does not divide a parameter's
-    size.
+    **Raises:** a `ValueError` for a number of blocks that does not divide the size.
 
     **Source:** Zhang et al., [Adam-mini: Use Fewer Learning Rates To Gain
     More](https://arxiv.org/abs/2406.16793), 2024, with the blocks and defaults of its

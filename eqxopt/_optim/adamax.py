@@ -62,15 +62,11 @@ class AdamaxW(AbstractLeafwiseOptimizer):
     r"""Adamax with decoupled weight decay.
 
     $$
-    \begin{aligned}
-    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
-    v_t &= \max(\beta_2 v_{t-1},\, |g_t| + \varepsilon) \\
-    \hat m_t &= m_t / (1 - \beta_1^t), \qquad
     u_t = -\alpha_t \left( \hat m_t / v_t + \lambda \theta_{t-1} \right)
-    \end{aligned}
     $$
 
-    The decay is multiplied by the learning rate, as in [`eqxopt.AdamW`][].
+    with $\hat m_t$ and $v_t$ of [`eqxopt.Adamax`][]. The decay is multiplied by the
+    learning rate, as in [`eqxopt.AdamW`][].
 
     **Arguments:**
 
@@ -81,10 +77,7 @@ class AdamaxW(AbstractLeafwiseOptimizer):
     - `weight_decay`: $\lambda$, in [0, inf). Default 1e-4.
     - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
-    **Source:** Kingma and Ba, [Adam: A Method for Stochastic
-    Optimization](https://arxiv.org/abs/1412.6980), 2014, Algorithm 2; Loshchilov and
-    Hutter, [Decoupled Weight Decay Regularization](https://arxiv.org/abs/1711.05101),
-    2019.
+    **Source:** those of [`eqxopt.Adamax`][] and [`eqxopt.AdamW`][].
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

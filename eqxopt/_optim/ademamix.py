@@ -17,8 +17,7 @@ from .._types import Leaf, RealLeaf, Scalar
 
 
 class MixedMoments(NamedTuple):
-    """A fast and a slow running mean of a parameter's gradient, and that of its
-    square."""
+    """A fast and a slow running mean of the gradient, and that of its square."""
 
     fast: Leaf
     slow: Leaf
@@ -40,7 +39,7 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
     $$
 
     The slow mean $n$ remembers tens of thousands of steps. It is not corrected for its
-    start at zero, so it gains its influence gradually. The decay is decoupled, as in
+    start at zero, so it gains its influence gradually. The decay is as in
     [`eqxopt.AdamW`][].
 
     In long runs the authors also let $\alpha$ and $\beta_3$ rise over the first $T$
@@ -60,8 +59,8 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
     - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
     - `b3`: $\beta_3$, the decay of the slow mean, in [0, 1). Default 0.9999. In runs of
         a few thousand steps 0.999 does better.
-    - `alpha`: $\alpha$, the weight of the slow mean, in [0, inf). Default 5; the
-        authors use 4 to 10.
+    - `alpha`: $\alpha$, the weight of the slow mean, in [0, inf). Default 5, usual 4 to
+        10.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
     - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
     - `mu_dtype`: the dtype in which $m$ and $n$ are kept ([dtypes][dtypes]). bfloat16
@@ -119,8 +118,7 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
 
 
 class TraceAndMoment(NamedTuple):
-    """A decaying sum of a parameter's gradients, and the running mean of their
-    squares."""
+    """A decaying sum of a parameter's gradients, and the mean of their squares."""
 
     trace: Leaf
     nu: RealLeaf
@@ -132,28 +130,25 @@ class SimplifiedAdEMAMix(AbstractLeafwiseOptimizer):
     $$
     \begin{aligned}
     m_t &= \beta_1 m_{t-1} + g_t \\
-    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
-    \hat v_t &= v_t / (1 - \beta_2^t) \\
     u_t &= -\eta_t \left( \frac{m_t + \alpha_t g_t}{\sqrt{\hat v_t + \bar\varepsilon} +
         \varepsilon} + \lambda \theta_{t-1} \right)
     \end{aligned}
     $$
 
-    AdEMAMix adds a slow mean of the gradients to the fast one of Adam. Here the current
-    gradient stands for the fast one, and one buffer is saved.
-
-    The gradient enters $m_t$ undamped, and $m_t$ is not corrected for its start at
-    zero. So $\beta_1$ lengthens the effective step by up to $1 / (1 - \beta_1)$, and
-    the step grows to that length over the first steps. From Adam's settings, divide the
-    learning rate by that factor. The decay is decoupled, as in [`eqxopt.AdamW`][].
+    with $\hat v_t$ of [`eqxopt.AdEMAMix`][], which adds a slow mean of the gradients to
+    the fast one of Adam. Here the current gradient stands for the fast one, and one
+    buffer is saved. The gradient enters $m_t$ undamped, and $m_t$ is not corrected for
+    its start at zero. So $\beta_1$ lengthens the effective step by up to $1 / (1 -
+    \beta_1)$, and the step grows to that length over the first steps. From Adam's
+    settings, divide the learning rate by that factor. The decay is as in
+    [`eqxopt.AdamW`][].
 
     **Arguments:**
 
     - `learning_rate`: $\eta$, in [0, inf).
     - `b1`: $\beta_1$, the decay of the momentum, in [0, 1). Default 0.99.
     - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.95.
-    - `alpha`: $\alpha$, the weight of the current gradient beside the momentum, in
-        [0, inf). Default 0.
+    - `alpha`: $\alpha$, the weight of the current gradient, in [0, inf). Default 0.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
     - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.

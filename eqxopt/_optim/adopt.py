@@ -15,8 +15,7 @@ def _fourth_root(step: Step) -> Scalar:
 
 
 class ADOPT(AbstractLeafwiseOptimizer):
-    r"""Adam whose divisor has not yet seen the current gradient, which lets it converge
-    with any $\beta_2$.
+    r"""Adam whose divisor has not seen the current gradient: any $\beta_2$ converges.
 
     $$
     \begin{aligned}
@@ -29,12 +28,11 @@ class ADOPT(AbstractLeafwiseOptimizer):
     $$
 
     The first update only sets $v_1 = |g_1|^2$ and moves nothing. With `nesterov=True`,
-    $u_t = -\alpha_t \left( \beta_1 m_t + (1 - \beta_1)\, d_t \right)$.
-
-    The clipping came with the second version of the paper. It keeps the first steps
-    small of entries whose first gradient happened to be near 0. A complex entry is
-    clipped in its modulus. As in optax there is no weight decay: for a decoupled one
-    use [`eqxopt.DecoupledWeightDecay`][].
+    $u_t = -\alpha_t \left( \beta_1 m_t + (1 - \beta_1)\, d_t \right)$. The clipping
+    came with the second version of the paper. It keeps the first steps small of entries
+    whose first gradient happened to be near 0. A complex entry is clipped in its
+    modulus. As in optax there is no weight decay: for a decoupled one use
+    [`eqxopt.DecoupledWeightDecay`][].
 
     **Arguments:**
 

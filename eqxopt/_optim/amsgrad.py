@@ -13,8 +13,7 @@ from .._types import Leaf, RealLeaf, Scalar
 
 
 class MomentsAndPeak(NamedTuple):
-    """Running means of a parameter's gradient and of its square, and the largest that
-    the latter has been."""
+    """Running means of the gradient and of its square, and the latter's maximum."""
 
     mu: Leaf
     nu: RealLeaf
@@ -22,22 +21,18 @@ class MomentsAndPeak(NamedTuple):
 
 
 class AMSGrad(AbstractLeafwiseOptimizer):
-    r"""Adam whose second moment never shrinks, so that rare large gradients are not
-    forgotten.
+    r"""Adam whose second moment never shrinks, to remember rare large gradients.
 
     $$
     \begin{aligned}
-    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
-    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
-    \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
     v^{\max}_t &= \max(v^{\max}_{t-1},\, \hat v_t) \\
     u_t &= -\alpha_t\, \hat m_t / (\sqrt{v^{\max}_t + \bar\varepsilon} + \varepsilon)
     \end{aligned}
     $$
 
-    The paper corrects no bias; turn both corrections off for its algorithm. PyTorch
-    takes the maximum before it corrects the bias, here as in optax it is taken
-    afterwards.
+    with $\hat m_t$ and $\hat v_t$ of [`eqxopt.Adam`][]. The paper corrects no bias;
+    turn both corrections off for its algorithm. PyTorch takes the maximum before it
+    corrects the bias, here, as in optax, afterwards.
 
     **Arguments:**
 

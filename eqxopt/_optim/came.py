@@ -45,10 +45,8 @@ class Confidence(NamedTuple):
 
 
 class CAME(AbstractLeafwiseOptimizer):
-    r"""CAME: Adafactor with momentum that trusts the entries where the gradient
-    agrees with the momentum.
-
-    For a matrix,
+    r"""CAME: Adafactor with momentum that trusts the entries where the gradient agrees
+    with the momentum. For a matrix,
 
     $$
     \begin{aligned}
@@ -89,8 +87,7 @@ class CAME(AbstractLeafwiseOptimizer):
     - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
 
     **Source:** Luo et al., [CAME: Confidence-guided Adaptive Memory Efficient
-    Optimization](https://arxiv.org/abs/2307.02047), 2023, with the defaults of its
-    code.
+    Optimization](https://arxiv.org/abs/2307.02047), 2023, with its code's defaults.
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

@@ -37,20 +37,18 @@ class COCOB(AbstractLeafwiseOptimizer):
     $$
 
     entry by entry. Each entry has a purse, which starts with $L_t$, and stakes a share
-    of it on each gradient's sign; the parameter is what is staked.
-
-    Complex gradients bet in the plane: $|g|$ is their magnitude and the product in
-    $R_t$ the real part of $\bar g'_t (\theta_{t-1} - \theta_0)$.
+    of it on each gradient's sign; the parameter is what is staked. Complex gradients
+    bet in the plane: $|g|$ is their magnitude and the product in $R_t$ the real part of
+    $\bar g'_t (\theta_{t-1} - \theta_0)$.
 
     **Arguments:**
 
     - `learning_rate`: $\alpha$, in [0, inf), which multiplies the gradients. Default 1.
         Any other constant changes nothing but what $\varepsilon$ is compared with; a
         schedule gives gradients their weights.
-    - `alpha`: $a$, in [0, inf), for about how many steps the stakes are held small.
-        Default 100.
-    - `eps`: $\varepsilon$, in [0, inf). Default 1e-8. An entry whose gradients were all
-        0 stays also with 0.
+    - `alpha`: $a$, in [0, inf), for how many steps stakes are held small. Default 100.
+    - `eps`: $\varepsilon$, in [0, inf). Default 1e-8. With 0, entries whose gradients
+        were all 0 stay as well.
     - `weight_decay`: $\lambda$, in [0, inf), which is part of the gradient. Default 0.
     - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 

@@ -9,21 +9,12 @@ import jax.numpy as jnp
 from .._abstract.coupled import AbstractCoupledOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter, OptionalHyperparameter
-from .._math import (
-    abs_sq,
-    divide,
-    ema,
-    inner_product,
-    one_minus_power,
-    own_copy,
-    sqrt,
-)
+from .._math import abs_sq, divide, ema, inner_product, one_minus_power, own_copy, sqrt
 from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
 
 
 class Adapted(NamedTuple):
-    """Running means of a parameter's steps, of its squared gradient, and of its steps
-    for the estimate."""
+    """Running means of steps, the squared gradient, and steps for the estimate."""
 
     mu: Leaf
     nu: RealLeaf
@@ -41,8 +32,7 @@ class AdaptedFrom(NamedTuple):
 
 
 class Fraction(NamedTuple):
-    """What a parameter adds to the numerator of the estimate, how far downhill it went,
-    and to the denominator."""
+    """What a parameter adds to the numerator, how far downhill, and the denominator."""
 
     numerator: Scalar
     denominator: Scalar
@@ -58,8 +48,7 @@ class Estimate(NamedTuple):
 
 
 class DAdaptAdamW(AbstractCoupledOptimizer):
-    r"""D-Adaptation: AdamW whose learning rate is an estimate, from below, of the
-    distance to the solution.
+    r"""D-Adaptation: AdamW at an estimate, from below, of the distance to the solution.
 
     $$
     \begin{aligned}
@@ -80,19 +69,16 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
     method, whose estimate grows faster.
 
     The bias correction in $\gamma_t$ is that of optax; the authors' package leaves it
-    out unless asked. While all gradients are 0 the estimate stays, where optax makes it
-    NaN.
+    out unless asked. While all gradients are 0 the estimate stays; in optax it is NaN.
 
-    **Arguments:**
+    **Arguments:** `b2` and `estim_lr0` are numbers for the whole model.
 
     - `learning_rate`: $\alpha$, in [0, inf). Default 1. Give it a schedule from 1 to 0
         and no other number. Parameters with different ones enter the sums accordingly.
     - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
-    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1), one number for the
-        whole model. Default 0.999.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
-    - `estim_lr0`: $d_0$, the first estimate, in (0, inf), one number for the whole
-        model, which should be too small. Default 1e-6.
+    - `estim_lr0`: $d_0$, in (0, inf), the first estimate, too small. Default 1e-6.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
 
     **Source:** Defazio and Mishchenko, [Learning-Rate-Free Learning by
@@ -142,8 +128,7 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
 
 
 class Prodigy(AbstractCoupledOptimizer):
-    r"""Prodigy: AdamW whose learning rate is an estimate, from below, of the distance
-    to the solution.
+    r"""Prodigy: AdamW at an estimate, from below, of the distance to the solution.
 
     $$
     \begin{aligned}
@@ -162,25 +147,19 @@ class Prodigy(AbstractCoupledOptimizer):
     The inner product, the norm, the bias correction and `opt.shared.estimate`, which is
     $d_t$, are as in [`eqxopt.DAdaptAdamW`][].
 
-    **Arguments:**
+    **Arguments:** `b2`, `b3` and the `estim_` two are for the whole model.
 
     - `learning_rate`: $\alpha$, in [0, inf). Default 1. Give it a schedule from 1 to 0
-        and no other number. Parameters with different ones enter the sums accordingly,
-        as if rescaled.
+        and no other number. Different ones enter the sums as if rescaled.
     - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
-    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1), one number for the
-        whole model. Default 0.999.
-    - `b3`: $\beta_3$, the decay of the sums, in [0, 1), one number for the whole model.
-        Default `None`, which takes $\sqrt{\beta_2}$.
+    - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
+    - `b3`: $\beta_3$, of the sums, in [0, 1). Default `None`, for $\sqrt{\beta_2}$.
     - `eps`: $\varepsilon$, in [0, inf). Default 1e-8.
-    - `estim_lr0`: $d_0$, the first estimate, in (0, inf), one number for the whole
-        model, which should be too small. Default 1e-6.
-    - `estim_lr_coef`: $c$, in [0, inf), one number for the whole model. Default 1. To
-        tune the method, tune this, between 0.5 and 2.
+    - `estim_lr0`: $d_0$, in (0, inf), the first estimate, too small. Default 1e-6.
+    - `estim_lr_coef`: $c$, in [0, inf). Default 1. Tune this, between 0.5 and 2.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
-    - `safeguard_warmup`: whether $s_t$ is made with $d_{t-1}$ in the place of
-        $\gamma_t$, so that a rate that warms up does not raise the estimate too high.
-        Default `False`.
+    - `safeguard_warmup`: whether $s_t$ is made with $d_{t-1}$ for $\gamma_t$, so that a
+        warm-up does not raise the estimate too high. Default `False`.
 
     **Source:** Mishchenko and Defazio, [Prodigy: An Expeditiously Adaptive
     Parameter-Free Learner](https://arxiv.org/abs/2306.06101), 2024.

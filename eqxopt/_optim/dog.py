@@ -44,9 +44,7 @@ class Distance(NamedTuple):
 
 
 class SquaredDistance(NamedTuple):
-    """The largest squared distance from the start so far, the weighted sum of the
-    squared norms of all gradients, and the step size of the last update, without the
-    learning rate."""
+    """The same with the squared distance, and with weights in the sum."""
 
     squared_distance: Scalar
     weighted_sum: Scalar
@@ -86,8 +84,7 @@ class DoG(AbstractCoupledOptimizer):
         Where also the gradients are 0, so is the step.
     - `weight_decay`: $\lambda$, in [0, inf), which is part of the gradient. Default 0.
     - `mask`: which parameters decay, a [selector][selectors]. Default: all.
-    - `init_step_type`: one of the three above; optax takes it and `init_step` as a
-        pair. Keyword only.
+    - `init_step_type`: one of the three; optax pairs it with `init_step`. Keyword only.
 
     **Source:** Ivgi et al., [DoG is SGD's Best Friend: A Parameter-Free Dynamic Step
     Size Schedule](https://arxiv.org/abs/2302.12022), 2023.
@@ -151,18 +148,15 @@ class DoWG(AbstractCoupledOptimizer):
     \end{aligned}
     $$
 
-    The norms are those of all parameters together. `opt.shared.step_size` is
-    $\eta_t$. The paper has no $\varepsilon$, which is that of its authors' code and of
-    optax, and stands for $\bar r_0^2$ as well.
-
-    The steps are longer than those of [`eqxopt.DoG`][], the more so the faster the
-    distance grows. With noisy gradients a network may diverge; half the `learning_rate`
-    then helps.
+    Norms and `opt.shared.step_size` are as in [`eqxopt.DoG`][]. The paper has no
+    $\varepsilon$, which is that of its authors' code and of optax, and stands for $\bar
+    r_0^2$ as well. The steps are longer than those of [`eqxopt.DoG`][], the more so the
+    faster the distance grows. With noisy gradients a network may diverge; half the
+    `learning_rate` then helps.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha$, in [0, inf). Default 1, which there is little reason to
-        change other than by a schedule.
+    - `learning_rate`: $\alpha$, in [0, inf). Default 1, as in [`eqxopt.DoG`][].
     - `init_estim_sq_dist`: $\bar r_0^2$, in [0, inf), one number for the whole model.
         Default `None`, which takes $\varepsilon$.
     - `eps`: $\varepsilon$, in [0, inf), one number for the whole model. Default 1e-4.

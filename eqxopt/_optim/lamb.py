@@ -12,24 +12,20 @@ class LAMB(AbstractLeafwiseOptimizer):
 
     $$
     \begin{aligned}
-    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
-    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
-    \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
     r_t &= \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon) +
         \lambda \theta_{t-1} \\
     u_t &= -\alpha_t \frac{\|\theta_{t-1}\|}{\|r_t\|}\, r_t
     \end{aligned}
     $$
 
-    The norms are those of one parameter, which stands for the paper's layer. Where one
-    of them is 0, the ratio is 1. This is Algorithm 2 of the paper with its $\phi$, a
-    function of the parameter's norm, left out. Implementations that clip this norm,
-    often to 10, choose another $\phi$.
+    with $\hat m_t$ and $\hat v_t$ of [`eqxopt.Adam`][]. The norms are those of one
+    parameter, which stands for the paper's layer. Where one of them is 0, the ratio is
+    1. This is Algorithm 2 of the paper with its $\phi$, a function of the parameter's
+    norm, left out. Implementations that clip it, often to 10, choose another $\phi$.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha$, in [0, inf), the size of a step relative to that of the
-        parameter.
+    - `learning_rate`: $\alpha$, in [0, inf), the relative size of a step.
     - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
     - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-6.

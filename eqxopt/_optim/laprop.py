@@ -19,8 +19,7 @@ from .._types import Leaf, RealLeaf, Scalar
 
 
 class StepsAndMoment(NamedTuple):
-    """The running means of a parameter's normalized steps, of the learning rate, and of
-    the squared gradient."""
+    """Running means of normalized steps, of rates, and of the squared gradient."""
 
     mu: Leaf
     rate: Scalar
@@ -43,18 +42,16 @@ class LaProp(AbstractLeafwiseOptimizer):
 
     No step is longer than the longest normalized gradient in its mean, whatever
     $\beta_1$ and $\beta_2$ are. Adam diverges with $\beta_1 > \sqrt{\beta_2}$; here
-    $\beta_2$ can be as small as noise demands.
-
-    With a constant rate, $m_t / a_t$ is the mean without the bias of its start at zero.
-    Under a schedule every step keeps the weight of the rate that it was made with, as
-    in the authors' code; most other versions leave this out. While the rate is exactly
-    0, that code moves by $m_t$; here nothing moves, and $m_t / a_t$ is 0 until the rate
-    is not. The decay is multiplied by the learning rate, which it is not in that code.
+    $\beta_2$ can be as small as noise demands. With a constant rate, $m_t / a_t$ is the
+    mean without the bias of its start at zero. Under a schedule every step keeps the
+    weight of the rate that it was made with, as in the authors' code; most other
+    versions leave this out. While the rate is exactly 0, that code moves by $m_t$; here
+    nothing moves, and $m_t / a_t$ is 0 until the rate is not. The decay is multiplied
+    by the learning rate, which it is not in that code.
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha$, in [0, inf). The paper uses 4e-4 where it would 1e-3
-        for Adam.
+    - `learning_rate`: $\alpha$, in [0, inf). The paper uses 4e-4 for Adam's 1e-3.
     - `b1`: $\beta_1$, the decay of the mean, in [0, 1). Default 0.9.
     - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-15.

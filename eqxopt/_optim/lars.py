@@ -38,15 +38,14 @@ class LARS(AbstractLeafwiseOptimizer):
     of them is 0, and where `trust_ratio_mask` is `False`, $r_t$ is 1. The denominator
     is the norm of the sum $g_t + \lambda \theta_{t-1}$, as in optax; the paper has the
     sum of the norms, $\|g_t\| + \lambda \|\theta_{t-1}\|$, and no $\varepsilon$. As in
-    the paper, the momentum runs over steps already scaled, so that a schedule acts on
-    new steps alone.
+    the paper, the momentum runs over scaled steps, so that a schedule acts on new steps
+    alone.
 
     **Arguments:**
 
     - `learning_rate`: $\alpha$, in [0, inf).
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
-    - `weight_decay_mask`: which parameters decay, a [selector][selectors]. Default:
-        all.
+    - `weight_decay_mask`: a [selector][selectors] of those that decay. Default: all.
     - `trust_coefficient`: $\eta$, in [0, inf). Default 0.001.
     - `eps`: $\varepsilon$, in [0, inf). Default 0.
     - `trust_ratio_mask`: which parameters have their steps scaled by $r_t$, a

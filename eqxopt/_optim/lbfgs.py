@@ -89,9 +89,8 @@ class LBFGS(AbstractOptimizer):
     A pair is used only if $\langle s, y \rangle > 0$, which zoom ensures. Optax also
     uses pairs with a negative product, and then $H_t g_t$ may point uphill. With a line
     search, $s$ and $y$ connect the two ends of one search, so a pair never mixes the
-    gradients of two batches, as it does in optax and PyTorch. Do not combine a line
-    search with clipped or otherwise changed gradients: they are not the gradients of
-    `value_fn`.
+    gradients of two batches, as it does in optax and PyTorch. A line search needs the
+    gradients of `value_fn`: do not clip them or change them otherwise.
 
     Without a line search, training can be differentiated in both modes. With one, only
     in forward mode, as by `jax.jvp` and `jax.jacfwd`: JAX cannot differentiate a loop
@@ -99,13 +98,11 @@ class LBFGS(AbstractOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha$, in [0, inf). It scales the direction before the search.
-        Default `None`, for 1.
+    - `learning_rate`: $\alpha$, in [0, inf). It scales the direction. Default `None`,
+        for 1.
     - `memory_size`: $m$, in [1, inf), the number of pairs kept. Default 10. The state
-        is $2m + 1$ times as large as the model, or $2m + 2$ times without a line
-        search.
-    - `scale_init_precond`: whether to start from $\gamma_t I$ instead of $I$. Default
-        `True`.
+        has $2m + 1$ times the size of the model, $2m + 2$ without a search.
+    - `scale_init_precond`: whether to start from $\gamma_t I$, not $I$. Default `True`.
     - `linesearch`: an [`eqxopt.ZoomLineSearch`][], the default, an
         [`eqxopt.BacktrackingLineSearch`][], or `None` for steps at the learning rate.
 
@@ -179,8 +176,7 @@ class LBFGS(AbstractOptimizer):
 
         **Arguments:**
 
-        - `value_fn`: the loss as a function of the model, the same as in the last
-            `apply`.
+        - `value_fn`: the loss as a function of the model, as in the last `apply`.
         - `params`: the model that the last `apply` returned.
 
         **Returns:** the loss and a tree of gradients. Gradients of complex parameters

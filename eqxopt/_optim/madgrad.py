@@ -12,8 +12,7 @@ from .._types import Leaf, RealLeaf, Scalar
 
 
 class DualAverage(NamedTuple):
-    """Weighted sums of a parameter's gradients and of their squares, and where it
-    started."""
+    """Weighted sums of gradients and of their squares, and where a parameter began."""
 
     sum: Leaf
     sum_of_squares: RealLeaf
@@ -38,8 +37,7 @@ class MADGRAD(AbstractLeafwiseOptimizer):
     As in its authors' code and in optax, $\varepsilon$ is added to the learning rate
     too, which the paper does not; and the learning rate is one of about SGD's, not of
     Adam's. With a learning rate of 0 a parameter still moves on towards $z_t$. The
-    decay is in the gradient, and a much smaller one than for other methods is right,
-    often 0.
+    decay is in the gradient, and a much smaller one than elsewhere is right, often 0.
 
     **Arguments:**
 

@@ -19,8 +19,7 @@ from .._types import Leaf, RealLeaf, Scalar
 
 
 class CorrectedMoments(NamedTuple):
-    """Running means of a parameter's corrected gradient and of its square, and its last
-    gradient."""
+    """Running means of the corrected gradient and of its square; the last gradient."""
 
     mu: Leaf
     nu: RealLeaf
@@ -28,8 +27,7 @@ class CorrectedMoments(NamedTuple):
 
 
 class MARS(AbstractLeafwiseOptimizer):
-    r"""AdamW on gradients of less variance: each is extrapolated along its change since
-    the last one.
+    r"""AdamW on gradients of less variance: extrapolated along their last change.
 
     $$
     \begin{aligned}
@@ -46,10 +44,8 @@ class MARS(AbstractLeafwiseOptimizer):
     The norm is that of one parameter, and $g_0 = 0$, as in the authors' code. This is
     its MARS-AdamW in the approximate form: $g_{t-1}$ is the last gradient as it was, on
     the last batch. The exact form computes it anew on this batch, at the cost of a
-    second gradient in every step.
-
-    The authors train vectors, such as biases and norms, with AdamW and decays of 0.9
-    and 0.95: use [`eqxopt.Partition`][] for that.
+    second gradient in every step. The authors train vectors, such as biases and norms,
+    with AdamW and decays of 0.9 and 0.95: use [`eqxopt.Partition`][] for that.
 
     **Arguments:**
 
@@ -63,8 +59,7 @@ class MARS(AbstractLeafwiseOptimizer):
     - `mu_dtype`: the dtype in which $m$ and $g_{t-1}$ are kept ([dtypes][dtypes]).
 
     **Source:** Yuan et al., [MARS: Unleashing the Power of Variance Reduction for
-    Training Large Models](https://arxiv.org/abs/2411.10438), 2024, with the defaults of
-    its code.
+    Training Large Models](https://arxiv.org/abs/2411.10438), 2024; its code's defaults.
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

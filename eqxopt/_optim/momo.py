@@ -65,8 +65,7 @@ class MoMo(AbstractCoupledOptimizer):
     \begin{aligned}
     m_t &= \beta m_{t-1} + (1 - \beta)\, g_t \\
     \bar f_t &= \beta \bar f_{t-1} + (1 - \beta)\, f(\theta_{t-1}) \\
-    \gamma_t &= \beta \gamma_{t-1} +
-        (1 - \beta) \langle g_t, \theta_{t-1} \rangle \\
+    \gamma_t &= \beta \gamma_{t-1} + (1 - \beta) \langle g_t, \theta_{t-1} \rangle \\
     \tau_t &= \min\left( \alpha_t, \frac{\max(0, (1 + \alpha_t \lambda)
         (\bar f_t - f^\star_t - \gamma_t) + \langle m_t, \theta_{t-1} \rangle)}
         {\|m_t\|^2} \right) \\
@@ -93,8 +92,7 @@ class MoMo(AbstractCoupledOptimizer):
 
     - `learning_rate`: $\alpha$, the largest step size, in [0, inf). Default 1.
     - `beta`: $\beta$, the decay of the means, in [0, 1). Default 0.9.
-    - `lower_bound`: $f^\star$, a lower bound of the loss. Default 0, which suits models
-        that can fit their data perfectly.
+    - `lower_bound`: $f^\star$, a lower bound of the loss. Default 0, for a perfect fit.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
     - `adapt_lower_bound`: whether to estimate $f^\star_t$. Default `False`.
 
@@ -151,13 +149,11 @@ class MoMoAdam(AbstractCoupledOptimizer):
 
     $$
     \begin{aligned}
-    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
-    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
-    D_t &= \sqrt{v_t / (1 - \beta_2^t)} + \varepsilon, \qquad
-    \rho_t = 1 - \beta_1^t \\
+    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t, \qquad \rho_t = 1 - \beta_1^t \\
+    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2, \qquad
+    D_t = \sqrt{v_t / (1 - \beta_2^t)} + \varepsilon \\
     \bar f_t &= \beta_1 \bar f_{t-1} + (1 - \beta_1)\, f(\theta_{t-1}) \\
-    \gamma_t &= \beta_1 \gamma_{t-1} +
-        (1 - \beta_1) \langle g_t, \theta_{t-1} \rangle \\
+    \gamma_t &= \beta_1\gamma_{t-1} + (1 - \beta_1) \langle g_t, \theta_{t-1} \rangle \\
     \tau_t &= \min\left( \frac{\alpha_t}{\rho_t}, \frac{\max(0,
         (1 + \alpha_t \lambda) (\bar f_t - \rho_t f^\star_t - \gamma_t) +
         \langle m_t, \theta_{t-1} \rangle)}{\langle m_t, m_t / D_t \rangle} \right) \\
@@ -166,27 +162,23 @@ class MoMoAdam(AbstractCoupledOptimizer):
     \end{aligned}
     $$
 
-    Products are those of all parameters together. `apply` needs the loss
-    $f(\theta_{t-1})$: `opt.apply(grads, model, value=loss)`. `opt.shared.step_size` is
-    $\tau_t$. For `adapt_lower_bound`, and for how the paper decays, see
-    [`eqxopt.MoMo`][]; here the bound is lowered and estimated relative to $\rho_t$.
+    Products, the loss that `apply` needs, `opt.shared.step_size`, `adapt_lower_bound`
+    and the paper's decay are as in [`eqxopt.MoMo`][]; but the bound is lowered and
+    estimated relative to $\rho_t$.
 
     **Arguments:** all but `b2` and `eps` are for the whole model.
 
     - `learning_rate`: $\alpha$, the largest step size, in [0, inf). Default 0.01.
-    - `b1`: $\beta_1$, the decay of the first moment and of the other means, in [0, 1).
-        Default 0.9.
+    - `b1`: $\beta_1$, the decay of $m$, $\bar f$ and $\gamma$, in [0, 1). Default 0.9.
     - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
-    - `lower_bound`: $f^\star$, a lower bound of the loss. Default 0, which suits models
-        that can fit their data perfectly.
+    - `lower_bound`: $f^\star$, a lower bound of the loss. Default 0, for a perfect fit.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
     - `adapt_lower_bound`: whether to estimate $f^\star_t$. Default `False`.
 
     **Raises:** a `ValueError` if `apply` is not given the loss.
 
-    **Source:** Schaipp et al., [MoMo: Momentum Models for Adaptive Learning
-    Rates](https://arxiv.org/abs/2305.07583), 2024.
+    **Source:** that of [`eqxopt.MoMo`][].
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=1e-2)

@@ -6,8 +6,7 @@ from .._types import Leaf, Scalar
 
 
 class NoisySGD(AbstractLeafwiseOptimizer):
-    r"""Gradient descent with Gaussian noise in the gradients, less of it with every
-    step.
+    r"""Gradient descent with Gaussian noise in the gradients, less with every step.
 
     $$
     \begin{aligned}
@@ -19,12 +18,10 @@ class NoisySGD(AbstractLeafwiseOptimizer):
     The first step is $t = 1$, so its noise has the variance $\eta$; the paper, which
     counts from 0, writes $\eta / (1 + t)^\gamma$. Every entry of every parameter has
     its own noise. That of a complex parameter has $\mathrm E\, |n_t|^2 = \sigma_t^2$,
-    half of it real and half imaginary.
-
-    The random key of each parameter and step is derived from `seed`. Two runs with one
-    seed agree. optax derives its keys in another way, so its noise for that seed is
-    another draw from the same distribution. `jax.vmap` over seeds trains different runs
-    in one program.
+    half of it real and half imaginary. The random key of each parameter and step is
+    derived from `seed`. Two runs with one seed agree. optax derives its keys in another
+    way, so its noise for that seed is another draw from the same distribution.
+    `jax.vmap` over seeds trains different runs in one program.
 
     **Arguments:**
 

@@ -38,9 +38,8 @@ class NovoGrad(AbstractLeafwiseOptimizer):
     one number for each parameter. It starts from the first gradient, which takes the
     place of a bias correction. Gradients enter $m_t$ undamped, so $\beta_1$ lengthens
     the effective step by up to $1 / (1 - \beta_1)$; some implementations offer a mean
-    instead. The weight decay takes part in the momentum.
-
-    The paper divides the very first gradient by its norm without $\varepsilon$.
+    instead. The weight decay takes part in the momentum. The paper divides the very
+    first gradient by its norm without $\varepsilon$.
 
     **Arguments:**
 
@@ -48,8 +47,7 @@ class NovoGrad(AbstractLeafwiseOptimizer):
     - `b1`: $\beta_1$, the decay of the momentum, in [0, 1). Default 0.9.
     - `b2`: $\beta_2$, the decay of the squared norm, in [0, 1). Default 0.25.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-6.
-    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0, with which
-        training can be differentiated as well.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
 
     **Source:** Ginsburg et al., [Stochastic Gradient Methods with Layer-wise Adaptive

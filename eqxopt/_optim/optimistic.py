@@ -20,16 +20,14 @@ class OptimisticGradientDescent(AbstractLeafwiseOptimizer):
     r"""Gradient descent that counts on the gradient to change as it just did.
 
     $$
-    u_t = -\alpha_t \left( (a + b)\, g_t - b\, g_{t-1} \right),
-    \qquad g_0 = g_1
+    u_t = -\alpha_t \left( (a + b)\, g_t - b\, g_{t-1} \right), \qquad g_0 = g_1
     $$
 
     With $a = b = 1$ this is a step along $g_t + (g_t - g_{t-1})$, a guess of the next
     gradient. In games of two players, where gradient descent circles the solution or
-    runs away from it, this converges, for one gradient a step.
-
-    The first step has no previous gradient and takes the current one in its place, so
-    it is $-\alpha_1 a\, g_1$. Earlier versions of optax take 0 instead.
+    runs away from it, this converges, for one gradient a step. The first step has no
+    previous gradient and takes the current one in its place, so it is $-\alpha_1 a\,
+    g_1$. Earlier versions of optax take 0 instead.
 
     **Arguments:**
 

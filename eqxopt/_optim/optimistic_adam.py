@@ -13,8 +13,7 @@ from .._types import Leaf, RealLeaf, Scalar
 
 
 class MomentsAndDirection(NamedTuple):
-    """Running means of a parameter's gradient and of its square, and Adam's direction
-    in the last update."""
+    """Running means of the gradient and of its square; Adam's last direction."""
 
     mu: Leaf
     nu: RealLeaf
@@ -26,23 +25,17 @@ class OptimisticAdam(AbstractLeafwiseOptimizer):
 
     $$
     \begin{aligned}
-    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
-    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
-    \hat m_t &= \beta_1 m_t / (1 - \beta_1^{t+1}) +
-        (1 - \beta_1)\, g_t / (1 - \beta_1^t) \\
-    \hat v_t &= v_t / (1 - \beta_2^t) \\
-    r_t &= \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon),
-        \qquad r_0 = r_1 \\
+    r_t &= \hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon), \qquad
+    r_0 = r_1 \\
     u_t &= -\eta_t \left( (a + b)\, r_t - b\, r_{t-1} \right)
     \end{aligned}
     $$
 
-    With `nesterov=False`, $\hat m_t = m_t / (1 - \beta_1^t)$. This is
-    [`eqxopt.OptimisticGradientDescent`][] along Adam's direction. In games of two
-    players, such as adversarial training, it damps the circling of plain Adam.
-
-    The arguments are those of `optax.optimistic_adam_v2`. The paper has $a = b = 1$
-    and no Nesterov momentum.
+    with $\hat m_t$ and $\hat v_t$ of [`eqxopt.NAdam`][], or, with `nesterov=False`, of
+    [`eqxopt.Adam`][]. This is [`eqxopt.OptimisticGradientDescent`][] along Adam's
+    direction. In games of two players, such as adversarial training, it damps the
+    circling of plain Adam. The arguments are those of `optax.optimistic_adam_v2`. The
+    paper has $a = b = 1$ and no Nesterov momentum.
 
     **Arguments:** all but the first are keyword only.
 
@@ -52,8 +45,7 @@ class OptimisticAdam(AbstractLeafwiseOptimizer):
     - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
     - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
-    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0, with which
-        training can be differentiated as well.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
     - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
     - `nesterov`: whether to look one step ahead. Default `True`.
 

@@ -34,8 +34,7 @@ class PolyakSGD(AbstractCoupledOptimizer):
 
     - `max_learning_rate`: $\gamma$, the largest step size, in [0, inf). Default 1.
     - `scaling`: $s$, in [0, inf). Default 1.
-    - `f_min`: $f^\star$, a lower bound of the loss. Default 0, which suits models that
-        can fit their data perfectly.
+    - `f_min`: $f^\star$, a lower bound of the loss. Default 0, for a perfect fit.
     - `eps`: $\varepsilon$, in [0, inf). Default 0.
     - `variant`: `"sps"`, the default, or `"sps+"`, which takes a loss below
         $f^\star$ for $f^\star$ and so never goes uphill.

@@ -39,16 +39,10 @@ class RAdam(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    With `nesterov=True`,
-
-    $$
-    \hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1) g_t / (1 - \beta_1^t)
-    $$
-
-    The paper rectifies for $\rho_t > 4$, its authors' code and optax for $\rho_t \ge
-    5$, PyTorch for $\rho_t > 5$. The first few steps do not adapt and are as large as
-    the gradient. If $\rho_\infty \le \tau$, by default for $\beta_2 \le 2/3$, none
-    adapts.
+    With `nesterov=True`, $\hat m_t$ is that of [`eqxopt.NAdam`][]. The paper rectifies
+    for $\rho_t > 4$, its authors' code and optax for $\rho_t \ge 5$, PyTorch for
+    $\rho_t > 5$. The first few steps do not adapt and are as large as the gradient. If
+    $\rho_\infty \le \tau$, by default for $\beta_2 \le 2/3$, none adapts.
 
     **Arguments:**
 

@@ -25,11 +25,8 @@ class RMSProp(AbstractLeafwiseOptimizer):
     r"""The gradient divided by the root of its running mean square.
 
     $$
-    \begin{aligned}
-    v_t &= \rho v_{t-1} + (1 - \rho)\, |g_t|^2 \\
-    x_t &= \alpha_t\, g_t / \sqrt{v_t + \varepsilon} \\
-    u_t &= -x_t
-    \end{aligned}
+    v_t = \rho v_{t-1} + (1 - \rho)\, |g_t|^2, \qquad
+    x_t = \alpha_t\, g_t / \sqrt{v_t + \varepsilon}, \qquad u_t = -x_t
     $$
 
     with $v_0$ = `initial_scale`. With `eps_in_sqrt=False` the denominator is
@@ -62,7 +59,7 @@ class RMSProp(AbstractLeafwiseOptimizer):
     is inside the momentum, as in TensorFlow and optax; in PyTorch it is outside, which
     differs where the rate changes.
 
-    **Arguments:**
+    **Arguments:** the last two are keyword only.
 
     - `learning_rate`: $\alpha$, in [0, inf).
     - `decay`: $\rho$, in [0, 1). Default 0.9.
@@ -71,9 +68,8 @@ class RMSProp(AbstractLeafwiseOptimizer):
     - `centered`: whether to divide by the standard deviation. Default `False`.
     - `momentum`: $\mu$, in [0, 1). Default `None`, no momentum.
     - `nesterov`: whether to look ahead along the momentum. Default `False`.
-    - `eps_in_sqrt`: whether $\varepsilon$ is inside the root. Default `True`. Keyword
-        only.
-    - `bias_correction`: whether to correct the bias. Default `False`. Keyword only.
+    - `eps_in_sqrt`: whether $\varepsilon$ is inside the root. Default `True`.
+    - `bias_correction`: whether to correct the bias. Default `False`.
 
     **Source:** Tieleman and Hinton, [Lecture
     6.5](https://www.cs.toronto.edu/~hinton/coursera/lecture6/lec6.pdf), 2012; centred

@@ -44,12 +44,10 @@ class Rprop(AbstractLeafwiseOptimizer):
     with $\eta_0$ = `learning_rate` and $\tilde s_0 = 0$. With `delayed=False` this is
     iRprop⁻ of Igel and Hüsken, as in PyTorch: after a turn an entry rests for one step,
     without taking its last step back. With `delayed=True`, the default, it is optax,
-    which up to 0.2.8 takes each step one update late, and none in the first.
-
-    Rprop is meant for gradients of the whole data set. The signs of small batches turn
-    by chance, and the steps then shrink to nothing.
-
-    `init` reads the learning rate, a schedule at step 0; a later change has no effect.
+    which up to 0.2.8 takes each step one update late, and none in the first. Rprop is
+    meant for gradients of the whole data set. The signs of small batches turn by
+    chance, and the steps then shrink to nothing. `init` reads the learning rate, a
+    schedule at step 0; a later change has no effect.
 
     **Arguments:**
 
@@ -59,7 +57,7 @@ class Rprop(AbstractLeafwiseOptimizer):
     - `min_step_size`: $\eta_\min$, in [0, inf). Default 1e-6.
     - `max_step_size`: $\eta_\max$, in (0, inf). Default 50.
     - `delayed`: whether to take each step one update late. Default `True`, for optax's
-        numbers; otherwise prefer `False`. Keyword only.
+        numbers; better is `False`. Keyword only.
 
     **Raises:** a `TypeError` by `init` for a complex parameter, which has no sign.
 

@@ -46,20 +46,17 @@ class ScheduleFreeSGD(AbstractLeafwiseTransform, AbstractOptimizer):
 
     This is optax's rule. With a warm-up, its first step has the rate 0; in the authors'
     code that rate is $\alpha_1 / w$. In the paper $\gamma_t$ is the rate of each step,
-    not the largest rate so far. [`eqxopt.ScheduleFree`][] does the same for any
-    optimizer.
+    not the largest rate so far. [`eqxopt.ScheduleFree`][] is for any optimizer.
 
-    **Arguments:**
+    **Arguments:** `mask` is keyword only.
 
     - `learning_rate`: $\alpha$, in [0, inf). Default 1. Use no decay.
     - `warmup_steps`: $w$, the length of a linear warm-up, in [0, inf). Default 0.
     - `b1`: $\beta_1$, in (0, 1). Default 0.9. For long training try 0.95 and 0.98.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
-    - `weight_lr_power`: $p$, in [0, inf). With 0 all steps have the same weight.
-        Default 2.
+    - `weight_lr_power`: $p$, in [0, inf). With 0 all steps weigh the same. Default 2.
     - `state_dtype`: the dtype in which $z$ is kept ([dtypes][dtypes]).
-    - `mask`: which parameters decay, a [selector][selectors]. Default: all. Keyword
-        only.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
     **Source:** Defazio et al., [The Road Less
     Scheduled](https://arxiv.org/abs/2405.15682), 2024.
@@ -108,23 +105,15 @@ class ScheduleFreeAdamW(AbstractLeafwiseTransform, AbstractOptimizer):
     v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2, \qquad
         \hat v_t = v_t / (1 - \beta_2^t) \\
     z_t &= z_{t-1} - \alpha_t \min(1, (t - 1) / w) \left(
-        g_t / (\sqrt{\hat v_t} + \varepsilon) + \lambda y_{t-1} \right) \\
-    c_t &= \gamma_t^p / \textstyle\sum_{i \le t} \gamma_i^p, \qquad
-        \gamma_t = \max_{i \le t} \alpha_i \min(1, i / w) \\
-    x_t &= (1 - c_t)\, x_{t-1} + c_t z_t \\
-    y_t &= \beta_1 x_t + (1 - \beta_1)\, z_t
+        g_t / (\sqrt{\hat v_t} + \varepsilon) + \lambda y_{t-1} \right)
     \end{aligned}
     $$
 
-    The model holds $y_t$, where gradients are computed. The result of training is the
-    average $x_t$: evaluate, and in the end use, `opt.eval_params(model)`. If the model
-    gathers statistics, as in batch normalization, gather them again at $x_t$.
+    The average $x_t$ and $y_t$, which the model holds, follow from $z_t$ as in
+    [`eqxopt.ScheduleFreeSGD`][], and so does how to use them. In the paper $\gamma_t$
+    is the rate of each step times the bias correction $\sqrt{1 - \beta_2^t}$.
 
-    This is optax's rule. With a warm-up, its first step has the rate 0; in the authors'
-    code that rate is $\alpha_1 / w$. In the paper $\gamma_t$ is the rate of each step
-    times the bias correction $\sqrt{1 - \beta_2^t}$.
-
-    **Arguments:**
+    **Arguments:** `mask` is keyword only.
 
     - `learning_rate`: $\alpha$, in [0, inf). Default 0.0025. Use no decay. Good rates
         are 1 to 10 times those of AdamW with a schedule.
@@ -133,14 +122,11 @@ class ScheduleFreeAdamW(AbstractLeafwiseTransform, AbstractOptimizer):
     - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
-    - `weight_lr_power`: $p$, in [0, inf). With 0 all steps have the same weight.
-        Default 2.
+    - `weight_lr_power`: $p$, in [0, inf). With 0 all steps weigh the same. Default 2.
     - `state_dtype`: the dtype in which $z$ is kept ([dtypes][dtypes]).
-    - `mask`: which parameters decay, a [selector][selectors]. Default: all. Keyword
-        only.
+    - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
-    **Source:** Defazio et al., [The Road Less
-    Scheduled](https://arxiv.org/abs/2405.15682), 2024.
+    **Source:** that of [`eqxopt.ScheduleFreeSGD`][].
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)", default=0.0025)

@@ -17,7 +17,6 @@ class SignSGD(AbstractLeafwiseOptimizer):
     $$
 
     An entry whose gradient is 0 stays. The sign of a complex entry is $z / |z|$.
-
     Training can be differentiated, but the sign itself has derivative 0.
 
     **Arguments:**
@@ -40,8 +39,7 @@ class SignSGD(AbstractLeafwiseOptimizer):
 
 
 class Signum(AbstractLeafwiseOptimizer):
-    r"""Steps of exactly the learning rate in every entry, by the sign of the mean
-    gradient.
+    r"""Steps of exactly the learning rate in every entry, by the mean gradient's sign.
 
     $$
     \begin{aligned}
@@ -53,10 +51,8 @@ class Signum(AbstractLeafwiseOptimizer):
     The sign of a complex entry is $z / |z|$. [`eqxopt.Lion`][] gives the current
     gradient a weight of its own; with $\beta_1 = \beta_2$ and no decay it is this. The
     paper's decay is in the gradient; for a decoupled one use
-    [`eqxopt.DecoupledWeightDecay`][].
-
-    Training can be differentiated, but the sign itself has derivative 0, and so the
-    derivative with respect to $\beta$ is 0 too.
+    [`eqxopt.DecoupledWeightDecay`][]. Training can be differentiated, but the sign
+    itself has derivative 0, and so has that by $\beta$.
 
     **Arguments:**
 

@@ -22,11 +22,9 @@ class Cover(NamedTuple):
 
 
 class SM3(AbstractLeafwiseOptimizer):
-    r"""Adagrad in the memory of one row and one column.
-
-    Instead of a sum of squares for each entry $i$, it keeps a bound $\mu(r)$ for each
-    slice $r$ of the parameter: each row and each column of a matrix, and so on along
-    all axes of an array.
+    r"""Adagrad in the memory of one row and one column. Instead of a sum of squares for
+    each entry $i$, it keeps a bound $\mu(r)$ for each slice $r$ of the parameter: each
+    row and each column of a matrix, and so on along all axes of an array.
 
     $$
     \begin{aligned}
@@ -40,17 +38,15 @@ class SM3(AbstractLeafwiseOptimizer):
 
     A vector has a bound for each entry, and a scalar has one: there SM3 is Adagrad with
     sums that start at 0. The bounds never fall, so the steps tend to 0, as Adagrad's.
-
     This is the paper's SM3-II. The paper has $\varepsilon = 0$ and takes $0 / 0$ as 0,
-    as `eps=0` does here.
+    as `eps=0` does here; the default is optax's.
 
     **Arguments:**
 
     - `learning_rate`: $\alpha$, in [0, inf).
     - `momentum`: $\beta$, in [0, 1), which takes memory of the parameter's size, or
         `None` for $m_t = x_t$. Default 0.9, as in the paper.
-    - `eps`: $\varepsilon$, inside the root, in [0, inf). Default 1e-8, as in optax.
-        Keyword only.
+    - `eps`: $\varepsilon$, inside the root, in [0, inf). Default 1e-8. Keyword only.
 
     **Source:** Anil, Gupta, Koren and Singer, [Memory-Efficient Adaptive
     Optimization](https://arxiv.org/abs/1901.11150), 2019.

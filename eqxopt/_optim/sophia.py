@@ -58,10 +58,9 @@ class Sophia(AbstractOptimizer):
 
     Every entry of $z$ is 1 or -1 at random: this is Hutchinson's estimate of the
     diagonal of the Hessian. It costs about two gradients and needs the loss as a
-    function, for which a part of the batch is enough:
-    `opt.apply(grads, model, value_fn=lambda model: loss(model, batch))`.
-    [`eqxopt.make_step`][] and [`eqxopt.fit`][] pass it. The random keys are derived
-    from `seed`.
+    function, for which a part of the batch is enough: `opt.apply(grads, model,
+    value_fn=lambda model: loss(model, batch))`. [`eqxopt.make_step`][] and
+    [`eqxopt.fit`][] pass it. Random keys come from `seed`.
 
     This is optax's rule. The paper's rule estimates the curvature before it steps, with
     $h_t$ in place of $h_{t-1}$. It does not correct the bias of $m_t$, and it draws $z$
@@ -77,8 +76,7 @@ class Sophia(AbstractOptimizer):
     - `b2`: $\beta_2$, the decay of the curvature, in [0, 1). Default 0.99.
     - `eps`: $\varepsilon$, in (0, inf). Default 1e-8.
     - `weight_decay`: $\lambda$, in [0, inf). Default 1e-4.
-    - `weight_decay_mask`: which parameters decay, a [selector][selectors]. Default:
-        all.
+    - `weight_decay_mask`: a [selector][selectors] of those that decay. Default: all.
     - `gamma`: $\gamma$, in [0, inf). Tune it until 10% to 50% of all entries are not
         clipped. Default 0.01.
     - `clip_threshold`: $\rho$, in (0, inf), or `None` for no clipping. Default 1.

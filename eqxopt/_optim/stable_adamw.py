@@ -21,9 +21,6 @@ class StableAdamW(AbstractLeafwiseOptimizer):
 
     $$
     \begin{aligned}
-    m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t \\
-    v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, |g_t|^2 \\
-    \hat m_t &= m_t / (1 - \beta_1^t), \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
     \rho_t &= \sqrt{\mathrm{mean}\left( |g_t|^2 / \max(\hat v_t, \varepsilon^2)
         \right)} \\
     \eta_t &= \alpha_t / \max(1,\, \rho_t / d) \\
@@ -32,10 +29,11 @@ class StableAdamW(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    The mean is over the entries of one parameter. This clipping comes from
-    [`eqxopt.Adafactor`][], and takes the place of clipping the gradient's norm. The
-    paper corrects the bias in the decay rates, $\hat\beta_t = \beta\, (1 -
-    \beta^{t-1}) / (1 - \beta^t)$, which gives the same $\hat m_t$ and $\hat v_t$.
+    with $\hat m_t$ and $\hat v_t$ of [`eqxopt.Adam`][]. The mean is over the entries of
+    one parameter. This clipping comes from [`eqxopt.Adafactor`][], and takes the place
+    of clipping the gradient's norm. The paper corrects the bias in the decay rates,
+    $\hat\beta_t = \beta\, (1 - \beta^{t-1}) / (1 - \beta^t)$, which gives the same
+    $\hat m_t$ and $\hat v_t$.
 
     **Arguments:**
 

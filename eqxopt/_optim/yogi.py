@@ -21,15 +21,14 @@ class Yogi(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    with $m_0 = v_0 = 10^{-6}$. The paper corrects no bias and starts $m$ at zero; both
-    follow optax here.
+    with $m_0 = v_0 = 10^{-6}$. The paper corrects no bias and has $m_0 = 0$; both are
+    optax's here.
 
     **Arguments:**
 
     - `learning_rate`: $\alpha$, in [0, inf).
     - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
-    - `b2`: $\beta_2$, in [0, 1); $1 - \beta_2$ is the pace of the second moment.
-        Default 0.999.
+    - `b2`: $\beta_2$, in [0, 1), for the pace $1 - \beta_2$ of $v$. Default 0.999.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-3.
 
     **Source:** Zaheer et al., [Adaptive Methods for Nonconvex

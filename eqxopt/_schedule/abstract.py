@@ -29,12 +29,10 @@ Step: TypeAlias = Int[Array, ""] | Scalar | int | float
 class AbstractSchedule(eqx.Module, metaclass=NumbersMeta):
     """A value that moves with the number of updates made.
 
-    A schedule is called with the count of updates made so far, so the first update
-    sees 0. Its numbers are array fields, also those that count steps: they can be
-    changed without recompiling, batched with `jax.vmap` and differentiated.
-
-    Add, subtract and multiply schedules with each other, with numbers and with
-    functions of the step.
+    A schedule is called with the count of updates made so far, so the first update sees
+    0. Its numbers are array fields, also those that count steps: they can be changed
+    without recompiling, batched with `jax.vmap` and differentiated. Add, subtract and
+    multiply schedules with each other, with numbers and with functions of the step.
     """
 
     # NumPy then leaves an operator with one of its numbers on the left to the schedule.
@@ -81,18 +79,7 @@ ScheduleLike: TypeAlias = AbstractSchedule | NumberLike | Callable[..., Any]
 class Constant(AbstractSchedule):
     """The same value at every step.
 
-    **Arguments:**
-
-    - `value`: that value.
-
-    !!! example
-
-        ```pycon
-        >>> from eqxopt import schedules
-        >>> print(schedules.Constant(0.5)(100))
-        0.5
-
-        ```
+    **Arguments:** `value`: that value.
     """
 
     value: Number = number("(-inf, inf)")
@@ -102,16 +89,15 @@ class Constant(AbstractSchedule):
 
 
 class Custom(AbstractSchedule):
-    """A schedule from a plain function of the step.
-
-    Wherever a schedule is accepted, so is such a function: it is wrapped for you. The
-    function is a static field, so numbers inside it are compiled in.
+    """A schedule from a plain function of the step. Wherever a schedule is accepted, so
+    is such a function: it is wrapped for you. The function is a static field, so
+    numbers inside it are compiled in.
 
     **Arguments:**
 
     - `function`: takes the step, an int32 scalar, and returns a scalar. Inside
-        [`Join`][eqxopt.schedules.Join], whose boundaries need not be integers, the
-        step is a float.
+        [`Join`][eqxopt.schedules.Join], whose boundaries may be fractions, it is a
+        float.
 
     **Raises:** a `ValueError` when it is called, if the function gives no scalar.
 
@@ -139,8 +125,7 @@ class Custom(AbstractSchedule):
 
 
 def as_schedule(x: ScheduleLike) -> AbstractSchedule:
-    """`x` as a schedule with buffers of its own, so that one schedule can be given in
-    several places."""
+    """`x` as a schedule with its own buffers, so that one can be given twice."""
     if isinstance(x, AbstractSchedule):
         return copied(x)
     other: Any = x
@@ -150,19 +135,7 @@ def as_schedule(x: ScheduleLike) -> AbstractSchedule:
 class Sum(AbstractSchedule):
     """The sum of two schedules. You write it `left + right`, or `left - right`.
 
-    **Arguments:**
-
-    - `left`, `right`: schedules, numbers or functions of the step.
-
-    !!! example
-
-        ```pycon
-        >>> from eqxopt import schedules
-        >>> rate = schedules.Linear(0.0, 1.0, transition_steps=100) + 0.5
-        >>> print(rate(25))
-        0.75
-
-        ```
+    **Arguments:** `left`, `right`: schedules, numbers or functions of the step.
     """
 
     left: AbstractSchedule = eqx.field(converter=as_schedule)
@@ -173,14 +146,10 @@ class Sum(AbstractSchedule):
 
 
 class Product(AbstractSchedule):
-    """The product of two schedules. You write it `left * right`.
+    """The product of two schedules. You write it `left * right`. It scales a schedule
+    by a number, or gives it the warm-up or the cool-down of another.
 
-    It scales a schedule by a number, and it gives one schedule the warm-up or the
-    cool-down of another.
-
-    **Arguments:**
-
-    - `left`, `right`: schedules, numbers or functions of the step.
+    **Arguments:** `left`, `right`: schedules, numbers or functions of the step.
 
     !!! example
 

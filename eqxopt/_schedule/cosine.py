@@ -27,17 +27,7 @@ class CosineDecay(AbstractSchedule):
     - `alpha`: $a$, the end as a fraction of `init_value`. Default 0.
     - `exponent`: $p$, in (0, inf). Default 1.
 
-    **Source:** Loshchilov and Hutter, [SGDR: Stochastic Gradient Descent with Warm
-    Restarts](https://arxiv.org/abs/1608.03983), 2017.
-
-    !!! example
-
-        ```pycon
-        >>> from eqxopt import schedules
-        >>> print(f"{schedules.CosineDecay(1.0, decay_steps=100)(50):.2f}")
-        0.50
-
-        ```
+    **Source:** that of [`SGDR`][eqxopt.schedules.SGDR].
     """
 
     init_value: Number = number("(-inf, inf)")
@@ -59,8 +49,7 @@ class WarmupCosineDecay(AbstractSchedule):
     - `init_value`: the value at step 0.
     - `peak_value`: the value at the end of the warm-up.
     - `warmup_steps`: the length of the warm-up, in [0, inf).
-    - `decay_steps`: the length of the whole, warm-up included; more than
-        `warmup_steps`.
+    - `decay_steps`: the whole length, warm-up included; more than `warmup_steps`.
     - `end_value`: the value at the end and after. Default 0.
     - `exponent`: the power to which the half cosine is raised, in (0, inf). Default 1.
 
@@ -97,10 +86,8 @@ class WarmupCosineDecay(AbstractSchedule):
 
 class SGDR(AbstractSchedule):
     r"""Cosine decay with warm restarts: cycles of
-    [`WarmupCosineDecay`][eqxopt.schedules.WarmupCosineDecay], one after the other.
-
-    It holds the value at the last cycle's end. The field `cycles` has the cycles as
-    schedules.
+    [`WarmupCosineDecay`][eqxopt.schedules.WarmupCosineDecay], one after the other. It
+    holds the last value. The field `cycles` has the cycles as schedules.
 
     **Arguments:**
 

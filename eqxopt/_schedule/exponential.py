@@ -19,15 +19,11 @@ class ExponentialDecay(AbstractSchedule):
     **Arguments:**
 
     - `init_value`: $v_0$.
-    - `transition_steps`: $T$, the steps in which the value is multiplied by the rate
-        once, in (0, inf).
+    - `transition_steps`: $T$, the steps for one factor $r$, in (0, inf).
     - `decay_rate`: $r$, in (0, inf). Above 1 the value grows.
-    - `transition_begin`: $b$, the step at which the value starts to move, in [0, inf).
-        Default 0.
-    - `staircase`: whether to round the exponent down, so that the value moves every
-        $T$ steps only. Default `False`.
-    - `end_value`: a bound of the value, from below if $r < 1$ and from above otherwise.
-        Default `None`, no bound.
+    - `transition_begin`: $b$, the step at which it starts, in [0, inf). Default 0.
+    - `staircase`: whether to round the exponent down to integers. Default `False`.
+    - `end_value`: a bound, from below if $r < 1$ and else from above. Default `None`.
 
     !!! example
 
@@ -61,14 +57,11 @@ class WarmupExponentialDecay(AbstractSchedule):
     - `init_value`: the value at step 0.
     - `peak_value`: the value at the end of the warm-up.
     - `warmup_steps`: the length of the warm-up, in [0, inf).
-    - `transition_steps`: the steps in which the value is then multiplied by the rate
-        once, in (0, inf).
-    - `decay_rate`: that rate, in (0, inf).
+    - `transition_steps`: $T$ of the decay, in (0, inf).
+    - `decay_rate`: $r$ of the decay, in (0, inf).
     - `transition_begin`: how many steps the peak is held, in [0, inf). Default 0.
-    - `staircase`: whether the value moves every `transition_steps` steps only. Default
-        `False`.
-    - `end_value`: a bound of the decay, from below if the rate is below 1 and from
-        above otherwise. Default `None`, no bound.
+    - `staircase`: whether the decay moves every $T$ steps only. Default `False`.
+    - `end_value`: the bound of the decay. Default `None`, no bound.
 
     !!! example
 

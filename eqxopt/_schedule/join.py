@@ -15,18 +15,15 @@ def _as_schedules(schedules: Iterable[ScheduleLike]) -> tuple[AbstractSchedule, 
 
 
 class Join(AbstractSchedule):
-    """Several schedules, one after the other, each counting from its own start.
-
-    A delay is a schedule joined to a number: `Join((0.0, schedule), (100,))`.
+    """Several schedules, one after the other, each counting from its own start. A delay
+    is a schedule joined to a number: `Join((0.0, schedule), (100,))`.
 
     **Arguments:**
 
     - `schedules`: schedules, numbers or functions of the step.
-    - `boundaries`: the steps at which the next schedule takes over, in [0, inf) and
-        increasing.
+    - `boundaries`: the increasing steps in [0, inf) where the next schedule takes over.
 
-    **Raises:** a `ValueError` if `boundaries` do not increase, or are not one fewer
-    than `schedules`.
+    **Raises:** a `ValueError` unless `boundaries` increase, one fewer than `schedules`.
 
     !!! example
 

@@ -20,8 +20,7 @@ class PiecewiseConstant(AbstractSchedule):
     - `values`: the value from each of these steps on. optax takes factors instead,
         of which these are the products.
 
-    **Raises:** a `ValueError` if `boundaries` do not increase, or are not as many as
-    `values`.
+    **Raises:** a `ValueError` unless `boundaries` increase and are as many as `values`.
 
     !!! example
 
@@ -55,8 +54,7 @@ class PiecewiseInterpolate(AbstractSchedule):
     - `init_value`: the value at step 0.
     - `boundaries`: steps, in [0, inf) and increasing.
     - `values`: the value at each of these steps; the last one stays. optax takes
-        factors instead, of which these are the products, so that there no other value
-        can follow a 0.
+        factors instead, of which these are products; there only 0 can follow 0.
 
     **Raises:** a `ValueError` for another `interpolate_type`, or if `boundaries` do
     not increase, or are not as many as `values`.
@@ -92,9 +90,8 @@ class PiecewiseInterpolate(AbstractSchedule):
 
 
 class OneCycleLinear(AbstractSchedule):
-    r"""One cycle in three lines: up to a peak, back, and further down to the end.
-
-    With the peak $v$, the length $T$ and the factors $d$ and $f$, it goes through
+    r"""One cycle in three lines: up to a peak, back, and further down to the end. With
+    the peak $v$, the length $T$ and the factors $d$ and $f$, it goes through
 
     $$
     (0, v / d), \quad (p_1 T, v), \quad (p_2 T, v / d), \quad (T, v / (d f))
@@ -106,10 +103,8 @@ class OneCycleLinear(AbstractSchedule):
 
     - `transition_steps`: $T$, in (0, inf).
     - `peak_value`: $v$.
-    - `pct_start`: $p_1$, the part of the steps after which the value is at its peak, in
-        [0, 1]. Default 0.3.
-    - `pct_final`: $p_2$, the part after which it is back where it began, in
-        $(p_1, 1]$. Default 0.85.
+    - `pct_start`: $p_1$, the part until the peak, in [0, 1]. Default 0.3.
+    - `pct_final`: $p_2$, the part until the value is back, in $(p_1, 1]$. Default 0.85.
     - `div_factor`: $d$, in (0, inf). Default 25.
     - `final_div_factor`: $f$, in (0, inf). Default 1e4.
 
@@ -149,27 +144,22 @@ class OneCycleLinear(AbstractSchedule):
 
 
 class OneCycleCosine(AbstractSchedule):
-    r"""One cycle in two half cosines: up to a peak, and down to the end.
-
-    With the peak $v$, the length $T$ and the factors $d$ and $f$, it goes through
+    r"""One cycle in two half cosines: up to a peak, and down to the end. It is
+    [`OneCycleLinear`][eqxopt.schedules.OneCycleLinear] with other corners,
 
     $$
     (0, v / d), \quad (p T, v), \quad (T, v / (d f))
     $$
 
-    and stays at the end. optax rounds these steps down to integers.
-
     **Arguments:**
 
     - `transition_steps`: $T$, in (0, inf).
     - `peak_value`: $v$.
-    - `pct_start`: $p$, the part of the steps after which the value is at its peak, in
-        [0, 1]. Default 0.3.
+    - `pct_start`: $p$, in [0, 1]. Default 0.3.
     - `div_factor`: $d$, in (0, inf). Default 25.
     - `final_div_factor`: $f$, in (0, inf). Default 1e4.
 
-    **Source:** Smith and Topin, [Super-Convergence: Very Fast Training of Neural
-    Networks Using Large Learning Rates](https://arxiv.org/abs/1708.07120), 2017.
+    **Source:** that of [`OneCycleLinear`][eqxopt.schedules.OneCycleLinear].
 
     !!! example
 

@@ -20,17 +20,7 @@ class Linear(AbstractSchedule):
     - `init_value`: $v_0$.
     - `end_value`: $v_1$.
     - `transition_steps`: $T$, the steps from the one to the other, in (0, inf).
-    - `transition_begin`: $b$, the step at which the line starts, in [0, inf). Default
-        0.
-
-    !!! example
-
-        ```pycon
-        >>> from eqxopt import schedules
-        >>> print(schedules.Linear(0.0, 1.0, transition_steps=100)(25))
-        0.25
-
-        ```
+    - `transition_begin`: $b$, the step at which it starts, in [0, inf). Default 0.
     """
 
     init_value: Number = number("(-inf, inf)")
@@ -45,8 +35,7 @@ class Linear(AbstractSchedule):
 
 
 class Polynomial(AbstractSchedule):
-    r"""A power of a straight line from one value to another, constant before and
-    after.
+    r"""A power of a line from one value to another, constant before and after.
 
     $$
     v_1 + (v_0 - v_1) \left( 1 - \mathrm{clip}((t - b) / T, 0, 1) \right)^p
@@ -59,17 +48,7 @@ class Polynomial(AbstractSchedule):
     - `power`: $p$, in (0, inf). With 1 this is [`Linear`][eqxopt.schedules.Linear];
         above 1 the value moves fast first, below 1 fast at the end.
     - `transition_steps`: $T$, the steps from the one to the other, in (0, inf).
-    - `transition_begin`: $b$, the step at which the value starts to move, in [0, inf).
-        Default 0.
-
-    !!! example
-
-        ```pycon
-        >>> from eqxopt import schedules
-        >>> print(schedules.Polynomial(1.0, 0.0, power=2, transition_steps=100)(50))
-        0.25
-
-        ```
+    - `transition_begin`: $b$, the step at which it starts, in [0, inf). Default 0.
     """
 
     init_value: Number = number("(-inf, inf)")

@@ -19,16 +19,6 @@ class WarmupConstant(AbstractSchedule):
     - `peak_value`: the value at the end of the warm-up and after.
     - `warmup_steps`: the length of the warm-up, in [0, inf). With 0 the value is the
         peak from the start; in optax it is `init_value` for ever.
-
-    !!! example
-
-        ```pycon
-        >>> from eqxopt import schedules
-        >>> rate = schedules.WarmupConstant(0.0, 1.0, warmup_steps=10)
-        >>> print(*(rate(step) for step in (0, 5, 10, 1000)))
-        0.0 0.5 1.0 1.0
-
-        ```
     """
 
     init_value: Number = number("(-inf, inf)")
@@ -109,13 +99,11 @@ _DECAYS = {
 
 
 class WarmupStableDecay(AbstractSchedule):
-    r"""A straight line up to a peak, which is held, then a decay: WSD, also called the
-    trapezoid.
+    r"""WSD, or the trapezoid: a line up to a peak, which is held, then a decay.
 
     Its length need not be known from the start, unlike a cosine's: training can go on
-    from where the decay began. The lengths of the three phases add up, whereas the
-    `decay_steps` of [`WarmupCosineDecay`][eqxopt.schedules.WarmupCosineDecay] are the
-    whole.
+    from where the decay began. The lengths of the phases add up; the `decay_steps` of
+    [`WarmupCosineDecay`][eqxopt.schedules.WarmupCosineDecay] are the whole.
 
     **Arguments:**
 

@@ -31,17 +31,15 @@ class Accumulated(NamedTuple):
 
 
 class Accumulate(AbstractOptimizer):
-    r"""Gradient accumulation: one update for the mean gradient of several
-    micro-batches.
+    r"""Gradient accumulation: one update for the mean gradient of micro-batches.
 
     $$
     \bar g = \sum_{i=1}^{k} w_i\, g_i \Big/ \sum_{i=1}^{k} w_i
     $$
 
-    Every call of `apply` adds the gradient of one micro-batch, and every $k$-th call
-    makes one update with the mean. In between, the update is not computed, and the
-    model and the wrapped optimizer stay as they are, bit for bit. Sums are kept in at
-    least float32.
+    Every call of `apply` adds one gradient, and every $k$-th call makes one update with
+    the mean. In between, the update is not computed, and the model and the wrapped
+    optimizer stay as they are, bit for bit. Sums are float32 at least.
 
     `count` is the number of updates, not of calls, so that schedules, also that of
     `every`, move with the updates. An update is made as soon as `micro_steps` reaches
@@ -49,12 +47,10 @@ class Accumulate(AbstractOptimizer):
     has been summed so far, such as at the end of an epoch.
 
     All micro-batches have the weight $w_i = 1$, unless `weighted` gives the next one
-    another. If $g_i$ is a mean over $n_i$ examples,
-    `opt.weighted(n_i).apply(grads, model)` gives the mean over all examples. A weight
-    holds for one call. A micro-batch of weight 0 counts as a call and adds nothing,
-    even if its gradient is NaN.
-
-    If `apply` is given losses, the wrapped optimizer is given their mean with the same
+    another. If $g_i$ is a mean over $n_i$ examples, `opt.weighted(n_i).apply(grads,
+    model)` gives the mean over all examples. A weight holds for one call. A micro-batch
+    of weight 0 counts as a call and adds nothing, even if its gradient is NaN. If
+    `apply` is given losses, the wrapped optimizer is given their mean with the same
     weights. It is given the `value_fn` of the last micro-batch.
 
     **Arguments:**
@@ -117,8 +113,7 @@ class Accumulate(AbstractOptimizer):
 
         **Arguments:**
 
-        - `weight`: a number in [0, inf), such as the number of examples or tokens in
-            the micro-batch.
+        - `weight`: in [0, inf), such as the number of examples or tokens in it.
         """
         count_of(self)
         weight = as_number(weight)

@@ -24,8 +24,7 @@ class Cautious(AbstractWrapper):
     The whole update is masked, a weight decay included. The paper does not mask the
     decay; for that put it outside: `DecoupledWeightDecay(Cautious(Adam(1e-3)), 0.1)`.
     The paper's algorithm divides by $(n \bar m_t + 1) / n$ for a parameter of $n$
-    entries. The floor $\varepsilon$ is that of timm, and differs for small parameters
-    only.
+    entries. The floor $\varepsilon$ is timm's, and differs for small parameters only.
 
     **Arguments:**
 

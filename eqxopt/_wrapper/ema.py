@@ -45,14 +45,12 @@ class EMA(AbstractWrapper):
     **Arguments:**
 
     - `optimizer`: any optimizer.
-    - `decay`: $\beta$, in [0, 1). The average reaches over about the last
-        $1 / (1 - \beta)$ weights.
+    - `decay`: $\beta$, in [0, 1). It averages about the last $1 / (1 - \beta)$ weights.
     - `debias`: whether to correct the bias. Default `True`.
 
     **Source:** Polyak and Juditsky, [Acceleration of Stochastic Approximation by
     Averaging](https://doi.org/10.1137/0330046), 1992; Kingma and Ba, [Adam: A Method
-    for Stochastic Optimization](https://arxiv.org/abs/1412.6980), 2014, Section 7.2,
-    for this form of it.
+    for Stochastic Optimization](https://arxiv.org/abs/1412.6980), 2014, Section 7.2.
 
     !!! example
 

@@ -40,11 +40,9 @@ class Hyperball(AbstractWrapper):
     network with normalization layers does little more than find a balance of norm and
     learning rate. So the wrapped optimizer should have none. If a learning rate
     $\alpha$ and a weight decay $\lambda$ were good without, a good rate is about
-    $\sqrt{\alpha \lambda}$.
-
-    All other parameters get the update $u_t$ as it is. A matrix that is 0 does not
-    move, nor does one whose update is 0. So do not initialize a matrix with zeros, or
-    leave it out.
+    $\sqrt{\alpha \lambda}$. All other parameters get the update $u_t$ as it is. A
+    matrix that is 0 does not move, nor does one whose update is 0. So do not initialize
+    a matrix with zeros, or leave it out.
 
     **Arguments:**
 
@@ -55,12 +53,11 @@ class Hyperball(AbstractWrapper):
         Each matrix of a stack has its own norm. Keyword only.
     - `initial_norm`: whether $R$ is the norm that a matrix had in `init`, kept in at
         least float32. With `False` it is that of $\theta_{t-1}$, which needs no state,
-        but drifts with the rounding of bfloat16. Default `True`, as the authors have
-        it. Keyword only.
+        but drifts with the rounding of bfloat16. Default `True`, the authors'. Keyword
+        only.
 
     **Raises:** without `rate`, `init` raises a `ValueError` if the wrapped optimizer
-    has no learning rate, or several; also for a parameter that has too few axes for a
-    matrix.
+    has no learning rate, or several; also for a matrix that has too few axes.
 
     **Source:** Wen et al., [From Weight Decay to Hyperball
     Optimization](https://whenwen.github.io/blog/2025/weight-decay-hyperball-part-1/),
@@ -83,7 +80,7 @@ class Hyperball(AbstractWrapper):
 
     optimizer: AbstractOptimizer = inner()
     rate: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
-    matrices: MatricesField = matrices_of(default=default_matrices)
+    matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
     initial_norm: bool = eqx.field(default=True, static=True, kw_only=True)
 
     @property

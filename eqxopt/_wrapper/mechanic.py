@@ -62,16 +62,13 @@ class Mechanic(AbstractOptimizer):
     $$
 
     with $\beta_i = 1 - 10^{-i}$ for $i = 1, \dots, n$. Products and norms are those of
-    all parameters together. The updates are multiplied by `opt.scale`, which is
-    $\sum_i s_i$.
+    all parameters together. Updates are multiplied by `opt.scale`, $\sum_i s_i$.
 
     Give the wrapped optimizer a learning rate of 1, or a schedule relative to 1. If the
     first update is below the precision of the parameters, it is lost, and so are all
     that follow. The wrapped optimizer should not normalize its updates by itself, as
-    LARS and LAMB do.
-
-    As in optax, $h_t$ is clipped to $m_{t-1,i}$ in $r_{t,i}$, which the paper does not
-    do. A negative $r_{t,i}$ is kept, which the authors' package for torch sets to 0.
+    LARS and LAMB do. As in optax, $h_t$ is clipped to $m_{t-1,i}$ in $r_{t,i}$, which
+    the paper does not do. A negative $r_{t,i}$ is kept; their package sets it to 0.
 
     **Arguments:**
 
@@ -79,26 +76,11 @@ class Mechanic(AbstractOptimizer):
     - `weight_decay`: $\lambda$, in [0, inf), added to that of `optimizer`. It makes
         results vary less between seeds. Default 0.01.
     - `eps`: $\varepsilon$, in (0, inf). Default 1e-8.
-    - `s_init`: $s_0$, in (0, inf), the first scale, which should be too small. Default
-        1e-6.
+    - `s_init`: $s_0$, in (0, inf), the first scale, meant too small. Default 1e-6.
     - `num_betas`: $n$, an integer in [1, inf). Default 6.
 
     **Source:** Cutkosky et al., [Mechanic: A Learning Rate
     Tuner](https://arxiv.org/abs/2306.00144), 2023.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.Mechanic(eqxopt.SGD(1.0), s_init=1e-3).init(x)
-        >>> for _ in range(20):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x)
-        >>> print(f"{f(x):.2f} {opt.scale:.2f}")
-        0.00 0.04
-
-        ```
     """
 
     optimizer: AbstractOptimizer = inner()

@@ -12,11 +12,9 @@ from .._types import Amount, AnyLeaf, Leaves, Self
 
 
 class Monitor(AbstractOptimizer):
-    """Keeps the norms of the last step, for logging.
-
-    Each is the Euclidean norm over all parameters together. The gradients are those
-    that `Monitor` is given: around a chain that clips, those before clipping. Training
-    itself stays as it is.
+    """Keeps the norms of the last step, for logging. Each is the Euclidean norm over
+    all parameters together. The gradients are those that `Monitor` is given: around a
+    chain that clips, those before clipping. Training itself stays as it is.
 
     **Arguments:**
 
@@ -39,8 +37,7 @@ class Monitor(AbstractOptimizer):
     gradient_norm: Amount = eqx.field(default=None, init=False)
     """The norm of the gradients; 0 before the first step."""
     update_norm: Amount = eqx.field(default=None, init=False)
-    """The norm of the updates, which include the learning rate; 0 before the first
-    step."""
+    """The norm of the updates, learning rate included; 0 before the first step."""
     parameter_norm: Amount = eqx.field(default=None, init=False)
     """The norm of the parameters before the last step, or in `init`."""
 

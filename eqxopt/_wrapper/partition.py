@@ -25,8 +25,7 @@ class Partition(AbstractOptimizer):
     hyperparameters, under its label: `opt.optimizers["decay"]`,
     `opt.replace(**{"decay.learning_rate": 1e-4})`.
 
-    **Raises:** a `ValueError` for a label that is not in the dictionary, with the path
-    of the parameter.
+    **Raises:** a `ValueError` with the path of a parameter whose label is not there.
 
     !!! example
 

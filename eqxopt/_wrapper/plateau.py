@@ -15,10 +15,8 @@ from .._types import Amount, Count, Leaf, Scalar, Self
 
 
 class ReduceOnPlateau(AbstractSharedWrapper):
-    r"""Shrinks the updates where the loss has stopped falling.
-
-    The mean $f$ of every $n$ losses is compared with the best mean so far, $f^\star$.
-    It is better if
+    r"""Shrinks the updates where the loss has stopped falling. The mean $f$ of every
+    $n$ losses is compared with the best mean so far, $f^\star$. It is better if
 
     $$
     f < (1 - r) f^\star - a
@@ -26,12 +24,11 @@ class ReduceOnPlateau(AbstractSharedWrapper):
 
     All updates are multiplied by `scale`. After $p$ means in a row that are not better,
     `scale` becomes $\max(\gamma\, \mathrm{scale}, s)$, and the next $c$ means are not
-    counted as worse. Give `apply` the loss: `opt.apply(grads, model, value=loss)`.
+    counted as worse. Give `apply` the loss: `opt.apply(grads, model, value=loss)`. The
+    arguments and their meaning are those of optax. PyTorch's scheduler of the same name
+    shrinks one comparison later for the same `patience`.
 
-    The arguments and their meaning are those of optax. PyTorch's scheduler of the same
-    name shrinks one comparison later for the same `patience`.
-
-    **Arguments:**
+    **Arguments:** numbers or schedules, but for the first.
 
     - `optimizer`: any optimizer.
     - `factor`: $\gamma$, in (0, 1). Default 0.1.
@@ -42,8 +39,6 @@ class ReduceOnPlateau(AbstractSharedWrapper):
     - `accumulation_size`: $n$, in [1, inf). Default 1, which suits a loss on validation
         data. The loss of one batch is noisy, so take more for it.
     - `min_scale`: $s$, in [0, inf). Default 0.
-
-    Each is a number or a schedule.
 
     **Raises:** a `ValueError` if `apply` is not given the loss.
 

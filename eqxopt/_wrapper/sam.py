@@ -7,12 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._abstract.optimizer import (
-    AbstractOptimizer,
-    count_of,
-    inner,
-    needed_value_fn,
-)
+from .._abstract.optimizer import AbstractOptimizer, count_of, inner, needed_value_fn
 from .._abstract.rescaling import wide_gradients
 from .._abstract.rules import begun, rules
 from .._abstract.step import Step
@@ -58,8 +53,7 @@ class SAM(AbstractOptimizer):
     **Arguments:**
 
     - `optimizer`: any optimizer.
-    - `rho`: $\rho$, in [0, inf). Default 0.05, the paper's. ASAM needs about ten times
-        as much.
+    - `rho`: $\rho$, in [0, inf). Default 0.05; ASAM needs about ten times that.
     - `adaptive`: whether distances are relative to the weights. Default `False`.
 
     **Raises:** a `ValueError` if `apply` is not given `value_fn`.
@@ -68,20 +62,6 @@ class SAM(AbstractOptimizer):
     Generalization](https://arxiv.org/abs/2010.01412), 2021; Kwon et al., [ASAM:
     Adaptive Sharpness-Aware Minimization](https://arxiv.org/abs/2102.11600), 2021,
     whose code adds 0.01 to $|\theta|$.
-
-    !!! example
-
-        ```pycon
-        >>> import jax, jax.numpy as jnp, eqxopt
-        >>> f = lambda x: jnp.sum(x**2)
-        >>> x = jnp.array([1.0, 2.0, 3.0])
-        >>> opt = eqxopt.SAM(eqxopt.SGD(0.1), rho=0.05).init(x)
-        >>> for _ in range(5):
-        ...     x, opt = opt.apply(jax.grad(f)(x), x, value_fn=f)
-        >>> print(f"{f(x):.2f}")
-        1.42
-
-        ```
     """
 
     uses_value_fn: ClassVar[bool] = True

@@ -29,27 +29,23 @@ class ScheduleFree(AbstractWrapper):
     from $x_0 = y_0 = z_0$. The model holds $y_t$, at which gradients are computed. The
     wrapped optimizer is given these and $y_t$, and makes the step $u_t$. The result of
     training is the average $x_t$: evaluate, and finally use, `opt.eval_params(model)`.
-    Statistics that a model gathers, as in batch normalization, have to be gathered
-    again at $x_t$.
+    Gather statistics of the model, as in batch normalization, again at $x_t$.
 
     The average takes the place of momentum, so the wrapped optimizer should have none.
     Its learning rate $\alpha_t$ should not decay; a warm-up is welcome.
-    [`eqxopt.ScheduleFreeSGD`][] and [`eqxopt.ScheduleFreeAdamW`][] are complete.
-
-    The state is $z_t$; $x_t$ is computed from it and the model. Anything else that
-    changes the model between steps therefore changes the average, too.
-
-    In the paper $\gamma_t$ is the rate $\alpha_t$ itself. Here it is the largest rate
-    so far, as in the authors' code and optax, so that no step after a warm-up weighs
-    less. Optax takes the rate of the step that follows.
+    [`eqxopt.ScheduleFreeSGD`][] and [`eqxopt.ScheduleFreeAdamW`][] are complete. The
+    state is $z_t$; $x_t$ is computed from it and the model. Anything else that changes
+    the model between steps therefore changes the average, too. In the paper $\gamma_t$
+    is the rate $\alpha_t$ itself. Here it is the largest rate so far, as in the
+    authors' code and optax, so that no step after a warm-up weighs less. Optax takes
+    the rate of the step that follows.
 
     **Arguments:**
 
     - `optimizer`: any optimizer, without momentum.
     - `weight_lr`: $\alpha$ for $\gamma_t$ alone, in [0, inf). Default `None`, for the
         wrapped optimizer's learning rate, however deep in other wrappers.
-    - `b1`: $\beta_1$, in (0, 1). Default 0.9. For long training 0.95 and 0.98 are worth
-        a try.
+    - `b1`: $\beta_1$, in (0, 1). Default 0.9. For long training try 0.95 and 0.98.
     - `weight_lr_power`: $p$, in [0, inf). With 0 all steps weigh the same. Default 2.
     - `state_dtype`: the dtype in which $z$ is kept ([dtypes][dtypes]).
 

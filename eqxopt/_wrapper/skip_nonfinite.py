@@ -19,9 +19,8 @@ class SkipNonFinite(AbstractOptimizer):
 
     In a skipped step the model and the wrapped optimizer stay as they are, bit for bit.
     If `apply` is given the loss, the loss must be finite, too. `count` is the number of
-    calls; `optimizer.count` is the number of steps made.
-
-    Training through skipped steps can be differentiated: derivatives stay finite.
+    calls; `optimizer.count` is the number of steps made. Training through skipped steps
+    can be differentiated: derivatives stay finite.
 
     **Arguments:**
 

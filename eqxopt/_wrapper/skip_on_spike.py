@@ -42,8 +42,7 @@ class SkipOnSpike(AbstractOptimizer):
 
     In a skipped step the model and the wrapped optimizer stay as they are, bit for bit.
     The loss is compared only if `apply` is given it: `opt.apply(grads, model,
-    value=loss)`. `count` is the number of calls; `optimizer.count` is the number of
-    steps made.
+    value=loss)`. `count` is the number of calls; `optimizer.count` that of steps made.
 
     **Arguments:**
 

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, Float
 
 import eqxopt
+from eqxopt import rules
 
 
 class Net(eqx.Module):
@@ -68,6 +69,44 @@ def hyperparameters(path_to_rate: Callable[[str, Array], float], net: Net) -> No
 def mistakes() -> None:
     """Each ignored error is one that the checker must see."""
     eqxopt.AdamW()  # pyright: ignore[reportCallIssue]
+    eqxopt.AdamW("oops")  # pyright: ignore[reportArgumentType]
+    eqxopt.AdamW(0.1, weight_decay=None)  # pyright: ignore[reportArgumentType]
     eqxopt.AdamW(0.1, beta1=0.9)  # pyright: ignore[reportCallIssue]
     eqxopt.AdamW(0.1, nesterov="yes")  # pyright: ignore[reportArgumentType]
     eqxopt.EMA(0.99, 0.99)  # pyright: ignore[reportArgumentType]
+    eqxopt.Muon(0.1, newton_schulz="fast")  # pyright: ignore[reportArgumentType]
+    eqxopt.schedules.Linear()  # pyright: ignore[reportCallIssue]
+    eqxopt.schedules.Linear("x", 1, 2)  # pyright: ignore[reportArgumentType]
+    Descent()  # pyright: ignore[reportCallIssue]
+    Descent("oops")  # pyright: ignore[reportArgumentType]
+
+
+class Descent(eqxopt.AbstractLeafwiseOptimizer):
+    """An optimizer of the user's own."""
+
+    learning_rate: rules.Hyperparameter = rules.hyperparameter("[0, inf)")
+    clip: rules.OptionalHyperparameter = rules.hyperparameter("(0, inf)", default=None)
+    mask: rules.OptionalMask = rules.mask_of("learning_rate", default=None)
+    nesterov: bool = eqx.field(default=False, static=True)
+
+    def init_leaf(self, param: rules.Leaf) -> rules.Momentum:
+        return rules.Momentum(rules.zeros_like(param))
+
+    def update_leaf(
+        self,
+        t: rules.Scalar,
+        grad: rules.Leaf,
+        param: rules.Leaf,
+        state: rules.Momentum,
+    ) -> tuple[rules.Leaf, rules.Momentum]:
+        assert_type(self.learning_rate, Array)
+        assert_type(self.clip, Array | None)
+        mu = rules.ema(state.mu, grad, rules.sqrt(t))
+        return -self.learning_rate * mu, rules.Momentum(mu)
+
+
+def own(net: Net) -> None:
+    opt = Descent(lambda step: 0.1, clip=1.0, mask=lambda path, array: True).init(net)
+    assert_type(opt, Descent)
+    net, opt = opt.apply(net, net)
+    assert_type(net, Net)
