@@ -197,7 +197,7 @@ def test_every_public_name_is_in_the_docs():
 
 def test_every_public_class_says_what_it_is():
     for name, x in public().items():
-        if inspect.isclass(x) and not name.startswith("Abstract"):
+        if dataclasses.is_dataclass(x) and not name.startswith("Abstract"):
             has_arguments = any(f.init for f in dataclasses.fields(x))
             assert not has_arguments or "**Arguments:**" in x.__doc__, name
 

@@ -4,10 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from cases import OPTIMIZERS
 from problems import curved, Model, small_params
 from training_loops import (
+    arrays,
     assert_close,
     assert_equal,
     avals,
@@ -121,6 +123,11 @@ class TestSameInSameOut:
         )
 
 
+def next_step(model, opt):
+    grads = jax.tree.map(jnp.sin, eqx.filter(model, eqx.is_inexact_array))
+    return opt.apply(grads, model, value=1.0, value_fn=curved)
+
+
 def hyperparameter(opt):
     """The learning rate, under the name that this optimizer gives it."""
     names = list(opt.hyperparameters())
@@ -140,6 +147,27 @@ class TestModelInModelOut:
         assert (after.steps, after.name, after.nothing) == (3, "model", None)
         assert not np.array_equal(after.layers[0].weight, model.layers[0].weight)
         assert type(opt.eval_params(after)) is Model
+
+    def test_saved_and_loaded(self, name, tmp_path):
+        """By equinox, model and optimizer, and by orbax, the optimizer: the next step
+        is the same to the bit."""
+        trained = Model(), OPTIMIZERS[name].make().init(Model())
+        for _ in range(2):
+            trained = next_step(*trained)
+        model, opt = trained
+        other = Model(jax.random.key(1))
+        fresh = OPTIMIZERS[name].make().init(other)
+        eqx.tree_serialise_leaves(tmp_path / "checkpoint.eqx", trained)
+        loaded = eqx.tree_deserialise_leaves(
+            tmp_path / "checkpoint.eqx", (other, fresh)
+        )
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / "checkpoint", opt)
+            checkpointer.wait_until_finished()
+            restored = checkpointer.restore(tmp_path / "checkpoint", fresh)
+        expected = arrays(next_step(*trained))
+        assert_equal(arrays(next_step(*loaded)), expected)
+        assert_equal(arrays(next_step(model, restored)), expected)
 
     def test_absent_gradients_change_nothing(self, name):
         params = small_params()

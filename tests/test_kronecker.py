@@ -30,7 +30,9 @@ def run(opt, params, steps):
     return jax.lax.scan(body, (params, opt.init(params)), stacked)[0]
 
 
-@pytest.mark.parametrize("limit, kept", [(1, [False, False]), (4, [False, True])])
+@pytest.mark.parametrize(
+    "limit, kept", [(1, [False, False]), (4, [False, True]), (5, [True, True])]
+)
 def test_long_sides_have_no_factor(limit, kept):
     x = jnp.ones((5, 4))
     soap = eqxopt.SOAP(0.1, max_precond_dim=limit).init(x).state

@@ -41,9 +41,8 @@ class Muon(AbstractMatrixOptimizer):
     \end{aligned}
     $$
 
-    where $\mathrm{NS}$, [`eqxopt.NewtonSchulz`][], brings all singular values near 1.
-
-    A weight of `equinox.nn.Linear` is the matrix (out, in); a convolution kernel (out,
+    where $\mathrm{NS}$, [`eqxopt.NewtonSchulz`][], brings all singular values near 1. A
+    weight of `equinox.nn.Linear` is the matrix (out, in); a convolution kernel (out,
     in, ...) is flattened to (out, in · ...). Matrices of one shape are treated in one
     batch. This is optax's rule with its axis 1 as the input. By its default, axis 0,
     the scale of an Equinox layer is that of its transpose. PyTorch does not divide by

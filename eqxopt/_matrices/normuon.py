@@ -60,12 +60,12 @@ class NorMuon(AbstractMatrixOptimizer):
     - `learning_rate`: $\alpha$ of the matrices, in [0, inf).
     - `beta`: $\beta$, in [0, 1). Default 0.95.
     - `beta2`: $\beta_2$, in [0, 1). Default 0.95.
-    - `eps`: $\varepsilon$, in [0, inf), also of $\mathrm{NS}$. Default 1e-8.
+    - `eps`: $\varepsilon$, in [0, inf), also in $\mathrm{NS}$. Default 1e-8.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.01.
     - `mask`: which matrices decay, a [selector][selectors]. Default: all.
     - `consistent_rms`: $c$, in [0, inf), for steps whose root mean square is $c$ for
         every shape: $c \sqrt{n_\text{out} n_\text{in}}$ replaces $s \|O_t\|$. Default
-        `None`: $s$.
+        `None`, for $s$.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
     - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
     - `nesterov`: whether $\hat m_t$ looks one step ahead. Default `False`.

@@ -90,13 +90,11 @@ class PSGDKron(AbstractRefreshedMatrixOptimizer):
     This whitens gradients: at rest, $A$ is as $B$ on average. The norm is a cheap lower
     bound of the spectral norm. A side of more than `max_size_triangular` has a diagonal
     factor. So have both sides of a parameter that is not a matrix; a vector has one
-    factor, as large as itself.
-
-    This is the rule of `distributed-kron`, without its division of large matrices into
-    blocks and, for arrays of more than two axes, with the flattening of a convolution.
-    As there, a change comes $1 / p_t$ steps after the last, and not at random. It
-    balances the sizes of the two factors now and then, which changes nothing but
-    rounding; here every change begins with that.
+    factor, as large as itself. This is the rule of `distributed-kron`, without its
+    division of large matrices into blocks and, for arrays of more than two axes, with
+    the flattening of a convolution. As there, a change comes $1 / p_t$ steps after the
+    last, and not at random. It balances the sizes of the two factors now and then,
+    which changes nothing but rounding; here every change begins with that.
 
     **Arguments:** the last two are keyword only.
 

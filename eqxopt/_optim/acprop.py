@@ -52,8 +52,8 @@ class AcProp(AbstractLeafwiseOptimizer):
     - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 
     **Source:** Zhuang et al., [Momentum Centering and Asynchronous Update for Adaptive
-    Gradient Methods](https://arxiv.org/abs/2110.05454), 2021. Both $\varepsilon$ are
-    optax's.
+    Gradient Methods](https://arxiv.org/abs/2110.05454), 2021. The defaults of both
+    $\varepsilon$ are optax's.
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

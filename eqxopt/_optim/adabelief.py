@@ -55,8 +55,8 @@ class AdaBelief(AbstractLeafwiseOptimizer):
     - `nesterov`: keyword only. Default `False`.
 
     **Source:** Zhuang et al., [AdaBelief Optimizer: Adapting Stepsizes by the Belief in
-    Observed Gradients](https://arxiv.org/abs/2010.07468), 2020. Both $\varepsilon$ are
-    optax's.
+    Observed Gradients](https://arxiv.org/abs/2010.07468), 2020. The defaults of both
+    $\varepsilon$ are optax's.
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

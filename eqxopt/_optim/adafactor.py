@@ -87,9 +87,9 @@ class Adafactor(AbstractLeafwiseOptimizer):
     - `min_dim_size_to_factor`: the size from which both axes are factored. Default 128.
     - `decay_rate`: $c$, in [0, inf). Default 0.8.
     - `decay_offset`: $t_0$, in (-inf, inf). Default 0. The step at which fine-tuning
-        starts if steps are counted on from an earlier training: until $t_0 + 1$,
+        starts if steps are counted on from an earlier training: up to $t = t_0 + 1$,
         $\hat\beta_t = 0$.
-    - `multiply_by_parameter_scale`: for steps in its proportion. Default `True`.
+    - `multiply_by_parameter_scale`: whether to scale by the parameter. Default `True`.
     - `clipping_threshold`: $d$, in (0, inf), usually at least 1, or `None`. Default 1.
     - `momentum`: $\beta_1$, in [0, 1). Default `None`, which saves its memory.
     - `dtype_momentum`: the dtype in which the running mean of the steps is kept

@@ -52,8 +52,8 @@ class Adan(AbstractLeafwiseOptimizer):
     - `b2`: $\beta_2$, the decay and weight of its changes, in [0, 1). Default 0.92.
     - `b3`: $\beta_3$, the decay of the second moment, in [0, 1). Default 0.99.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
-    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 1e-8, the
-        paper's 0.
+    - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 1e-8, as in
+        optax. The paper has none.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
     - `mask`: which parameters decay, a [selector][selectors]. Default: all.
 

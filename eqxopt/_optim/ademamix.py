@@ -59,8 +59,8 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
     - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
     - `b3`: $\beta_3$, the decay of the slow mean, in [0, 1). Default 0.9999. In runs of
         a few thousand steps 0.999 does better.
-    - `alpha`: $\alpha$, the weight of the slow mean, in [0, inf). Default 5, usual 4 to
-        10.
+    - `alpha`: $\alpha$, the weight of the slow mean, in [0, inf). Default 5; the
+        authors use 4 to 10.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
     - `eps_root`: $\bar\varepsilon$, inside the root, in [0, inf). Default 0.
     - `mu_dtype`: the dtype in which $m$ and $n$ are kept ([dtypes][dtypes]). bfloat16

@@ -32,7 +32,7 @@ class AMSGrad(AbstractLeafwiseOptimizer):
 
     with $\hat m_t$ and $\hat v_t$ of [`eqxopt.Adam`][]. The paper corrects no bias;
     turn both corrections off for its algorithm. PyTorch takes the maximum before it
-    corrects the bias, here, as in optax, afterwards.
+    corrects the bias; here, as in optax, it comes afterwards.
 
     **Arguments:**
 

@@ -63,15 +63,13 @@ class CAME(AbstractLeafwiseOptimizer):
     $$
 
     where $S_t$ is the running mean of the instability $U_t$ with decay $\beta_3$,
-    factored like that of $|g_t|^2$. Nothing is corrected for its start at zero, so
-    the first steps of a matrix are about ten times longer: warm the learning rate up.
-
-    A parameter without two axes of more than one entry has the running mean of
-    $|g_t|^2 + \varepsilon_1$ itself, and $u_t = -\alpha_t (m_t + \lambda
-    \theta_{t-1})$, as in the authors' code; the paper has matrices alone. An array of
-    more axes is a stack of matrices along its two longest axes, as in
-    [`eqxopt.Adafactor`][]; the authors' code takes its last two, which saves nothing
-    for a convolution.
+    factored like that of $|g_t|^2$. Nothing is corrected for its start at zero, so the
+    first steps of a matrix are about ten times longer: warm the learning rate up. A
+    parameter without two axes of more than one entry has the running mean of $|g_t|^2 +
+    \varepsilon_1$ itself, and $u_t = -\alpha_t (m_t + \lambda \theta_{t-1})$, as in the
+    authors' code; the paper has matrices alone. An array of more axes is a stack of
+    matrices along its two longest axes, as in [`eqxopt.Adafactor`][]; the authors' code
+    takes its last two, which saves nothing for a convolution.
 
     **Arguments:**
 

@@ -48,7 +48,8 @@ class Estimate(NamedTuple):
 
 
 class DAdaptAdamW(AbstractCoupledOptimizer):
-    r"""D-Adaptation: AdamW at an estimate, from below, of the distance to the solution.
+    r"""D-Adaptation: AdamW whose learning rate is an estimate, from below, of the
+    distance to the solution.
 
     $$
     \begin{aligned}
@@ -78,7 +79,7 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
     - `b1`: $\beta_1$, the decay of the first moment, in [0, 1). Default 0.9.
     - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-8.
-    - `estim_lr0`: $d_0$, in (0, inf), the first estimate, too small. Default 1e-6.
+    - `estim_lr0`: $d_0$, in (0, inf), a too small first estimate. Default 1e-6.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
 
     **Source:** Defazio and Mishchenko, [Learning-Rate-Free Learning by
@@ -128,7 +129,8 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
 
 
 class Prodigy(AbstractCoupledOptimizer):
-    r"""Prodigy: AdamW at an estimate, from below, of the distance to the solution.
+    r"""Prodigy: AdamW whose learning rate is an estimate, from below, of the distance
+    to the solution.
 
     $$
     \begin{aligned}
@@ -147,7 +149,7 @@ class Prodigy(AbstractCoupledOptimizer):
     The inner product, the norm, the bias correction and `opt.shared.estimate`, which is
     $d_t$, are as in [`eqxopt.DAdaptAdamW`][].
 
-    **Arguments:** `b2`, `b3` and the `estim_` two are for the whole model.
+    **Arguments:** `b2`, `b3`, `estim_lr0` and `estim_lr_coef` are for the whole model.
 
     - `learning_rate`: $\alpha$, in [0, inf). Default 1. Give it a schedule from 1 to 0
         and no other number. Different ones enter the sums as if rescaled.
@@ -155,7 +157,7 @@ class Prodigy(AbstractCoupledOptimizer):
     - `b2`: $\beta_2$, the decay of the second moment, in [0, 1). Default 0.999.
     - `b3`: $\beta_3$, of the sums, in [0, 1). Default `None`, for $\sqrt{\beta_2}$.
     - `eps`: $\varepsilon$, in [0, inf). Default 1e-8.
-    - `estim_lr0`: $d_0$, in (0, inf), the first estimate, too small. Default 1e-6.
+    - `estim_lr0`: $d_0$, in (0, inf), a too small first estimate. Default 1e-6.
     - `estim_lr_coef`: $c$, in [0, inf). Default 1. Tune this, between 0.5 and 2.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.
     - `safeguard_warmup`: whether $s_t$ is made with $d_{t-1}$ for $\gamma_t$, so that a

@@ -44,7 +44,7 @@ class Distance(NamedTuple):
 
 
 class SquaredDistance(NamedTuple):
-    """The same with the squared distance, and with weights in the sum."""
+    """`Distance` with the squared distance and a weighted sum of squared norms."""
 
     squared_distance: Scalar
     weighted_sum: Scalar

@@ -25,8 +25,8 @@ class Fromage(AbstractLeafwiseOptimizer):
     has $\alpha_t$ times the length of the parameter, and $c_t$ keeps such steps from
     lengthening it: a step at a right angle to the parameter leaves its norm as it was.
     $c_t$ shrinks the parameter also where the gradient is 0. The paper has no
-    $\varepsilon$, and none is needed: with $\varepsilon = 0$, the ratio is 1 where a
-    norm is 0.
+    $\varepsilon$, and none is needed: with $\varepsilon = 0$, the ratio is 1 where one
+    of the norms is 0.
 
     **Arguments:**
 

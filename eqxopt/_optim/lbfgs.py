@@ -98,8 +98,8 @@ class LBFGS(AbstractOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\alpha$, in [0, inf). It scales the direction. Default `None`,
-        for 1.
+    - `learning_rate`: $\alpha$, in [0, inf). It scales the direction before the search.
+        Default `None`, for 1.
     - `memory_size`: $m$, in [1, inf), the number of pairs kept. Default 10. The state
         has $2m + 1$ times the size of the model, $2m + 2$ without a search.
     - `scale_init_precond`: whether to start from $\gamma_t I$, not $I$. Default `True`.

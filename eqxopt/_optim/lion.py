@@ -30,7 +30,8 @@ class Lion(AbstractLeafwiseOptimizer):
     Only one moment is kept. As every entry moves by the full $\alpha_t$, the authors
     advise a learning rate 3 to 10 times smaller than for AdamW, and a weight decay as
     many times larger. For a complex entry the sign is $z / |z|$. Training can be
-    differentiated, but the sign has derivative 0, and so have $\beta_1$ and $\beta_2$.
+    differentiated, but the derivative of the sign is 0, and so are those by $\beta_1$
+    and $\beta_2$.
 
     **Arguments:**
 

@@ -76,12 +76,10 @@ class MoMo(AbstractCoupledOptimizer):
     with $m_1 = g_1$, $\bar f_1 = f(\theta_0)$ and $\gamma_1 = \langle g_1, \theta_0
     \rangle$. Products and norm are those of all parameters together. `apply` needs the
     loss $f(\theta_{t-1})$: `opt.apply(grads, model, value=loss)`.
-    `opt.shared.step_size` is $\tau_t$.
-
-    With `adapt_lower_bound=True` $f^\star_t$ is an estimate, never below $f^\star$. If
-    it is above the bound that makes the step 0, we lower it to half of that bound
-    before the update. After the update it becomes $\bar f_t + \langle m_t, \theta_{t-1}
-    \rangle - \gamma_t - \frac12 \tau_t \|m_t\|^2$.
+    `opt.shared.step_size` is $\tau_t$. With `adapt_lower_bound=True` $f^\star_t$ is an
+    estimate, never below $f^\star$. If it is above the bound that makes the step 0, we
+    lower it to half of that bound before the update. After the update it becomes $\bar
+    f_t + \langle m_t, \theta_{t-1} \rangle - \gamma_t - \frac12 \tau_t \|m_t\|^2$.
 
     In the paper and its authors' package the decay divides the step as well, $u_t =
     -(\tau_t m_t + \alpha_t \lambda \theta_{t-1}) / (1 + \alpha_t \lambda)$; here, as in

@@ -57,7 +57,7 @@ class Rprop(AbstractLeafwiseOptimizer):
     - `min_step_size`: $\eta_\min$, in [0, inf). Default 1e-6.
     - `max_step_size`: $\eta_\max$, in (0, inf). Default 50.
     - `delayed`: whether to take each step one update late. Default `True`, for optax's
-        numbers; better is `False`. Keyword only.
+        numbers; otherwise prefer `False`. Keyword only.
 
     **Raises:** a `TypeError` by `init` for a complex parameter, which has no sign.
 

@@ -51,8 +51,8 @@ class Signum(AbstractLeafwiseOptimizer):
     The sign of a complex entry is $z / |z|$. [`eqxopt.Lion`][] gives the current
     gradient a weight of its own; with $\beta_1 = \beta_2$ and no decay it is this. The
     paper's decay is in the gradient; for a decoupled one use
-    [`eqxopt.DecoupledWeightDecay`][]. Training can be differentiated, but the sign
-    itself has derivative 0, and so has that by $\beta$.
+    [`eqxopt.DecoupledWeightDecay`][]. Training can be differentiated, but the
+    derivative of the sign, and so that by $\beta$, is 0.
 
     **Arguments:**
 

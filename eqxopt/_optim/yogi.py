@@ -21,8 +21,8 @@ class Yogi(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    with $m_0 = v_0 = 10^{-6}$. The paper corrects no bias and has $m_0 = 0$; both are
-    optax's here.
+    with $m_0 = v_0 = 10^{-6}$. The paper corrects no bias and starts $m$ at zero; both
+    follow optax here.
 
     **Arguments:**
 

@@ -33,14 +33,13 @@ class EMA(AbstractWrapper):
 
     Training itself stays as it is; `opt.eval_params(model)` gives the model with the
     averages $\bar\theta_t$. With a constant $\beta$, $w_t = 1 - \beta^t$: this is the
-    usual average that starts from zeros, with its bias corrected, and the first
-    average is $\theta_1$. With `debias=False`, $w_t = 1$: the average starts from the
-    initial weights, which keep the weight $\beta^t$, as in PyTorch and timm.
-
-    Averages are kept in at least float32. The weights that are averaged are those that
-    the updates of this optimizer lead to. So put `EMA` outside of wrappers that change
-    updates, and inside of [`Accumulate`][eqxopt.Accumulate], where it counts updates
-    and not micro-batches.
+    usual average that starts from zeros, with its bias corrected, and the first average
+    is $\theta_1$. With `debias=False`, $w_t = 1$: the average starts from the initial
+    weights, which keep the weight $\beta^t$, as in PyTorch and timm. Averages are kept
+    in at least float32. The weights that are averaged are those that the updates of
+    this optimizer lead to. So put `EMA` outside of wrappers that change updates, and
+    inside of [`Accumulate`][eqxopt.Accumulate], where it counts updates and not
+    micro-batches.
 
     **Arguments:**
 

@@ -53,7 +53,7 @@ class SAM(AbstractOptimizer):
     **Arguments:**
 
     - `optimizer`: any optimizer.
-    - `rho`: $\rho$, in [0, inf). Default 0.05; ASAM needs about ten times that.
+    - `rho`: $\rho$, in [0, inf). Default 0.05, the paper's. ASAM needs about 0.5.
     - `adaptive`: whether distances are relative to the weights. Default `False`.
 
     **Raises:** a `ValueError` if `apply` is not given `value_fn`.
