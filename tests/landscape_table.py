@@ -170,7 +170,7 @@ TABLE = {
     ),
     "LAMB": dict(
         quadratic=(0.3, 100),
-        rosenbrock=(0.003, 10000, 0.3),
+        rosenbrock=(0.001, 30000),
         saddle=(0.01, 1000),
         noisy=(0.1, 100),
         factorization=(0.003, 1000),
