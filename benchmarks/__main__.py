@@ -1,6 +1,6 @@
 """Runs the benchmarks and prints their table.
 
-python -m benchmarks [update steps large matrices everyone imports tricks] [--save FOLDER]
+python -m benchmarks [PART ...] [--save FOLDER]
 """
 
 import argparse

@@ -23,15 +23,15 @@ from .timing import Figure, interleaved
 def tricks() -> list[Figure]:
     return [
         *_compared(
-            "`once_per_shape`: AdamW, 600 parameters",
+            "`once_per_shape`: AdamW, 240 parameters",
             lambda: eqxopt.AdamW(1e-3),
-            600,
+            240,
             {"_abstract.leafwise._update_leaf": _unwrapped},
         ),
         *_compared(
-            "`in_jit`: AdamW, 600 parameters",
+            "`in_jit`: AdamW, 240 parameters",
             lambda: eqxopt.AdamW(1e-3),
-            600,
+            240,
             {"_abstract.optimizer.in_jit": lambda old: lambda: False},
         ),
         *_compared(
@@ -51,9 +51,9 @@ def tricks() -> list[Figure]:
             },
         ),
         *_compared(
-            "`all_finite`: SkipNonFinite(Adam), 600 parameters",
+            "`all_finite`: SkipNonFinite(Adam), 240 parameters",
             lambda: eqxopt.SkipNonFinite(eqxopt.Adam(1e-3)),
-            600,
+            240,
             {"_wrapper.skip_nonfinite.all_finite": lambda old: _plainly_finite},
         ),
         *_compared(
@@ -95,7 +95,7 @@ def _compared(
         lambda: lower() and None,
         lambda: lower_without() and None,
         before=jax.clear_caches,
-        repeats=7,
+        repeats=5,
         warm_up=1,
     )
     lowered: dict[str, Any] = {}
