@@ -10,6 +10,7 @@ import pytest
 
 import eqxopt
 from eqxopt._compile.closures import as_pytree
+from eqxopt.rules import begun
 
 
 BATCH = np.ones(2)
@@ -150,15 +151,15 @@ def test_unused_functions_are_dropped():
     compilations = []
 
     class Recorded(eqxopt.AbstractOptimizer):
-        def init(self, params):
-            return self
+        def start(self, parameters):
+            return begun(self, parameters)
 
-        def update(self, grads, params, *, value=None, value_fn=None):
-            compilations.append(value_fn is not None)
-            return jax.tree.map(jnp.negative, grads), self
+        def advance(self, step):
+            compilations.append(step.value_fn is not None)
+            return [-grad for grad in step.grads], self
 
-        def eval_params(self, params):
-            return params
+        def evaluate(self, parameters):
+            return parameters.arrays
 
     x = jnp.ones(2)
     opt = eqxopt.EMA(Recorded(), 0.9).init(x)
@@ -170,15 +171,16 @@ def test_unused_functions_are_dropped():
 
 def test_an_undeclared_use_is_named():
     class Undeclared(eqxopt.AbstractOptimizer):
-        def init(self, params):
-            return self
+        def start(self, parameters):
+            return begun(self, parameters)
 
-        def update(self, grads, params, *, value=None, value_fn=None):
-            value_fn(params)
-            return grads, self
+        def advance(self, step):
+            step.value_fn(step.parameters.model(step.parameters.arrays))
+            return step.grads, self
 
-        def eval_params(self, params):
-            return params
+        def evaluate(self, parameters):
+            return parameters.arrays
 
+    x = jnp.ones(2)
     with pytest.raises(TypeError, match="`uses_value_fn = True`"):
-        Undeclared().apply(jnp.ones(2), jnp.ones(2), value_fn=jnp.sum)
+        Undeclared().init(x).apply(x, x, value_fn=jnp.sum)

@@ -175,7 +175,7 @@ def hyperparameter(interval: str, **options: Any) -> Any:
         ...     def update_leaf(self, t, grad, param, state):
         ...         return -self.learning_rate * grad, state
         >>> params = jnp.ones(2)
-        >>> opt = Descent(lambda step: 0.5 / (step + 1)).init(params)
+        >>> opt = Descent(eqxopt.schedules.Linear(0.5, 0.1, 100)).init(params)
         >>> print(opt.apply(params, params)[0])
         [0.5 0.5]
 
