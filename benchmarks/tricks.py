@@ -45,7 +45,7 @@ def tricks() -> list[Figure]:
             lambda: eqxopt.Muon(0.02),
             60,
             {
-                "_abstract.matrixwise.opaque_indices": lambda old: (
+                "_abstract.batches.opaque_indices": lambda old: (
                     lambda indices, count: indices
                 )
             },

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from own_optimizers import MeanGradient, SoftClip, UniformAverage
+
 import eqxopt
 
 
@@ -352,3 +354,8 @@ WRAPPERS: dict[str, Case] = {
         lambda inner: eqxopt.SkipOnSpike(inner, window=4), guards=True
     ),
 }
+
+# Those of a user, which the documentation shows: the contract holds for them as well.
+OWN_OPTIMIZERS = {"MeanGradient": Case(lambda: MeanGradient(0.01, 0.8, 0.1))}
+OWN_TRANSFORMS = {"SoftClip": Case(lambda: SoftClip(0.1))}
+OWN_WRAPPERS = {"UniformAverage": around(UniformAverage)}

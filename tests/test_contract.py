@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from cases import OPTIMIZERS
+from cases import OPTIMIZERS as TABLE, OWN_OPTIMIZERS
 from problems import curved, Model, small_params
 from training_loops import (
     arrays,
@@ -20,6 +20,9 @@ from training_loops import (
 )
 
 import eqxopt
+
+
+OPTIMIZERS = TABLE | OWN_OPTIMIZERS
 
 
 # All tests of one case run in a row, so that they share compiled programs.

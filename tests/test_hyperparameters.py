@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import OPTIMIZERS
+from cases import OPTIMIZERS as TABLE, OWN_OPTIMIZERS
 from problems import params_and_still, still_loss as loss
 
 import eqxopt
 from eqxopt import schedules
+
+
+OPTIMIZERS = TABLE | OWN_OPTIMIZERS
 
 
 # All tests of one case run in a row, so that they share compiled programs.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import TRANSFORMS
+from cases import OWN_TRANSFORMS, TRANSFORMS as TABLE
 from problems import Model, params_and_still, small_params, still_loss as loss
 from training_loops import (
     assert_close,
@@ -20,6 +20,9 @@ from training_loops import (
 
 import eqxopt
 from eqxopt import schedules
+
+
+TRANSFORMS = TABLE | OWN_TRANSFORMS
 
 
 # All tests of one case run in a row, so that they share compiled programs.

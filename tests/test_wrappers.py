@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import INNER, WRAPPERS
+from cases import INNER, OWN_WRAPPERS, WRAPPERS as TABLE
 from problems import (
     curved,
     Model,
@@ -30,6 +30,9 @@ from eqxopt._abstract.optimizer import as_optimizer
 from eqxopt._tree import replace_fields
 
 
+WRAPPERS = TABLE | OWN_WRAPPERS
+
+
 PAIRS = [(wrapper, inner) for wrapper in WRAPPERS for inner in INNER]
 
 # All tests of one case run in a row, so that they share compiled programs.
@@ -46,7 +49,7 @@ def test_every_wrapper_is_in_the_table():
         and not name.startswith("Abstract")
         and "optimizer" in x.__annotations__
     }
-    assert wrappers == {type(WRAPPERS[wrapper].make()).__name__ for wrapper in WRAPPERS}
+    assert wrappers == {type(case.make()).__name__ for case in TABLE.values()}
 
 
 @every_pair
