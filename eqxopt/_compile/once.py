@@ -46,9 +46,10 @@ def all_finite(arrays: Iterable[AnyLeaf | None]) -> Bool[Array, ""]:
     each = [_finite_as_row(x) for x in arrays if x is not None]
     if not each:
         return jnp.asarray(True)
-    # The root keeps the compiler from merging all of `each` into every place where the
-    # answer is used, which for 600 parameters makes 4 seconds into 4 minutes: what
-    # costs little is repeated, and a root is thought to cost much.
+    # The root keeps the compiler from repeating all of `each` in every place where the
+    # answer is used: it repeats what costs little, and takes a root to cost much.
+    # SkipNonFinite(Adam), 240 parameters, jax 0.10.2 on CPU, November 2026: 3.1 s to
+    # compile, and 36.8 s without.
     return jnp.sqrt(jnp.any(~jnp.concatenate(each)).astype(jnp.float32)) == 0
 
 
@@ -63,8 +64,9 @@ def summed(terms: Sequence[T], dtype: jnp.dtype) -> T:
     rows = [
         jnp.stack([x.astype(dtype) for x in jtu.tree_leaves(term)]) for term in terms
     ]
-    # A sum costs little, and so a compiler makes it anew in every place where it is
-    # used: minutes of work for 600 parameters. A product of matrices it makes once.
+    # A compiler repeats a sum in every place where it is used, because it costs little.
+    # It makes a product of matrices once. Prodigy, 600 parameters, jax 0.10.2 on CPU,
+    # November 2026: more than two minutes to compile with sums of scalars.
     ones = jnp.ones(len(rows), dtype)
     sums = jnp.matmul(ones, jnp.stack(rows), precision=jax.lax.Precision.HIGHEST)
     return jtu.tree_structure(terms[0]).unflatten(jnp.unstack(sums))
