@@ -105,42 +105,28 @@ def _counted(shapes: Iterable[tuple[str, int]], most: int = 4) -> str:
     return " + ".join(shown[:most] + more)
 
 
-# What a user does not call: the methods that a rule consists of.
-_WRITTEN = (
-    "start",
-    "advance",
-    "evaluate",
-    "init_leaf",
-    "update_leaf",
-    "wrap_leaf",
-    "eval_leaf",
-    "measure_leaf",
-    "init_shared",
-    "update_shared",
-    "start_shared",
-    "lower",
-    "init_matrix",
-    "accumulate",
-    "due",
-    "refresh",
-    "precondition",
-    "step",
-    "factor",
+# What is for authors of rules, beside the methods that a base class leaves abstract.
+_FOR_AUTHORS = {
     "views",
     "groups",
-)
-_DECLARED = (
     "uses_value_fn",
     "per_example",
     "needs_inner_rate",
     "shared_hyperparameters",
-)
+    "inner_rate",
+    "param_dtype",
+}
 
 
 def completions(transform: Any) -> list[str]:
     """The names that a user calls or reads."""
-    own = {f.name for f in dataclasses.fields(transform)}
+    own = {field.name for field in dataclasses.fields(transform)}
     names = own | {name for name in dir(type(transform)) if not name.startswith("_")}
-    hidden = {*_WRITTEN, *_DECLARED}
-    shown = {name for name in names if name in own or name not in hidden}
-    return sorted(shown - {"inner_rate", "param_dtype"})
+    written = {
+        name
+        for base in type(transform).__mro__
+        for name, member in vars(base).items()
+        if getattr(member, "__isabstractmethod__", False)
+    }
+    # A field may have the name of such a method: `ReduceOnPlateau.factor`.
+    return sorted(names - (written - own) - _FOR_AUTHORS)
