@@ -177,6 +177,9 @@ class TestNewtonSchulz:
             eqxopt.NewtonSchulz((1.0, 2.0))
         with pytest.raises(ValueError, match="`steps` must be an integer"):
             eqxopt.NewtonSchulz(steps=0)
+        for optimizer in (eqxopt.Muon, eqxopt.NorMuon, eqxopt.Scion):
+            with pytest.raises(TypeError, match="newton_schulz"):
+                optimizer(0.1, newton_schulz="polar-express")
 
 
 class TestFallback:

@@ -131,6 +131,16 @@ class NewtonSchulz(eqx.Module, metaclass=OptionsMeta):
         return steps.astype(x.dtype)
 
 
+def as_newton_schulz(x: NewtonSchulz) -> NewtonSchulz:
+    """A field converter: the steps that an optimizer takes."""
+    if not isinstance(x, NewtonSchulz):
+        raise TypeError(
+            "`newton_schulz` takes the steps as a module, such as "
+            f"`eqxopt.NewtonSchulz('polar-express', steps=8)`, not {x!r}"
+        )
+    return x
+
+
 def newton_schulz(
     x: Matrix, coefficients: Sequence[Triple], steps: int, *, gram: bool
 ) -> Matrix:

@@ -21,7 +21,7 @@ from .._fields import (
 from .._math import debiased_mean, ema, Momentum
 from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
-from ._newton_schulz import NewtonSchulz, spectral_scale
+from ._newton_schulz import as_newton_schulz, NewtonSchulz, spectral_scale
 
 
 class Muon(AbstractMatrixOptimizer):
@@ -102,7 +102,9 @@ class Muon(AbstractMatrixOptimizer):
     matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
     nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
-    newton_schulz: NewtonSchulz = eqx.field(default_factory=NewtonSchulz, kw_only=True)
+    newton_schulz: NewtonSchulz = eqx.field(
+        converter=as_newton_schulz, default_factory=NewtonSchulz, kw_only=True
+    )
     mu_dtype: DType = dtype_option(default=None, kw_only=True)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> Momentum:

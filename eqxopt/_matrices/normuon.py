@@ -25,7 +25,7 @@ from .._fields import (
 from .._math import abs_sq, debiased_mean, divide, ema, sqrt, stable_norm
 from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
-from ._newton_schulz import NewtonSchulz, spectral_scale
+from ._newton_schulz import as_newton_schulz, NewtonSchulz, spectral_scale
 
 
 class MomentumAndRows(NamedTuple):
@@ -89,7 +89,9 @@ class NorMuon(AbstractMatrixOptimizer):
     matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
-    newton_schulz: NewtonSchulz = eqx.field(default_factory=NewtonSchulz, kw_only=True)
+    newton_schulz: NewtonSchulz = eqx.field(
+        converter=as_newton_schulz, default_factory=NewtonSchulz, kw_only=True
+    )
     mu_dtype: DType = dtype_option(default=None, kw_only=True)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> MomentumAndRows:

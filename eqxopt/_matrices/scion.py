@@ -22,7 +22,7 @@ from .._fields import (
 from .._math import ema, Momentum
 from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
-from ._newton_schulz import NewtonSchulz
+from ._newton_schulz import as_newton_schulz, NewtonSchulz
 
 
 class Scion(AbstractMatrixOptimizer):
@@ -88,7 +88,9 @@ class Scion(AbstractMatrixOptimizer):
     constrained: bool = eqx.field(default=True, static=True, kw_only=True)
     matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
     fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
-    newton_schulz: NewtonSchulz = eqx.field(default_factory=NewtonSchulz, kw_only=True)
+    newton_schulz: NewtonSchulz = eqx.field(
+        converter=as_newton_schulz, default_factory=NewtonSchulz, kw_only=True
+    )
     mu_dtype: DType = dtype_option(default=None, kw_only=True)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> Momentum:
