@@ -1,38 +1,64 @@
 """The last changes to a built page: equations become MathML, which browsers draw
-without any script."""
+without any script. A warning, which fails a strict build, says where that was
+impossible, and which members a page asks for but does not show."""
 
 import html
+import logging
 import re
 from typing import Any
 
+import yaml
 from latex2mathml.converter import convert
+from mkdocs.structure.pages import Page
 
 
-def on_page_content(content: str, **_: Any) -> str:
+log = logging.getLogger("mkdocs.hooks.pages")
+
+
+def on_page_content(content: str, *, page: Page, **_: Any) -> str:
+    name = page.file.src_path
     # The docstring that dataclasses inherit for their `__init__`.
     content = content.replace(
         "<p>Initialize self.  See help(type(self)) for accurate signature.</p>", ""
     )
-    # A default that comes from a factory: the docstring says which it is.
-    content = content.replace(
-        '=&lt;</span><span class="n">factory</span><span class="o">&gt;</span>',
-        '=</span><span class="o">...</span>',
-    )
     content = re.sub(
         r'<div class="arithmatex">\\\[(.*?)\\\]</div>',
-        lambda match: f"<p>{_mathml(match[1], display='block')}</p>",
+        lambda x: f'<p class="equation">{_mathml(x[1], name, display="block")}</p>',
         content,
         flags=re.DOTALL,
     )
-    return re.sub(
+    content = re.sub(
         r'<span class="arithmatex">\\\((.*?)\\\)</span>',
-        lambda match: _mathml(match[1], display="inline"),
+        lambda x: _mathml(x[1], name, display="inline"),
         content,
         flags=re.DOTALL,
     )
+    # A dollar outside code is an equation whose borders were not found.
+    text = re.sub(r"<(pre|code|math)\b.*?</\1>", "", content, flags=re.DOTALL)
+    if "$" in text or "arithmatex" in text:
+        log.warning(f"{name}: an equation was left as it is")
+    for member in _members(page.markdown or ""):
+        if f'id="{member}"' not in content:
+            log.warning(f"{name}: `{member}` is not shown; has it a docstring?")
+    return content
 
 
-def _mathml(latex: str, display: str) -> str:
+def _mathml(latex: str, page: str, display: str) -> str:
+    latex = html.unescape(latex).strip()
     # The converter only knows this layout by its other name.
-    latex = html.unescape(latex).replace("{aligned}", "{split}")
-    return convert(latex.strip(), display=display)
+    mathml = convert(latex.replace("{aligned}", "{split}"), display=display)
+    # It keeps the backslashes of characters that LaTeX escapes.
+    mathml = re.sub(r"\\([_%&#$])", r"\1", mathml)
+    if "\\" in html.unescape(mathml):
+        log.warning(f"{page}: not every command is known in `{latex}`")
+    return mathml
+
+
+def _members(markdown: str) -> list[str]:
+    """What `members:` asks for, by full name."""
+    blocks = re.findall(r"^::: (\S+)\n((?: +\S.*\n?)+)", markdown, flags=re.MULTILINE)
+    return [
+        f"{owner}.{member}"
+        for owner, options in blocks
+        for member in yaml.safe_load(options)["options"].get("members", [])
+    ]
