@@ -77,7 +77,9 @@ from ._optim.sm3 import SM3 as SM3
 from ._optim.sophia import Sophia as Sophia
 from ._optim.stable_adamw import StableAdamW as StableAdamW
 from ._optim.yogi import Yogi as Yogi
-from ._training.fit import fit as fit, History as History
+from ._training._history import History as History
+from ._training.checkpoint import load as load, save as save
+from ._training.fit import fit as fit
 from ._training.step import make_step as make_step
 from ._transform.adaptive_clip import (
     AdaptiveGradientClipping as AdaptiveGradientClipping,

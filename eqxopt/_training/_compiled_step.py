@@ -1,5 +1,7 @@
 """A compiled function from a model and an optimizer to the next ones."""
 
+import dataclasses
+import operator
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -7,16 +9,24 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
+from jax.core import Tracer
 from jaxtyping import Array
+
+from ._step import Carry
+
+
+# How many structures of models and optimizers one step keeps programs for.
+_KEPT = 32
+_NAMES = "model", "optimizer", "state"
 
 
 class CompiledStep:
-    """`function(model, opt, *args) -> (model, opt, *out)`, compiled.
+    """`function(carry, args) -> (carry, out)`, compiled.
 
     Flattening is most of the cost of a step of a small model. So this class does it by
-    hand: if the model and the optimizer are those that the last call returned, it
-    reuses their leaves. `function` must return a model and an optimizer of the
-    structure that it was given.
+    hand: if the model, the optimizer and the state are those that the last call
+    returned, it reuses their leaves. `function` must return a carry of the structure
+    that it was given.
     """
 
     def __init__(self, function: Callable[..., Any], donate: bool):
@@ -25,75 +35,99 @@ class CompiledStep:
         self._programs: dict[Any, _Program] = {}
         self._last: _LastResult | None = None
 
-    def __call__(self, model: Any, opt: Any, *args: Any) -> tuple[Any, ...]:
+    def __call__(self, carry: Carry, args: Any) -> tuple[Carry, Any]:
         last = self._last
-        if last is not None and last.is_of(model, opt):
+        if last is not None and last.is_still(carry):
             arrays, program = last.arrays, last.program
         else:
-            arrays, program = self._flatten(model, opt)
+            leaves, treedef = jtu.tree_flatten(carry)
+            if any(isinstance(x, Tracer) for x in leaves):
+                return self._function(carry, args)
+            arrays, program = self._program(carry, leaves, treedef)
         self._last = None
         try:
             new, out = program.run(arrays, args)
         except (RuntimeError, ValueError) as error:
-            if any(x.is_deleted() for x in arrays):
-                raise ValueError(
-                    "this model or optimizer was donated to an earlier step, whose "
-                    "results take its place. Use `model, opt, loss = step(model, opt, "
-                    "batch)`, or `make_step(..., donate=False)`."
-                ) from error
+            _explain(carry, args if self._donate else (), error)
             raise
-        model, opt = program.unflatten(new)
-        self._last = _LastResult(model, opt, new, program)
-        return model, opt, *out
+        carry = program.unflatten(new)
+        if not any(isinstance(x, Tracer) for x in new[:1]):
+            self._last = _LastResult(carry, new, program)
+        return carry, out
 
-    def _flatten(self, model: Any, opt: Any) -> tuple[list[Array], "_Program"]:
-        leaves, treedef = jtu.tree_flatten((model, opt))
+    def _program(
+        self, carry: Carry, leaves: list[Any], treedef: Any
+    ) -> tuple[list[Array], "_Program"]:
         arrays = [x for x in leaves if eqx.is_array(x)]
         static = tuple(None if eqx.is_array(x) else x for x in leaves)
         key = (treedef, static)
-        if key not in self._programs:
-            program = _Program(self._function, treedef, static, self._donate)
-            self._programs[key] = program
-        return arrays, self._programs[key]
+        program = self._programs.pop(key, None)
+        if program is None:
+            containers = _containers(carry)
+            program = _Program(
+                self._function, treedef, static, containers, self._donate
+            )
+        self._programs[key] = program
+        if len(self._programs) > _KEPT:
+            del self._programs[next(iter(self._programs))]
+        return arrays, program
 
 
 class _LastResult:
-    """The model and the optimizer that a step returned, with their arrays, for as long
-    as both objects are alive."""
+    """What a step returned, with its arrays, for as long as its objects are alive."""
 
-    def __init__(self, model: Any, opt: Any, arrays: list[Array], program: "_Program"):
+    def __init__(self, carry: Carry, arrays: list[Array], program: "_Program"):
         self.arrays: list[Array] = arrays
         self.program = program
+        self._held: list[Any] | None = None
+        if program.containers is None:
+            return
         try:
-            self._model = weakref.ref(model, self._forget)
-        except TypeError:
-            # A list or a dictionary, which the user may also change in place.
-            self._model = None
-        self._opt = weakref.ref(opt, self._forget)
+            self._refs = [
+                None if x is None else weakref.ref(x, self._forget) for x in carry
+            ]
+        except TypeError:  # a list or a dictionary, which is fast to flatten anyway
+            return
+        self._held = [_contents(get(carry)) for get in program.containers]
 
-    def is_of(self, model: Any, opt: Any) -> bool:
-        return self._model is not None and self._model() is model and self._opt() is opt
+    def is_still(self, carry: Carry) -> bool:
+        """Whether these are the same objects, unchanged."""
+        if self._held is None or self.program.containers is None:
+            return False
+        for ref, x in zip(self._refs, carry):
+            if (ref is None) != (x is None) or (ref is not None and ref() is not x):
+                return False
+        return all(
+            _same(_contents(get(carry)), held)
+            for get, held in zip(self.program.containers, self._held)
+        )
 
     def _forget(self, _: Any) -> None:
         self.arrays = []
-        self._model = None
+        self._held = None
 
 
 class _Program:
-    """The step for one structure of model and optimizer."""
+    """The step for one structure of model, optimizer and state."""
 
     def __init__(
-        self, function: Callable[..., Any], treedef: Any, static: tuple, donate: bool
+        self,
+        function: Callable[..., Any],
+        treedef: Any,
+        static: tuple[Any, ...],
+        containers: list[Callable[[Carry], Any]] | None,
+        donate: bool,
     ):
         self._treedef = treedef
         self._static = static
         self._function = function
+        self.containers = containers
         donated = (0,) if donate else ()
         self._compiled = jax.jit(
             self._run_flat, donate_argnums=donated, static_argnums=(2, 3)
         )
 
-    def run(self, arrays: list[Array], args: tuple[Any, ...]) -> Any:
+    def run(self, arrays: list[Array], args: Any) -> Any:
         leaves, treedef = jtu.tree_flatten(args)
         static = None
         if not all(eqx.is_array_like(x) for x in leaves):
@@ -106,16 +140,91 @@ class _Program:
 
     def _run_flat(
         self, arrays: list[Array], leaves: list[Array], treedef: Any, static: Any
-    ) -> tuple[list[Array], tuple[Any, ...]]:
-        model, opt = self.unflatten(arrays)
+    ) -> tuple[list[Array], Any]:
+        carry = self.unflatten(arrays)
         leaves = leaves if static is None else _merged(static, leaves)
-        args = treedef.unflatten(leaves)
-        new_model, new_opt, *out = self._function(model, opt, *args)
-        new = [x for x in jtu.tree_leaves((new_model, new_opt)) if eqx.is_array(x)]
-        return new, tuple(out)
+        new, out = self._function(carry, treedef.unflatten(leaves))
+        return [x for x in jtu.tree_leaves(new) if eqx.is_array(x)], out
 
 
 def _merged(static: tuple[Any, ...], arrays: list[Any]) -> list[Any]:
     """All leaves in order: `arrays` where `static` has `None`."""
     remaining = iter(arrays)
     return [next(remaining) if x is None else x for x in static]
+
+
+def _containers(tree: Any) -> list[Callable[[Any], Any]] | None:
+    """A getter for each list and dictionary in `tree`: what can be changed in place.
+
+    `None` if there is a node of another kind, whose contents cannot be watched.
+    """
+    getters: list[Callable[[Any], Any]] = []
+
+    def visit(node: Any, path: tuple[Callable[[Any], Any], ...]) -> bool:
+        if isinstance(node, list | dict):
+            getters.append(lambda tree: _followed(tree, path))
+        if isinstance(node, dict):
+            children = [(operator.itemgetter(key), x) for key, x in node.items()]
+        elif isinstance(node, list | tuple):
+            children = [(operator.itemgetter(i), x) for i, x in enumerate(node)]
+        elif isinstance(node, eqx.Module):
+            names = [f.name for f in dataclasses.fields(node)]
+            children = [
+                (operator.attrgetter(name), getattr(node, name))
+                for name in names
+                if hasattr(node, name)
+            ]
+        elif node is None or isinstance(node, eqx.nn.State):
+            children = []
+        else:
+            return jtu.all_leaves([node])
+        return all(visit(child, (*path, get)) for get, child in children)
+
+    return getters if visit(tree, ()) else None
+
+
+def _followed(tree: Any, path: tuple[Callable[[Any], Any], ...]) -> Any:
+    for get in path:
+        tree = get(tree)
+    return tree
+
+
+def _contents(container: list[Any] | dict[Any, Any]) -> tuple[Any, ...]:
+    if isinstance(container, dict):
+        return (*container.keys(), *container.values())
+    return tuple(container)
+
+
+def _same(contents: tuple[Any, ...], held: tuple[Any, ...]) -> bool:
+    return len(contents) == len(held) and all(map(operator.is_, contents, held))
+
+
+def _explain(carry: Carry, args: Any, error: Exception) -> None:
+    """Raise what is wrong with the arrays' memory, if anything is."""
+    seen: dict[int, str] = {}
+    for name, part in zip(_NAMES, carry):
+        for path, x in jtu.tree_leaves_with_path(part):
+            if not isinstance(x, jax.Array):
+                continue
+            where = f"the {name}'s {jtu.keystr(path)}"
+            if x.is_deleted():
+                raise ValueError(
+                    f"{where} was given away: this {name} was donated to an earlier "
+                    "step, whose results take its place. Use `model, opt, loss = "
+                    "step(model, opt, batch)`, or `make_step(..., donate=False)`."
+                ) from error
+            if id(x) in seen:
+                raise ValueError(
+                    f"{seen[id(x)]} and {where} are one array, which cannot be donated "
+                    "twice. Copy one of them, such as with `jax.tree.map(jnp.copy, "
+                    "...)`; tie layers with `equinox.nn.Shared`; or use "
+                    "`make_step(..., donate=False)`."
+                ) from error
+            seen[id(x)] = where
+    for path, x in jtu.tree_leaves_with_path(args):
+        if id(x) in seen:
+            raise ValueError(
+                f"{seen[id(x)]} is also an argument of the step, which gives its "
+                "memory to the next model. Pass a copy, such as `jax.tree.map("
+                "jnp.copy, model)`, or use `make_step(..., donate=False)`."
+            ) from error

@@ -7,73 +7,123 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
-from .._abstract.optimizer import AbstractOptimizer
+from .._abstract.optimizer import AbstractOptimizer, count_of
 from .._dtype import widen
+from .._wrapper.accumulate import Accumulate
+from ._loss import called, Given, Returned
+
+
+Carry = tuple[Any, Any, Any]  # a model, an optimizer and a state
 
 
 def training_step(
-    loss_fn: Callable[..., Any], has_aux: bool, microbatches: int = 1
-) -> Callable[..., Any]:
-    """The function `(model, opt, *batch) -> (model, opt, loss)`. With `has_aux` it
-    returns `aux` as well."""
+    loss_fn: Callable[..., Any],
+    carry: Carry,
+    given: Given,
+    *,
+    has_aux: bool,
+    microbatches: int = 1,
+) -> tuple[Carry, Returned]:
+    """The next model, optimizer and state, and what the loss function returned."""
+    model, opt, state = carry
+    if given.key is not None:
+        given = given._replace(key=jax.random.fold_in(given.key, batches_taken(opt)))
 
-    def loss_and_aux(model: PyTree, *batch: Any) -> tuple[Array, Any]:
-        value = loss_fn(model, *batch)
-        loss, aux = value if has_aux else (value, None)
-        if jnp.shape(loss) != ():
-            raise ValueError(
-                "the loss function must give a scalar, but gave an array of shape "
-                f"{jnp.shape(loss)}"
-            )
-        return loss, aux
+    def evaluated(model: PyTree, state: PyTree, given: Given) -> tuple[Array, Returned]:
+        returned = called(loss_fn, has_aux, model, state, given)
+        return returned.loss, returned
 
-    gradient = eqx.filter_value_and_grad(loss_and_aux, has_aux=True)
+    gradient = eqx.filter_value_and_grad(evaluated, has_aux=True)
+    if microbatches == 1:
+        (_, returned), grads = gradient(model, state, given)
+    else:
+        returned, grads = _over_parts(gradient, model, state, given, microbatches)
+    # JAX's gradient of a complex parameter is the conjugate of what points uphill.
+    grads = jtu.tree_map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
+    model, opt = opt.apply(
+        grads,
+        model,
+        value=returned.loss,
+        value_fn=lambda model: evaluated(model, state, given)[0],
+    )
+    return (model, opt, returned.state), returned._replace(state=None)
 
-    def step(model: PyTree, opt: AbstractOptimizer, *batch: Any) -> Any:
-        if microbatches == 1:
-            (loss, aux), grads = gradient(model, *batch)
-        else:
-            (loss, aux), grads = _mean_over_parts(gradient, model, batch, microbatches)
-        # JAX's gradient of a complex parameter is the conjugate of what points uphill.
-        grads = jtu.tree_map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
-        model, opt = opt.apply(
-            grads, model, value=loss, value_fn=lambda m: loss_and_aux(m, *batch)[0]
+
+def batches_taken(opt: AbstractOptimizer) -> Int[Array, ""]:
+    """The number of steps that an optimizer was used in."""
+    return opt.calls if isinstance(opt, Accumulate) else count_of(opt)
+
+
+def check_optimizer(caller: str, opt: Any) -> None:
+    if not isinstance(opt, AbstractOptimizer):
+        raise TypeError(
+            f"{caller} needs an optimizer, such as `opt = eqxopt.AdamW(1e-3).init("
+            f"model)`, not {opt!r}"
         )
-        return (model, opt, loss, aux) if has_aux else (model, opt, loss)
-
-    return step
+    count_of(opt)
 
 
-def _mean_over_parts(
-    gradient: Callable[..., Any], model: PyTree, batch: tuple[Any, ...], parts: int
-) -> Any:
+def _over_parts(
+    gradient: Callable[..., Any],
+    model: PyTree,
+    state: PyTree,
+    given: Given,
+    parts: int,
+) -> tuple[Returned, PyTree]:
     """The mean loss and gradients over `parts` parts of the batch, computed one after
-    the other."""
-    arrays, static = eqx.partition(batch, eqx.is_array)
-    split = jtu.tree_map_with_path(lambda path, x: _split(path, x, parts), arrays)
+    the other. The state goes from one part to the next."""
+    arrays, static = eqx.partition(given.batch, eqx.is_array)
+    _check_rows(arrays, parts)
+    split = jtu.tree_map(lambda x: _split(x, parts), arrays)
+    first_state, static_state = eqx.partition(state, eqx.is_array)
 
-    def body(total: PyTree, part: PyTree) -> tuple[PyTree, tuple[Array, Any]]:
-        (loss, aux), grads = gradient(model, *eqx.combine(part, static))
+    def body(carry: PyTree, xs: tuple[Array, PyTree]) -> tuple[PyTree, PyTree]:
+        total, state = carry
+        i, part = xs
+        key = None if given.key is None else jax.random.fold_in(given.key, i)
+        own = given._replace(batch=eqx.combine(part, static), key=key)
+        (_, out), grads = gradient(model, eqx.combine(state, static_state), own)
         total = jtu.tree_map(lambda t, g: t + widen(g) / parts, total, grads)
-        return total, (loss, aux)
+        return (total, eqx.filter(out.state, eqx.is_array)), (out.loss, out.aux)
 
-    start = jtu.tree_map(
+    zeros = jtu.tree_map(
         lambda x: jnp.zeros_like(widen(x)), eqx.filter(model, eqx.is_inexact_array)
     )
-    grads, (losses, aux) = jax.lax.scan(body, start, split)
-    return (jnp.mean(losses), aux), grads
+    (grads, last_state), (losses, aux) = jax.lax.scan(
+        body, (zeros, first_state), (jnp.arange(parts), split)
+    )
+    new_state = eqx.combine(last_state, static_state)
+    return Returned(jnp.mean(losses), new_state, aux), grads
 
 
-def _split(path: Any, x: Array, parts: int) -> Array:
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) and x.ndim == 0:
-        return jax.random.split(x, parts)
+def _is_key(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _check_rows(arrays: PyTree, parts: int) -> None:
+    rows = [
+        (jtu.keystr(path), x.shape[0])
+        for path, x in jtu.tree_leaves_with_path(arrays)
+        if x.ndim > 0
+    ]
+    for path, n in rows:
+        first_path, first = rows[0]
+        if n != first:
+            raise ValueError(
+                f"the batch has {first} rows at {first_path}, but {n} at {path}. All "
+                "positional arguments after the optimizer are the batch, and are split "
+                "into microbatches: pass what is no part of it by a keyword"
+            )
+        if n % parts:
+            raise ValueError(
+                f"the batch at {path} has {n} rows, which do not split into {parts} "
+                "microbatches"
+            )
+
+
+def _split(x: Array, parts: int) -> Array:
     if x.ndim == 0:
-        return jnp.broadcast_to(x, (parts,))
-    if x.shape[0] % parts:
-        raise ValueError(
-            f"the batch at {jtu.keystr(path)} has {x.shape[0]} rows, which do not "
-            f"split into {parts} microbatches"
-        )
+        return jax.random.split(x, parts) if _is_key(x) else jnp.full(parts, x)
     return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])

@@ -1,99 +1,157 @@
 """Many training steps in one compiled loop."""
 
 import functools
-import itertools
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
-from typing import Any, NamedTuple, TypeVar
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, overload, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jax.core import Tracer
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._abstract.optimizer import AbstractOptimizer, count_of
+from .._abstract.optimizer import AbstractOptimizer
+from .._compile.closures import as_pytree, Closure
+from ._batches import (
+    check_iterable,
+    check_length,
+    Chunk,
+    InMemory,
+    Iterated,
+    readable,
+    Repeated,
+    row_count,
+    Source,
+)
 from ._compiled_step import CompiledStep
-from ._step import training_step
+from ._history import History, Recorder
+from ._loss import called, Given, needs_key, takes_key
+from ._progress import shown_progress
+from ._step import batches_taken, Carry, check_optimizer, training_step
+from ._stop import Stop
 
 
 M = TypeVar("M")
 O = TypeVar("O", bound=AbstractOptimizer)
+S = TypeVar("S")
+
+# One call of the compiled program takes about so long at most, in seconds, unless one
+# step takes longer: a signal stops training between two calls.
+_SECONDS = 0.25
+# The key of the order is made with a number that no step has.
+_ORDER = 2**32 - 1
 
 
-class History(NamedTuple):
-    """The losses of a training run: for each step, the loss and the optimizer's count
-    before it.
-
-    !!! example
-
-        ```pycon
-        >>> import jax.numpy as jnp, eqxopt
-        >>> x = jnp.ones(())
-        >>> opt = eqxopt.SGD(0.25).init(x)
-        >>> loss_fn = lambda x, target: (x - target) ** 2
-        >>> *_, history = eqxopt.fit(loss_fn, x, opt, [jnp.zeros(())] * 2)
-        >>> print(history.loss, history.step)
-        [1.   0.25] [0 1]
-
-        ```
-    """
-
-    loss: Float[np.ndarray, " steps"]
-    step: Int[np.ndarray, " steps"]
-
-
+@overload
 def fit(
     loss_fn: Callable[..., Any],
     model: M,
     opt: O,
-    batches: Iterable[Any] | PyTree,
+    batches: Iterable[Any] | PyTree = None,
     *,
+    state: None = None,
     steps: int | None = None,
     batch_size: int | None = None,
     key: PRNGKeyArray | None = None,
+    has_aux: bool = False,
     steps_per_call: int = 50,
     progress: bool = True,
+    stop_on_nonfinite: bool = False,
     callback: Callable[[M, O, History], Any] | None = None,
-) -> tuple[M, O, History]:
-    """Trains for many steps. Each call of its compiled program makes `steps_per_call`
-    of them.
+) -> tuple[M, O, History]: ...
+@overload
+def fit(
+    loss_fn: Callable[..., Any],
+    model: M,
+    opt: O,
+    batches: Iterable[Any] | PyTree = None,
+    *,
+    state: S,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    key: PRNGKeyArray | None = None,
+    has_aux: bool = False,
+    steps_per_call: int = 50,
+    progress: bool = True,
+    stop_on_nonfinite: bool = False,
+    callback: Callable[[M, O, S, History], Any] | None = None,
+) -> tuple[M, O, S, History]: ...
+def fit(
+    loss_fn: Callable[..., Any],
+    model: Any,
+    opt: Any,
+    batches: Iterable[Any] | PyTree = None,
+    *,
+    state: Any = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    key: PRNGKeyArray | None = None,
+    has_aux: bool = False,
+    steps_per_call: int = 50,
+    progress: bool = True,
+    stop_on_nonfinite: bool = False,
+    callback: Callable[..., Any] | None = None,
+) -> Any:
+    """Trains for many steps. Each call of its compiled program makes up to
+    `steps_per_call` of them.
 
     **Arguments:**
 
-    - `loss_fn`: returns the loss. Called as `loss_fn(model, *batch)` if a batch is a
-        tuple, and as `loss_fn(model, batch)` otherwise.
+    - `loss_fn`: [the loss function][the-loss-function]. Called as
+        `loss_fn(model, *batch)` if a batch is a tuple or a list, and as
+        `loss_fn(model, batch)` otherwise.
     - `model`, `opt`: the model, and an optimizer that is initialised for it.
-    - `batches`: an iterable of batches, which are pytrees of arrays. Or, with
-        `batch_size`, all the data: a pytree of arrays whose first axis is the rows.
-        Then batches are drawn on the device, in a new order every epoch.
+    - `batches`: an iterable of batches, such as a data loader: pytrees of what NumPy
+        can read. Or, with `batch_size`, all the data: a pytree of arrays whose first
+        axis is the rows. It is copied to the device once, and batches are drawn there,
+        in a new order every epoch. Default: no batch, and `loss_fn(model)` is called.
+    - `state`: what `loss_fn` is given after the model, and gives after the loss, such
+        as an `equinox.nn.State`. Default: none.
     - `steps`: the number of steps. Default: all batches of the iterable, or one epoch
         of the data in memory.
-    - `batch_size`, `key`: for data in memory, the number of rows in a batch, and the
-        random key of the order. Rows that do not fill a batch are left out in that
-        epoch.
-    - `steps_per_call`: the number of steps in one call of the compiled program. Default
-        50.
-    - `progress`: whether to show a progress bar with the loss and the steps per second.
-        It needs tqdm and a terminal. Default `True`.
-    - `callback`: called as `callback(model, opt, history)` after each call of the
-        program, with the history so far. Training stops if it returns `True`.
+    - `batch_size`: for data in memory, the number of rows in a batch. Rows that do not
+        fill a batch are left out in that epoch. All rows, in their own order, are the
+        batch of every step if it is their number.
+    - `key`: the random key of the run. The order of the data in memory depends on it,
+        and a `loss_fn` that has a parameter `key` is given one made from it and the
+        number of steps that `opt` has made, as by [`make_step`][eqxopt.make_step].
+    - `has_aux`: whether `loss_fn` gives a dictionary of named scalars as well. They are
+        in `history.aux`. Default `False`.
+    - `steps_per_call`: the most steps in one call of the compiled program, and the
+        steps between two calls of `callback`. Default 50.
+    - `progress`: whether to show a progress bar, which needs tqdm, in terminals and
+        notebooks, and a line every ten seconds elsewhere. Default `True`.
+    - `stop_on_nonfinite`: whether to stop after a call in which a loss is infinite or
+        NaN. There is a warning in any case. Default `False`.
+    - `callback`: called as `callback(model, opt, history)`, or with a state as
+        `callback(model, opt, state, history)`, after every `steps_per_call` steps and
+        after the last. Training stops if it returns `True`.
 
-    **Returns:** `(model, opt, history)`, the history with the loss of every step.
+    **Returns:** `(model, opt, history)`, or with a state `(model, opt, state,
+    history)`.
 
-    A keyboard interrupt stops training after the current call of the program, and `fit`
-    returns what it has reached. To continue, call `fit` with the returned model and
-    optimizer and the same `key`. The results are those of an uninterrupted run, bit for
-    bit: the order of the data depends on `opt.count`, and an iterable continues where
-    it stopped.
+    The first SIGINT, as from a keyboard interrupt, or SIGTERM, which preempted jobs
+    get, stops training after the current step, or after a quarter of a second if steps
+    are shorter. `fit` then returns what it has reached, and `history.stopped` says why.
+    An exception in an iterator, a step or a callback passes through with the attribute
+    `reached`: what `fit` would have returned just before.
 
-    **Raises:** a `ValueError` for options that exclude each other, for data of
-    different lengths, and for a loss that is not a scalar.
+    To continue, call `fit` with the returned model, optimizer and state and the same
+    `key`. The results are those of an uninterrupted run, bit for bit: the order of the
+    data and the keys depend on the number of steps that the optimizer has made, and an
+    iterator continues where it stopped.
+
+    A second call with the same shapes compiles nothing, unless something that `loss_fn`
+    reads has changed or may have changed unseen: [what is looked
+    at][what-a-program-depends-on].
+
+    **Raises:** a `ValueError` for options that exclude each other, data of different
+    lengths, too few batches, and a loss that is not a scalar; a `TypeError` for a loss
+    function with other arguments or results, and for batches that are no numbers.
 
     !!! example
 
@@ -111,218 +169,263 @@ def fit(
 
         ```
     """
+    _check((model, opt, state), steps, steps_per_call)
+    first = int(jax.device_get(batches_taken(opt)))
+    source, steps = _source(
+        loss_fn, batches, steps, batch_size, key, first, steps_per_call
+    )
+    captured = as_pytree(loss_fn)
+    known = isinstance(captured, Closure)
+    program = _loop(has_aux) if known else _loop.__wrapped__(has_aux)
+    fixed = captured, key if takes_key(loss_fn) else None
+    with shown_progress(steps, progress) as show, Stop() as stop:
+        run = _Run(program, fixed, (model, opt, state), Recorder(first), show)
+        try:
+            run.train(source, stop, steps, steps_per_call, stop_on_nonfinite, callback)
+        except BaseException as error:
+            error.reached = run.result()  # pyright: ignore[reportAttributeAccessIssue]
+            error.add_note(
+                f"`fit`: `reached` of this exception has what was trained in "
+                f"{run.recorder.steps} steps"
+            )
+            raise
+    return run.result()
+
+
+class _Run:
+    """One call of `fit`: what it has reached, and how it goes on."""
+
+    def __init__(
+        self,
+        program: CompiledStep,
+        fixed: tuple[Any, ...],
+        carry: Carry,
+        recorder: Recorder,
+        show: Callable[[int, float], None],
+    ):
+        self.recorder = recorder
+        self._program = program
+        self._fixed = fixed
+        self._carry = carry
+        self._show = show
+        # What the device is computing.
+        self._pending: tuple[Carry, Any, int] | None = None
+        self._finite = True
+
+    def result(self) -> tuple[Any, ...]:
+        model, opt, state = self._carry
+        stated = () if state is None else (state,)
+        return model, opt, *stated, self.recorder.history()
+
+    def train(
+        self,
+        source: Source,
+        stop: Stop,
+        steps: int | None,
+        steps_per_call: int,
+        stop_on_nonfinite: bool,
+        callback: Callable[..., Any] | None,
+    ) -> None:
+        done = seen = 0  # steps begun, and those of the last callback
+        pace = _Pace(steps_per_call)
+        while done != steps and not source.ended and source.error is None:
+            to_callback = steps_per_call - done % steps_per_call
+            left = to_callback if steps is None else min(to_callback, steps - done)
+            # The batches are made while the device computes the steps before.
+            for chunk, n in source.take(pace.steps(left), stop):
+                self._finish()
+                self._begin(chunk, n)
+                done += n
+            ending = done == steps or source.ended or stop.requested is not None
+            due = done > seen and (done % steps_per_call == 0 or ending)
+            if ending or due or stop_on_nonfinite or source.error is not None:
+                self._finish()
+            if due and callback is not None:
+                seen = done
+                if _says_stop(callback, self.result()):
+                    self.recorder.stopped = "callback"
+                    return
+            if stop_on_nonfinite and not self._finite:
+                self.recorder.stopped = "nonfinite"
+            elif stop.requested is not None and done != steps:
+                self.recorder.stopped = stop.requested
+            if self.recorder.stopped is not None:
+                return
+        if source.error is not None:
+            raise source.error
+        if steps is not None and done < steps:
+            warnings.warn(
+                f"`fit` made {done} of {steps} steps: there were no more batches",
+                stacklevel=3,
+            )
+
+    def _begin(self, chunk: Chunk, n: int) -> None:
+        args = *self._fixed, chunk, jax.device_put(np.int32(n))
+        self._pending = *self._program(self._carry, args), n
+
+    def _finish(self) -> None:
+        """Wait for the device, where an error of a step shows."""
+        if self._pending is None:
+            return
+        (carry, out, n), self._pending = self._pending, None
+        loss, aux = jax.device_get(out)
+        self._carry = carry
+        self.recorder.add(n, loss, aux)
+        self._show(n, float(loss[n - 1]))
+        wrong = np.flatnonzero(~np.isfinite(loss[:n]))
+        if self._finite and len(wrong):
+            self._finite = False
+            step = self.recorder.steps - n + wrong[0]
+            warnings.warn(
+                f"`fit`: the loss is {loss[wrong[0]]} at step {step}",
+                stacklevel=4,
+            )
+
+
+class _Pace:
+    """How many steps to make in one call, so that it can be stopped soon."""
+
+    def __init__(self, most: int):
+        self._most = most
+        self._steps = 1
+        self._started: float | None = None
+
+    def steps(self, left: int) -> int:
+        now = time.perf_counter()
+        if self._started is not None:
+            # A call has not always as many steps as there could be, and the first ones
+            # compile: go up in large strides.
+            ratio = _SECONDS / max(now - self._started, 1e-9)
+            self._steps = max(1, min(self._most, int(self._steps * min(ratio, 8.0))))
+        self._started = now
+        return min(self._steps, left)
+
+
+def _says_stop(callback: Callable[..., Any], result: tuple[Any, ...]) -> bool:
+    answer = callback(*result)
+    if answer is None:
+        return False
+    if (
+        isinstance(answer, bool | np.bool_ | jax.Array)
+        and np.asarray(answer).dtype == bool
+    ):
+        return bool(answer)
+    raise TypeError(
+        f"`fit`: the callback must return `True` to stop, or `False` or `None`, but "
+        f"returned {answer!r}"
+    )
+
+
+def _check(carry: Carry, steps: int | None, steps_per_call: int) -> None:
+    check_optimizer("`fit`", carry[1])
+    if any(isinstance(x, Tracer) for x in jtu.tree_leaves(carry)):
+        raise TypeError(
+            "`fit` compiles a loop of its own and looks at the losses, so it cannot be "
+            "part of a function that is transformed, such as by `jax.vmap` or "
+            "`jax.jit`. Use `opt.apply` in a `jax.lax.scan` there"
+        )
     if steps_per_call < 1:
         raise ValueError(f"`fit`: steps_per_call={steps_per_call} must be at least 1")
-    first_step = int(count_of(opt))
-    if batch_size is None:
-        data = ()
-        chunks = _chunks(iter(batches), steps, steps_per_call)
+    if steps is not None and steps < 0:
+        raise ValueError(f"`fit`: steps={steps} must be at least 0")
+
+
+def _source(
+    loss_fn: Callable[..., Any],
+    batches: Any,
+    steps: int | None,
+    batch_size: int | None,
+    key: PRNGKeyArray | None,
+    first: int,
+    length: int,
+) -> tuple[Source, int | None]:
+    """Where the batches come from, and the number of steps, if it is known."""
+    if key is None and needs_key(loss_fn):
+        raise ValueError("`fit`: the loss function has a parameter `key`: give `key=`")
+    shuffled = False
+    if batches is None:
+        if steps is None or batch_size is not None:
+            raise ValueError(
+                "`fit`: without batches it needs the number of `steps`, and no "
+                "`batch_size`"
+            )
+        source = Repeated((), length)
+    elif batch_size is None:
+        steps = check_length(check_iterable(batches), steps)
+        source = Iterated(iter(batches), length)
     else:
-        data = jtu.tree_map(jnp.asarray, batches)
-        rows = _row_count(data)
-        if key is None or not 1 <= batch_size <= rows:
+        data = jtu.tree_map(jax.device_put, readable(batches, "data"))
+        rows = row_count(data)
+        shuffled = batch_size != rows
+        if not 1 <= batch_size <= rows or (shuffled and key is None):
             raise ValueError(
                 "`fit`: data in memory needs a `key`, and a `batch_size` from 1 to its "
                 f"{rows} rows; got key={key} and batch_size={batch_size}"
             )
         steps = rows // batch_size if steps is None else steps
-        order = _RowOrder(key, rows, batch_size)
-        chunks = order.chunks(first_step, steps, steps_per_call)
-
-    in_memory = batch_size is not None
-    program = _program if _is_hashable(loss_fn) else _program.__wrapped__
-    run = program(loss_fn, in_memory, donate=callback is None)
-    if callback is None:
-        # The program donates its arguments: keep the caller's arrays alive.
-        model, opt = _copied((model, opt))
-    losses: list[Any] = []
-
-    def history() -> History:
-        loss = np.concatenate([np.asarray(x)[:n] for x, n in losses] or [np.zeros(0)])
-        return History(loss, first_step + np.arange(len(loss)))
-
-    with _progress_bar(steps, progress) as show, _interrupts() as interrupted:
-        for chunk, n in chunks:
-            model, opt, loss = run(model, opt, data, chunk, n)
-            losses.append((loss, n))
-            show(n, loss)
-            stop = callback is not None and callback(model, opt, history()) is True
-            if stop or interrupted.is_set():
-                break
-        return model, opt, history()
+        if key is None or not shuffled:
+            source = Repeated(data, length)
+        else:
+            order = jax.random.fold_in(key, _ORDER)
+            source = InMemory(data, batch_size, order, first, length)
+    if key is not None and not shuffled and not takes_key(loss_fn):
+        raise ValueError(
+            "`fit`: nothing uses the `key`: the loss function has no parameter of that "
+            "name, and the batches have their own order"
+        )
+    return source, steps
 
 
-@functools.lru_cache(maxsize=16)
-def _program(
-    loss_fn: Callable[..., Any], in_memory: bool, donate: bool
-) -> CompiledStep:
-    """The compiled loop of `n` steps. A chunk holds its batches, or with `in_memory`
-    the row numbers of its batches.
+@functools.cache
+def _loop(has_aux: bool) -> CompiledStep:
+    """The compiled loop of `n` steps.
 
-    `n` is an argument of the program, so that a shorter last chunk compiles nothing.
-    The cache saves another call of `fit` from compiling.
+    `n` is an argument of the program, so that fewer steps than a chunk has compile
+    nothing.
     """
 
-    def on_batch(model: PyTree, batch: Any) -> Any:
-        args = batch if isinstance(batch, tuple) else (batch,)
-        return loss_fn(model, *args)
+    def loop(carry: Carry, args: Any) -> tuple[Carry, Any]:
+        loss_fn, key, chunk, n = args
+        arrays, static = eqx.partition(carry, eqx.is_array)
 
-    step = training_step(on_batch, has_aux=False)
+        def given(i: Array) -> Given:
+            batch = chunk.batch(i)
+            batch = batch if isinstance(batch, tuple) else (batch,)
+            return Given(batch, {}, key)
 
-    def loop(model: PyTree, opt: PyTree, data: PyTree, chunk: PyTree, n: Array) -> Any:
-        carry, static = eqx.partition((model, opt), eqx.is_array)
-        length = jtu.tree_leaves(chunk)[0].shape[0]
-
-        def body(i: Array, state: Any) -> Any:
-            carry, losses = state
-            model, opt = eqx.combine(carry, static)
-            index, source = (chunk[i], data) if in_memory else (i, chunk)
-            batch = jtu.tree_map(lambda x: x[index], source)
-            model, opt, loss = step(model, opt, batch)
-            losses = losses.at[i].set(loss.astype(losses.dtype))
-            return eqx.filter((model, opt), eqx.is_array), losses
-
-        start = carry, jnp.zeros(length, float)
-        carry, losses = jax.lax.fori_loop(0, n, body, start)
-        return *eqx.combine(carry, static), losses
-
-    return CompiledStep(loop, donate)
-
-
-def _chunks(
-    batches: Iterator[Any], steps: int | None, size: int
-) -> Iterator[tuple[PyTree, int]]:
-    """Stack up to `size` successive batches of one shape, and count them. Pad every
-    stack to `size`, so that one program fits them all."""
-    waiting: list[Any] = []
-    for batch in itertools.islice(batches, steps):
-        if waiting and _shapes(batch) != _shapes(waiting[0]):
-            yield _stack(waiting, size), len(waiting)
-            waiting = []
-        waiting.append(batch)
-        if len(waiting) == size:
-            yield _stack(waiting, size), size
-            waiting = []
-    if waiting:
-        yield _stack(waiting, size), len(waiting)
-
-
-def _shapes(batch: PyTree) -> Any:
-    leaves, treedef = jtu.tree_flatten(batch)
-    return treedef, [(np.shape(x), jnp.result_type(x)) for x in leaves]
-
-
-def _stack(batches: list[PyTree], size: int) -> PyTree:
-    padded = batches + [batches[-1]] * (size - len(batches))
-
-    def stack(*leaves: Any) -> Any:
-        on_host = all(not isinstance(x, jax.Array) for x in leaves)
-        return (np if on_host else jnp).stack(leaves)
-
-    return jtu.tree_map(stack, *padded)
-
-
-def _row_count(data: PyTree) -> int:
-    leaves = jtu.tree_leaves_with_path(data)
-    if not leaves:
-        raise ValueError("`fit`: there is no array in the data")
-    (first_path, first), *others = leaves
-    for path, x in others:
-        if x.shape[:1] != first.shape[:1]:
-            raise ValueError(
-                f"`fit`: the data at {jtu.keystr(path)} has shape {x.shape}, but at "
-                f"{jtu.keystr(first_path)} {first.shape}; their first axes are the rows"
+        def body(i: Array, loop_state: Any) -> Any:
+            arrays, columns = loop_state
+            carry, out = training_step(
+                loss_fn, eqx.combine(arrays, static), given(i), has_aux=has_aux
             )
-    return first.shape[0]
+            columns = jtu.tree_map(
+                lambda column, x: column.at[i].set(x.astype(column.dtype)),
+                columns,
+                (out.loss, out.aux or {}),
+            )
+            return eqx.filter(carry, eqx.is_array), columns
+
+        columns = jnp.zeros(chunk.length, float), {}
+        if has_aux:
+            first = jnp.zeros((), jnp.int32)
+            evaluate = lambda: called(loss_fn, True, carry[0], carry[2], given(first))
+            columns = columns[0], _columns(eqx.filter_eval_shape(evaluate).aux, chunk)
+        arrays, columns = jax.lax.fori_loop(0, n, body, (arrays, columns))
+        return eqx.combine(arrays, static), columns
+
+    return CompiledStep(loop, donate=False)
 
 
-class _RowOrder:
-    """The rows of each step: a new permutation every epoch, which depends only on the
-    key and the number of the epoch."""
-
-    def __init__(self, key: PRNGKeyArray, rows: int, batch_size: int):
-        self._per_epoch = rows // batch_size
-
-        @jax.jit
-        def order(epoch: Array) -> Int[Array, "steps batch"]:
-            rng = jax.random.fold_in(key, epoch)
-            shuffled = jax.random.permutation(rng, rows)
-            used = self._per_epoch * batch_size
-            return shuffled[:used].reshape(self._per_epoch, batch_size)
-
-        self._order = order
-
-    def chunks(
-        self, first_step: int, steps: int, size: int
-    ) -> Iterator[tuple[Int[Array, "size batch"], int]]:
-        end = first_step + steps
-        for start in range(first_step, end, size):
-            n = min(size, end - start)
-            yield self._rows(start, size), n
-
-    def _rows(self, start: int, size: int) -> Int[Array, "size batch"]:
-        first, last = start // self._per_epoch, (start + size - 1) // self._per_epoch
-        epochs = range(first, last + 1)
-        orders = jnp.concatenate([self._order(jnp.asarray(e)) for e in epochs])
-        offset = start % self._per_epoch
-        return orders[offset : offset + size]
-
-
-@contextmanager
-def _progress_bar(
-    steps: int | None, wanted: bool
-) -> Iterator[Callable[[int, Array], None]]:
-    """A function to call after `n` steps with their losses."""
-    if not (wanted and sys.stderr.isatty() and find_spec("tqdm")):
-        yield lambda n, loss: None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=steps, unit="step") as bar:
-
-        def show(n: int, loss: Array) -> None:
-            bar.set_postfix(loss=f"{float(loss[n - 1]):.4g}", refresh=False)
-            bar.update(n)
-
-        yield show
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that a keyboard interrupt sets. An exception could come in the middle of
-    a step; only a second interrupt raises one."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def handler(*_: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    previous_handler = signal.signal(signal.SIGINT, handler)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous_handler)
-
-
-def _is_hashable(x: Any) -> bool:
-    try:
-        hash(x)
-    except TypeError:  # such as a module with arrays
-        return False
-    return True
-
-
-@jax.jit
-def _copies(arrays: list[Array]) -> list[Array]:
-    return [jnp.copy(x) for x in arrays]
-
-
-def _copied(tree: Any) -> Any:
-    leaves, treedef = jtu.tree_flatten(tree)
-    # Copy all arrays in one program: one call an array takes as long as many steps.
-    copies = iter(_copies([x for x in leaves if eqx.is_array(x)]))
-    return treedef.unflatten([next(copies) if eqx.is_array(x) else x for x in leaves])
+def _columns(aux: Any, chunk: Chunk) -> dict[str, Array]:
+    if not isinstance(aux, dict):
+        raise TypeError(
+            "`fit`: beside the loss, the loss function must give a dictionary of named "
+            f"scalars, such as `{{'accuracy': ...}}`, not a `{type(aux).__name__}`"
+        )
+    for name, x in aux.items():
+        if not hasattr(x, "shape") or x.shape != ():
+            raise ValueError(
+                f"`fit`: `aux[{name!r}]` must be a scalar array, but "
+                + (f"has shape {x.shape}" if hasattr(x, "shape") else f"is {x!r}")
+            )
+    return {name: jnp.zeros(chunk.length, x.dtype) for name, x in aux.items()}

@@ -1,26 +1,72 @@
 """A compiled training step."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, overload, Protocol, runtime_checkable, TypeVar
 
+from jaxtyping import PRNGKeyArray
+
 from .._abstract.optimizer import AbstractOptimizer
+from .._compile.closures import as_pytree, Closure
 from .._types import Scalar
 from ._compiled_step import CompiledStep
-from ._step import training_step
+from ._loss import Given
+from ._step import Carry, check_optimizer, training_step
 
 
 M = TypeVar("M")
 O = TypeVar("O", bound=AbstractOptimizer)
+S = TypeVar("S")
 
 
 @runtime_checkable
 class TrainingStep(Protocol):
-    def __call__(self, model: M, opt: O, *batch: Any) -> tuple[M, O, Scalar]: ...
+    @overload
+    def __call__(
+        self,
+        model: M,
+        opt: O,
+        *batch: Any,
+        state: None = None,
+        key: PRNGKeyArray | None = None,
+        **others: Any,
+    ) -> tuple[M, O, Scalar]: ...
+    @overload
+    def __call__(
+        self,
+        model: M,
+        opt: O,
+        *batch: Any,
+        state: S,
+        key: PRNGKeyArray | None = None,
+        **others: Any,
+    ) -> tuple[M, O, S, Scalar]: ...
+    def __call__(self, model: Any, opt: Any, *batch: Any, **named: Any) -> Any: ...
 
 
 @runtime_checkable
 class TrainingStepWithAux(Protocol):
-    def __call__(self, model: M, opt: O, *batch: Any) -> tuple[M, O, Scalar, Any]: ...
+    @overload
+    def __call__(
+        self,
+        model: M,
+        opt: O,
+        *batch: Any,
+        state: None = None,
+        key: PRNGKeyArray | None = None,
+        **others: Any,
+    ) -> tuple[M, O, Scalar, Any]: ...
+    @overload
+    def __call__(
+        self,
+        model: M,
+        opt: O,
+        *batch: Any,
+        state: S,
+        key: PRNGKeyArray | None = None,
+        **others: Any,
+    ) -> tuple[M, O, S, Scalar, Any]: ...
+    def __call__(self, model: Any, opt: Any, *batch: Any, **named: Any) -> Any: ...
 
 
 @overload
@@ -48,27 +94,42 @@ def make_step(
 ) -> Any:
     """Makes a compiled training step, for any optimizer.
 
-    The step gives the optimizer the loss and the loss function, so optimizers that need
-    them work in the same loop as all others.
+    The step is called as `step(model, opt, *batch)` and returns `(model, opt, loss)`.
+    It gives the optimizer the loss and the loss function, so optimizers that need them
+    work in the same loop as all others.
 
     **Arguments:**
 
-    - `loss_fn`: called as `loss_fn(model, *batch)`, returns the loss, a scalar. With
-        `has_aux` it returns a pair of the loss and anything else.
-    - `has_aux`: whether `loss_fn` returns such a pair. Default `False`.
+    - `loss_fn`: [the loss function][the-loss-function], called as
+        `loss_fn(model, *batch)`.
+    - `has_aux`: whether `loss_fn` returns something beside the loss, `(loss, aux)`.
+        Default `False`.
     - `donate`: whether the old model and optimizer give their memory to the new ones.
         Then the old ones cannot be used again. Default `True`.
     - `microbatches`: the number of parts into which the batch is split, along the first
         axis of its arrays. They are computed one after the other, and their gradients
-        are averaged in at least float32. Random keys are split; scalars are repeated.
-        Default 1.
+        are averaged in at least float32. A state goes from one to the next, each has a
+        key of its own, and scalars are repeated. Default 1.
 
-    **Returns:** `step(model, opt, *batch) -> (model, opt, loss)`. With `has_aux` it is
-    `(model, opt, loss, aux)`, where `aux` has a leading axis if there are several
-    microbatches.
+    **Returns:** `step(model, opt, *batch) -> (model, opt, loss)`, which can be given
+    by keywords:
+
+    - `state`: what `loss_fn` is given after the model, and gives after the loss, such
+        as an `equinox.nn.State`. The step returns `(model, opt, state, loss)`.
+    - `key`: a random key, the same one for all steps. `loss_fn` is given `key=` made
+        from it and the number of steps that `opt` has made.
+    - any others: passed to `loss_fn` as they are, and never split.
+
+    With `has_aux` it also returns `aux`, after the loss. With several microbatches
+    `aux` has a leading axis.
+
+    The step is compiled once for each structure and shape, and again if something that
+    `loss_fn` reads has changed: [what is looked at][what-a-program-depends-on].
 
     **Raises:** a `ValueError` for a model or optimizer that was donated to an earlier
-    step, and for a batch that does not split evenly.
+    step, for an array that is donated and used beside it, and for a batch that does
+    not split evenly; a `TypeError` for a loss function with other arguments or
+    results.
 
     !!! example
 
@@ -86,5 +147,57 @@ def make_step(
     """
     if microbatches < 1:
         raise ValueError(f"`make_step`: microbatches={microbatches} must be at least 1")
-    step = training_step(loss_fn, has_aux, microbatches)
-    return CompiledStep(step, donate)
+
+    def advance(carry: Carry, args: tuple[Any, Given]) -> tuple[Carry, Any]:
+        loss_fn, given = args
+        carry, out = training_step(
+            loss_fn, carry, given, has_aux=has_aux, microbatches=microbatches
+        )
+        return carry, (out.loss, out.aux)
+
+    new = lambda: CompiledStep(advance, donate)
+    return _Step(loss_fn, has_aux, new)
+
+
+class _Step:
+    def __init__(
+        self,
+        loss_fn: Callable[..., Any],
+        has_aux: bool,
+        new_program: Callable[[], CompiledStep],
+    ):
+        self._loss_fn = loss_fn
+        self._has_aux = has_aux
+        self._new_program = new_program
+        self._program = new_program()
+        self._calls = 0
+
+    def __call__(
+        self,
+        model: Any,
+        opt: Any,
+        *batch: Any,
+        state: Any = None,
+        key: PRNGKeyArray | None = None,
+        **others: Any,
+    ) -> tuple[Any, ...]:
+        check_optimizer("the step of `make_step`", opt)
+        loss_fn = as_pytree(self._loss_fn)
+        if not isinstance(loss_fn, Closure):
+            self._start_anew()
+        args = loss_fn, Given(batch, others, key)
+        (model, opt, state), (loss, aux) = self._program((model, opt, state), args)
+        stated = () if state is None else (state,)
+        return model, opt, *stated, loss, *((aux,) if self._has_aux else ())
+
+    def _start_anew(self) -> None:
+        """Forget the program, since the loss function may have changed unseen."""
+        self._program = self._new_program()
+        self._calls += 1
+        if self._calls == 2:
+            warnings.warn(
+                "`make_step` compiles anew in every step, because the loss function "
+                "reads something that may change unseen. Give it to the step by a "
+                "keyword, or wrap the function that reads it in `jax.jit`.",
+                stacklevel=3,
+            )

@@ -17,7 +17,7 @@ from .._abstract.step import Step
 from .._compile.once import all_finite, once_per_shape
 from .._dtype import real_dtype, zeros_like
 from .._fields import Hyperparameter, hyperparameter
-from .._math import no_update, plus_one_if, zero_count
+from .._math import no_update, plus_one, plus_one_if, zero_count
 from .._number import as_number, NumberLike
 from .._sharding import placed_with
 from .._tree import Parameters, replace_fields
@@ -83,6 +83,8 @@ class Accumulate(AbstractOptimizer):
     drop_nonfinite: bool = eqx.field(default=False, static=True, kw_only=True)
     micro_steps: Count = eqx.field(default=None, init=False)
     """The number of micro-batches since the last update."""
+    calls: Count = eqx.field(default=None, init=False)
+    """The number of micro-batches since `init`."""
     dropped: Count = eqx.field(default=None, init=False)
     """The number of micro-batches dropped since `init`."""
     weight: Amount = eqx.field(default=None, init=False)
@@ -102,6 +104,7 @@ class Accumulate(AbstractOptimizer):
             optimizer=self.optimizer.start(parameters),
             state=parameters.tree(totals),
             micro_steps=zero_count(),
+            calls=zero_count(),
             dropped=zero_count(),
             weight=jnp.ones((), float),
             total_weight=jnp.zeros((), float),
@@ -158,6 +161,7 @@ class Accumulate(AbstractOptimizer):
             count=plus_one_if(complete, count),
             state=step.parameters.tree(states),
             micro_steps=zero_if_complete(micro_steps),
+            calls=plus_one(self.calls),
             dropped=plus_one_if(~kept, self.dropped),
             weight=jnp.ones_like(self.weight),
             total_weight=zero_if_complete(total_weight),

@@ -1,0 +1,252 @@
+"""Where the batches of a training run come from."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from ._stop import Stop
+
+
+# The most bytes of batches that are stacked for one call of a program.
+_BYTES = 2**26
+# Kinds of NumPy dtypes that are no numbers: strings, objects, times.
+_NO_NUMBERS = "OSUMm"
+
+
+class Whole(eqx.Module):
+    """The same batch in every step."""
+
+    data: PyTree
+    length: int = eqx.field(static=True)
+
+    def batch(self, i: Int[Array, ""]) -> Any:
+        return self.data
+
+
+class Stacked(eqx.Module):
+    """Batches along a first axis."""
+
+    batches: PyTree
+    length: int = eqx.field(static=True)
+
+    def batch(self, i: Int[Array, ""]) -> Any:
+        return jtu.tree_map(lambda x: x[i], self.batches)
+
+
+class Drawn(eqx.Module):
+    """The row numbers of batches, and the data that they are drawn from."""
+
+    data: PyTree
+    rows: Int[Array, "length batch"]
+    length: int = eqx.field(static=True)
+
+    def batch(self, i: Int[Array, ""]) -> Any:
+        return jtu.tree_map(lambda x: x[self.rows[i]], self.data)
+
+
+# Batches for up to `length` steps, as a compiled program is given them.
+Chunk = Whole | Stacked | Drawn
+
+
+class Repeated:
+    """The same batch again and again."""
+
+    ended = False
+    error = None
+
+    def __init__(self, batch: PyTree, length: int):
+        self._chunk = Whole(batch, length)
+
+    def take(self, n: int, stop: Stop) -> Iterator[tuple[Chunk, int]]:
+        yield self._chunk, n
+
+
+class InMemory:
+    """Batches of data whose rows are in memory, from the `first`-th on.
+
+    Every epoch has an order of its own, which depends only on the key and its number.
+    """
+
+    ended = False
+    error = None
+
+    def __init__(
+        self,
+        data: PyTree,
+        batch_size: int,
+        key: PRNGKeyArray,
+        first: int,
+        length: int,
+    ):
+        self._data = data
+        self._next = first
+        self._length = length
+        self._batch_size = batch_size
+        self._rows = row_count(data)
+        self._per_epoch = self._rows // batch_size
+        words = key if key.dtype == np.uint32 else jax.random.key_data(key)
+        self._entropy = [int(word) for word in np.ravel(jax.device_get(words))]
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def take(self, n: int, stop: Stop) -> Iterator[tuple[Chunk, int]]:
+        rows = np.zeros((self._length, self._batch_size), np.int32)
+        done = 0
+        while done < n:
+            epoch, step = divmod(self._next, self._per_epoch)
+            part = self._order(epoch)[step : step + n - done]
+            rows[done : done + len(part)] = part
+            done += len(part)
+            self._next += len(part)
+        yield Drawn(self._data, jax.device_put(rows), self._length), n
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The row numbers of the batches of an epoch."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            seed = np.random.SeedSequence([*self._entropy, epoch])
+            rows = np.random.Generator(np.random.Philox(seed)).permutation(self._rows)
+            used = rows[: self._per_epoch * self._batch_size]
+            self._epoch = epoch, used.reshape(self._per_epoch, -1)
+        return self._epoch[1]
+
+
+class Iterated:
+    """The batches of an iterable. `error` is what it raised."""
+
+    def __init__(self, batches: Iterator[Any], length: int):
+        self.ended = False
+        self.error: BaseException | None = None
+        self._batches = batches
+        self._length = length
+
+    def take(self, n: int, stop: Stop) -> Iterator[tuple[Chunk, int]]:
+        pulled = self._pulled(n, stop)
+        for (_, length), group in itertools.groupby(pulled, self._shapes):
+            batches = list(group)
+            for i in range(0, len(batches), length):
+                some = batches[i : i + length]
+                stacked = _stacked(some, length)
+                yield Stacked(jax.device_put(stacked), length), len(some)
+
+    def _pulled(self, n: int, stop: Stop) -> list[PyTree]:
+        """At most `n` batches. Few enough of them to fit into memory, and none after
+        the run shall stop."""
+        batches: list[PyTree] = []
+        size = 0
+        while len(batches) < n and size < _BYTES and stop.requested is None:
+            try:
+                batches.append(readable(next(self._batches), "batch"))
+            except StopIteration:
+                self.ended = True
+                break
+            except BaseException as error:
+                self.error = error
+                break
+            size += _nbytes(batches[-1])
+        return batches
+
+    def _shapes(self, batch: PyTree) -> Any:
+        leaves, treedef = jtu.tree_flatten(batch)
+        fitting = max(1, _BYTES // max(1, _nbytes(batch)))
+        shapes = [(np.shape(x), jnp.result_type(x)) for x in leaves]
+        return (treedef, shapes), min(self._length, fitting)
+
+
+Source = Repeated | InMemory | Iterated
+
+
+def check_iterable(batches: Any) -> Iterable[Any]:
+    """`batches`, if iterating it gives batches and no rows."""
+    in_memory = isinstance(batches, tuple | dict | eqx.Module | jax.Array | np.ndarray)
+    if isinstance(batches, eqx.Module) and isinstance(batches, Iterable):
+        in_memory = False
+    if in_memory or hasattr(batches, "__array__"):
+        raise ValueError(
+            "`fit`: data in memory needs a `batch_size`. Batches come in a list or "
+            f"another iterable, not in a `{type(batches).__name__}`"
+        )
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            f"`fit`: a `{type(batches).__name__}` is no iterable of batches"
+        )
+    return batches
+
+
+def check_length(batches: Iterable[Any], steps: int | None) -> int | None:
+    """The number of steps, if it is known."""
+    available = len(batches) if isinstance(batches, Sized) else None
+    if steps is not None and available is not None and available < steps:
+        raise ValueError(
+            f"`fit`: there are {available} batches for steps={steps}. To go through "
+            "them again and again, give `itertools.cycle(batches)` or a generator"
+        )
+    return available if steps is None else steps
+
+
+def readable(tree: PyTree, what: str) -> PyTree:
+    """`tree` with everything in it as an array of numbers. A list is a tuple."""
+    tree = tuple(tree) if type(tree) is list else tree
+    leaves, treedef = jtu.tree_flatten(tree)
+    arrays = [_as_numbers(x) for x in leaves]
+    if any(x is None for x in arrays):
+        for path, x in jtu.tree_leaves_with_path(tree):
+            if _as_numbers(x) is None:
+                raise TypeError(
+                    f"`fit`: the {what} has a `{type(x).__name__}` at "
+                    f"{jtu.keystr(path) or 'its root'}, which NumPy cannot read as an "
+                    "array of numbers"
+                )
+    return treedef.unflatten(arrays)
+
+
+def _as_numbers(x: Any) -> Any:
+    if isinstance(x, jax.Array):
+        return x
+    try:
+        array = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return None if array.dtype.kind in _NO_NUMBERS else array
+
+
+def row_count(data: PyTree) -> int:
+    leaves = jtu.tree_leaves_with_path(data)
+    if not leaves:
+        raise ValueError("`fit`: there is no array in the data")
+    (first_path, first), *_ = leaves
+    for path, x in leaves:
+        if x.ndim == 0:
+            raise ValueError(
+                f"`fit`: the data at {jtu.keystr(path) or 'its root'} is a single "
+                "number; its first axis should be the rows"
+            )
+        if x.shape[:1] != first.shape[:1]:
+            raise ValueError(
+                f"`fit`: the data at {jtu.keystr(path)} has shape {x.shape}, but at "
+                f"{jtu.keystr(first_path)} {first.shape}; their first axes are the rows"
+            )
+    return first.shape[0]
+
+
+def _nbytes(batch: PyTree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jtu.tree_leaves(batch))
+
+
+def _stacked(batches: list[PyTree], length: int) -> PyTree:
+    """Up to `length` batches in arrays of that length, so that one program fits."""
+
+    def stack(*leaves: Any) -> Any:
+        if any(isinstance(x, jax.Array) for x in leaves):
+            return jnp.stack([*leaves, *leaves[-1:] * (length - len(leaves))])
+        stacked = np.zeros((length, *leaves[0].shape), leaves[0].dtype)
+        for i, x in enumerate(leaves):
+            stacked[i] = x
+        return stacked
+
+    return jtu.tree_map(stack, *batches)
