@@ -1,0 +1,241 @@
+"""Saving and loading: a model, its optimizer, and what else a run needs."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+import jax.tree_util as jtu
+from jaxtyping import PyTree
+
+from .._fields import as_mask, Mask, MaskLike
+from .._tree import is_function
+from . import _archive
+from ._archive import PathLike
+from ._entries import entries_of, Kind, kind_of, restored, stored_form
+from ._parts import arguments_of, is_transform, parts_of
+
+
+T = TypeVar("T")
+
+
+def save(path: PathLike, tree: PyTree) -> None:
+    """Saves a model, its optimizer and anything else in one file.
+
+    A process that is killed at any moment leaves the old file or the new one at `path`,
+    each complete. The file is an `.npz` whose arrays are named by their paths in the
+    tree, so `numpy.load` reads it too.
+
+    **Arguments:**
+
+    - `path`: the file. One that is there is replaced.
+    - `tree`: any pytree, such as `(model, opt)` or a dictionary. Its arrays, random
+        keys and Python numbers are stored, and the classes of its optimizers.
+        Functions, strings and static fields are not: they are the script's.
+
+    **Raises:** a `TypeError` or `ValueError` that names the path of what cannot be
+    stored. The file that was there stays.
+
+    !!! example
+
+        ```pycon
+        >>> import pathlib, tempfile
+        >>> import jax.numpy as jnp, eqxopt
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "run.npz"
+        >>> opt = eqxopt.SGD(0.1, momentum=0.9).init(jnp.ones(2))
+        >>> eqxopt.save(path, {"model": jnp.ones(2), "opt": opt, "epoch": 3})
+        >>> sorted(jnp.load(path))[:3]
+        ['checkpoint.json', "['epoch']", "['model']"]
+
+        ```
+    """
+    entries = entries_of(tree, "save")
+    header = {
+        "entries": {name: kind_of(x)._asdict() for name, x in entries.items()},
+        "classes": {name: type(x).__name__ for name, x in parts_of(tree).items()},
+    }
+    arrays = ((name, stored_form(name, x)) for name, x in entries.items())
+    _archive.write(path, header, arrays)
+
+
+def load(
+    path: PathLike,
+    like: T,
+    *,
+    hyperparameters: Literal["stored", "own"] = "stored",
+    only: MaskLike | None = None,
+    renamed: Mapping[str, str] | None = None,
+) -> T:
+    """Loads what [`save`][eqxopt.save] has saved.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `like`: a tree like the saved one, with optimizers after `init`. What is not
+        stored comes from it, and its arrays say where the loaded ones lie. Under
+        `equinox.filter_eval_shape` it takes no memory.
+    - `hyperparameters`: whose hyperparameters every optimizer in the tree gets.
+        `"stored"`, the default, are those of the file: training goes on to the bit.
+        `"own"` are those of `like`, whatever their form: all that its constructor was
+        given, schedules and seeds as well.
+    - `only`: which entries to load, a [selector][selectors] of `path` and array over
+        the whole tree. The others stay as they are in `like`. The file may lack them,
+        or have them in other shapes. Default `None`: all.
+    - `renamed`: new names of optimizers' classes by their old ones.
+
+    **Returns:** `like` with what was loaded.
+
+    **Raises:** a `ValueError` with the paths of all entries that are missing, left over
+    or of another shape or dtype, and of optimizers of another class. It is also raised
+    for a damaged file, and for one that a newer version wrote.
+
+    !!! example
+
+        ```pycon
+        >>> import pathlib, tempfile
+        >>> import jax.numpy as jnp, eqxopt
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "run.npz"
+        >>> params = jnp.ones(2)
+        >>> eqxopt.save(path, (params, eqxopt.SGD(0.1).init(params)))
+        >>> opt = eqxopt.SGD(0.5).init(params)
+        >>> _, opt = eqxopt.load(path, (params, opt), hyperparameters="own")
+        >>> print(opt)
+        SGD(learning_rate=0.5, count=0)
+
+        ```
+    """
+    if hyperparameters not in ("stored", "own"):
+        raise ValueError(
+            f"`load`: `hyperparameters` is 'stored' or 'own', not {hyperparameters!r}"
+        )
+    entries = entries_of(like, "load")
+    with _archive.reading(path) as (header, read):
+        stored = {
+            name: Kind(kind["dtype"], tuple(kind["shape"]))
+            for name, kind in header["entries"].items()
+        }
+        selected = _selection(only, [*entries, *stored])
+        kept = set(arguments_of(like)) if hyperparameters == "own" else set()
+
+        def wanted(kinds: dict[str, Kind]) -> dict[str, Kind]:
+            return {
+                name: kind
+                for name, kind in kinds.items()
+                if kept.isdisjoint(_branches(name)) and selected(name, kind)
+            }
+
+        fresh = wanted({name: kind_of(x) for name, x in entries.items()})
+        found = wanted({name: x for name, x in stored.items() if name not in entries})
+        found |= {name: stored[name] for name in fresh if name in stored}
+        if only is not None and not fresh:
+            raise ValueError("`load`: `only` selects no entry of `like`")
+        differences = _differences(like, fresh, found, header["classes"], renamed or {})
+        if differences:
+            lines = [f"`load`: '{path}' does not fit `like`", *differences]
+            raise ValueError("\n".join(lines))
+        loaded = {
+            name: restored(read(name), kind, entries[name])
+            for name, kind in fresh.items()
+        }
+    flat, treedef = jtu.tree_flatten_with_path(like)
+    return treedef.unflatten([loaded.get(jtu.keystr(at), x) for at, x in flat])
+
+
+def _branches(name: str) -> Iterator[str]:
+    """A path and all paths above it, the longest first."""
+    yield name
+    for i in range(len(name) - 1, 0, -1):
+        if name[i] in ".[":
+            yield name[:i]
+    yield ""
+
+
+def _selection(
+    only: MaskLike | None, names: Iterable[str]
+) -> Callable[[str, Kind], bool]:
+    """Whether to load the entry of a name."""
+    if only is None:
+        return lambda name, kind: True
+    choose: Any = only
+    if is_function(only):
+        as_mask(only)  # raises an error for another number of arguments
+        choice = lambda name, kind: choose(name, kind.array())
+    else:
+        flat, _ = jtu.tree_flatten_with_path(only)
+        prefix = {jtu.keystr(path): x for path, x in flat}
+        known = {branch for name in names for branch in _branches(name)}
+        for branch in prefix:
+            if branch not in known:
+                raise ValueError(
+                    f"`load`: `only` has an entry at {branch}, where `like` has none"
+                )
+
+        def choice(name: str, kind: Kind) -> Any:
+            for branch in _branches(name):
+                if branch in prefix:
+                    return prefix[branch]
+            raise ValueError(f"`load`: `only` has no entry for {name}")
+
+    read = Mask(True).read
+    return lambda name, kind: read(
+        choice(name, kind), f"`load`: `only` at {name}", None
+    )
+
+
+def _differences(
+    like: PyTree,
+    fresh: dict[str, Kind],
+    found: dict[str, Kind],
+    old_classes: dict[str, str],
+    renamed: Mapping[str, str],
+) -> list[str]:
+    """What differs between the entries `fresh` of `like` and those `found` in the
+    file, and what to do."""
+    parts = parts_of(like)
+    covered = {branch for name in fresh for branch in _branches(name)}
+    classes = {
+        name: (old, type(part).__name__)
+        for name, part in parts.items()
+        if name in covered and (old := old_classes.get(name)) is not None
+        if renamed.get(old, old) != type(part).__name__
+    }
+    changed = [name for name in fresh if name in found and fresh[name] != found[name]]
+    missing = [name for name in fresh if name not in found]
+    extra = [name for name in found if name not in fresh]
+    lines = [
+        *_listed(
+            "of another class:",
+            [
+                f"{name or 'the root'}: `{old}` in the file, `{new}` in `like`"
+                for name, (old, new) in classes.items()
+            ],
+        ),
+        *_listed(
+            "of another shape or dtype:",
+            [f"{x}: {found[x]} in the file, {fresh[x]} in `like`" for x in changed],
+        ),
+        *_listed("missing in the file:", [f"{x}: {fresh[x]}" for x in missing]),
+        *_listed("missing in `like`:", [f"{x}: {found[x]}" for x in extra]),
+    ]
+    if not lines:
+        return []
+    for name, part in parts.items():
+        if is_transform(part) and part.count is None and f"{name}.count" in extra:
+            kind = type(part).__name__
+            return [*lines, f"`{kind}` in `like` has no state: call `opt.init(model)`."]
+    arguments = set(arguments_of(like))
+    for name in (*changed, *missing, *extra):
+        if not arguments.isdisjoint(_branches(name)):
+            lines.append(f'`hyperparameters="own"` keeps what `like` has at {name}.')
+            break
+    for old, new in classes.values():
+        lines.append(
+            f"If the class only has a new name: `renamed={{{old!r}: {new!r}}}`."
+        )
+    lines.append(
+        "To load a part: `only=lambda path, array: ...`, the rest is `like`'s."
+    )
+    return lines
+
+
+def _listed(title: str, lines: list[str], most: int = 20) -> list[str]:
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return [title, *(f"  {line}" for line in lines[:most] + more)] if lines else []
