@@ -24,7 +24,7 @@ PARTS = {
         *many_leaves(1200),
         eager(60, bar=0.2),
     ],
-    "steps": lambda: training_steps(60, bars=(0.55, 0.2)),
+    "steps": lambda: training_steps(60, bars=(0.3, 0.2)),
     "large": lambda: [*large_array(4096, bar=1.05), *large_array(8192, bar=1.05)],
     "matrices": lambda: muon(12, bars=(0.6, 0.5)),
     "everyone": lambda: small_and_large(bar=1.1),

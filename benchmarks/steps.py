@@ -1,7 +1,10 @@
 """A whole training step of a small model, in the loops that people write."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
+import numpy as np
 import optax
 
 import eqxopt
@@ -11,13 +14,18 @@ from .timing import Figure, interleaved
 
 
 STEPS = 200
-# In one program of `fit`.
-PER_CALL = 50
+ROWS, BATCH = 2048, 32
 
 
 def training_steps(leaves: int, *, bars: tuple[float, float]) -> list[Figure]:
-    """`make_step` and `fit` beside the usual loop; times are of one step."""
-    x = jax.random.normal(jax.random.key(1), (32, 16))
+    """`make_step` and `fit` beside the usual loop; times are of one step.
+
+    `fit` is timed for short and long runs, with batches from a list and with data in
+    memory: what it does once a call counts in each.
+    """
+    data = np.random.default_rng(1).normal(size=(ROWS, 16)).astype(np.float32)
+    key = jax.random.key(2)
+    x = jax.device_put(data[:BATCH])
     tx = optax.adamw(1e-3)
 
     @eqx.filter_jit
@@ -27,12 +35,19 @@ def training_steps(leaves: int, *, bars: tuple[float, float]) -> list[Figure]:
         updates, state = tx.update(grads, state, params)
         return eqx.apply_updates(model, updates), state, value
 
-    def usual():
-        model, state = usual.carry
-        for _ in range(STEPS):
-            model, state, value = usual_step(model, state, x)
-        usual.carry = model, state
-        return value
+    def fresh():
+        return ResidualMLP(leaves, key=jax.random.key(0))
+
+    def usual(steps: int) -> Callable[[], jax.Array]:
+        def run():
+            model, state = run.carry
+            for _ in range(steps):
+                model, state, value = usual_step(model, state, x)
+            run.carry = model, state
+            return value
+
+        run.carry = fresh(), tx.init(eqx.filter(fresh(), eqx.is_inexact_array))
+        return run
 
     def made():
         model, opt = made.carry
@@ -41,22 +56,36 @@ def training_steps(leaves: int, *, bars: tuple[float, float]) -> list[Figure]:
         made.carry = model, opt
         return value
 
-    def fitted():
-        *fitted.carry, history = eqxopt.fit(
-            loss, *fitted.carry, [x] * STEPS, steps_per_call=PER_CALL, progress=False
-        )
-        return history.loss
+    def fitted(steps: int, in_memory: bool) -> Callable[[], np.ndarray]:
+        options = {"batch_size": BATCH, "key": key} if in_memory else {}
+        starts = np.arange(steps) * BATCH % ROWS
+        batches = data if in_memory else [data[i : i + BATCH] for i in starts]
 
-    def fresh():
-        return ResidualMLP(leaves, key=jax.random.key(0))
+        def run():
+            *run.carry, history = eqxopt.fit(
+                loss, *run.carry, batches, steps=steps, progress=False, **options
+            )
+            return history.loss
+
+        run.carry = fresh(), eqxopt.AdamW(1e-3).init(fresh())
+        return run
 
     step = eqxopt.make_step(loss)
-    usual.carry = fresh(), tx.init(eqx.filter(fresh(), eqx.is_inexact_array))
     made.carry = fresh(), eqxopt.AdamW(1e-3).init(fresh())
-    fitted.carry = made.carry
-    made.carry = fresh(), eqxopt.AdamW(1e-3).init(fresh())
-    names = "make_step", "fit"
-    return [
-        interleaved(f"{leaves} leaves, a step: {name}", ours, usual, bar=bar, per=STEPS)
-        for name, ours, bar in zip(names, (made, fitted), bars)
+    one = f"{leaves} leaves, a step"
+    figures = [
+        interleaved(f"{one}: make_step", made, usual(STEPS), bar=bars[0], per=STEPS)
     ]
+    for steps in (100, 1000):
+        for in_memory in (False, True):
+            source = "data in memory" if in_memory else "a list"
+            figures.append(
+                interleaved(
+                    f"{one}: fit, {source}, {steps} steps",
+                    fitted(steps, in_memory),
+                    usual(steps),
+                    bar=bars[1] if steps == 1000 else None,
+                    per=steps,
+                )
+            )
+    return figures

@@ -3,7 +3,7 @@
 import dataclasses
 import operator
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -17,7 +17,7 @@ from ._step import Carry
 
 # How many structures of models and optimizers one step keeps programs for.
 _KEPT = 32
-_NAMES = "model", "optimizer", "state"
+_NAMES = "model", "opt", "state"
 
 
 class CompiledStep:
@@ -48,7 +48,8 @@ class CompiledStep:
         try:
             new, out = program.run(arrays, args)
         except (RuntimeError, ValueError) as error:
-            _explain(carry, args if self._donate else (), error)
+            if self._donate:
+                _explain(carry, args, error)
             raise
         carry = program.unflatten(new)
         if not any(isinstance(x, Tracer) for x in new[:1]):
@@ -199,32 +200,40 @@ def _same(contents: tuple[Any, ...], held: tuple[Any, ...]) -> bool:
     return len(contents) == len(held) and all(map(operator.is_, contents, held))
 
 
+def check_alive(carry: Carry, error: Exception | None = None) -> None:
+    """Raise an error for an array that was donated to an earlier step."""
+    for where, x in _arrays(carry):
+        if x.is_deleted():
+            raise ValueError(
+                f"{where} was given away: it was donated to an earlier step, whose "
+                "results take its place. Use `model, opt, loss = step(model, opt, "
+                "batch)`, or `make_step(..., donate=False)`."
+            ) from error
+
+
 def _explain(carry: Carry, args: Any, error: Exception) -> None:
     """Raise what is wrong with the arrays' memory, if anything is."""
-    seen: dict[int, str] = {}
-    for name, part in zip(_NAMES, carry):
-        for path, x in jtu.tree_leaves_with_path(part):
-            if not isinstance(x, jax.Array):
-                continue
-            where = f"the {name}'s {jtu.keystr(path)}"
-            if x.is_deleted():
-                raise ValueError(
-                    f"{where} was given away: this {name} was donated to an earlier "
-                    "step, whose results take its place. Use `model, opt, loss = "
-                    "step(model, opt, batch)`, or `make_step(..., donate=False)`."
-                ) from error
-            if id(x) in seen:
-                raise ValueError(
-                    f"{seen[id(x)]} and {where} are one array, which cannot be donated "
-                    "twice. Copy one of them, such as with `jax.tree.map(jnp.copy, "
-                    "...)`; tie layers with `equinox.nn.Shared`; or use "
-                    "`make_step(..., donate=False)`."
-                ) from error
-            seen[id(x)] = where
-    for path, x in jtu.tree_leaves_with_path(args):
-        if id(x) in seen:
+    check_alive(carry, error)
+    donated: dict[int, str] = {}
+    for where, x in _arrays(carry):
+        if id(x) in donated:
             raise ValueError(
-                f"{seen[id(x)]} is also an argument of the step, which gives its "
-                "memory to the next model. Pass a copy, such as `jax.tree.map("
+                f"{donated[id(x)]} and {where} are one array, which cannot be donated "
+                "twice. Copy one of them; tie layers with `equinox.nn.Shared`; or use "
+                "`make_step(..., donate=False)`."
+            ) from error
+        donated[id(x)] = where
+    for x in jtu.tree_leaves(args):
+        if id(x) in donated:
+            raise ValueError(
+                f"{donated[id(x)]} is also another argument of the step, which gives "
+                "its memory to the next model. Pass a copy, such as `jax.tree.map("
                 "jnp.copy, model)`, or use `make_step(..., donate=False)`."
             ) from error
+
+
+def _arrays(carry: Carry) -> Iterator[tuple[str, Array]]:
+    for name, part in zip(_NAMES, carry):
+        for path, x in jtu.tree_leaves_with_path(part):
+            if isinstance(x, jax.Array):
+                yield f"`{name}{jtu.keystr(path)}`", x

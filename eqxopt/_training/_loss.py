@@ -63,18 +63,11 @@ def called(
 
 def takes_key(loss_fn: Callable[..., Any]) -> bool:
     """Whether the loss function has a parameter of that name."""
-    return any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in _parameters(loss_fn))
-
-
-def needs_key(loss_fn: Callable[..., Any]) -> bool:
-    return any(p.name == "key" and p.default is p.empty for p in _parameters(loss_fn))
-
-
-def _parameters(loss_fn: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
-        return list(inspect.signature(loss_fn).parameters.values())
+        parameters = inspect.signature(loss_fn).parameters.values()
     except (TypeError, ValueError):  # a builtin, which says nothing of itself
-        return []
+        return False
+    return any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _check_call(
@@ -97,6 +90,8 @@ def _check_call(
         raise TypeError(
             f"the loss function takes `{signature}`, but is called with "
             f"{' and '.join(f'`{name}`' for name in names)}, {parts}{named}: {error}"
+            + ". Give `key=`"
+            * str(error).endswith("'key'")
         ) from None
     if any(isinstance(x, eqx.nn.State) for x in args[1 + has_state :]):
         raise TypeError(

@@ -28,6 +28,11 @@ def training_step(
 ) -> tuple[Carry, Returned]:
     """The next model, optimizer and state, and what the loss function returned."""
     model, opt, state = carry
+    if not any(eqx.is_inexact_array(x) for x in jtu.tree_leaves(model)):
+        raise ValueError(
+            "the model has no parameters, which are arrays of real or complex floating "
+            "point: make its numbers arrays, such as with `jnp.asarray`"
+        )
     if given.key is not None:
         given = given._replace(key=jax.random.fold_in(given.key, batches_taken(opt)))
 

@@ -27,9 +27,9 @@ from ._batches import (
     row_count,
     Source,
 )
-from ._compiled_step import CompiledStep
+from ._compiled_step import check_alive, CompiledStep
 from ._history import History, Recorder
-from ._loss import called, Given, needs_key, takes_key
+from ._loss import called, Given, takes_key
 from ._progress import shown_progress
 from ._step import batches_taken, Carry, check_optimizer, training_step
 from ._stop import Stop
@@ -43,7 +43,7 @@ S = TypeVar("S")
 # step takes longer: a signal stops training between two calls.
 _SECONDS = 0.25
 # The key of the order is made with a number that no step has.
-_ORDER = 2**32 - 1
+_ORDER = np.uint32(2**32 - 1)
 
 
 @overload
@@ -228,7 +228,7 @@ class _Run:
     ) -> None:
         done = seen = 0  # steps begun, and those of the last callback
         pace = _Pace(steps_per_call)
-        while done != steps and not source.ended and source.error is None:
+        while done != steps and not source.ended:
             to_callback = steps_per_call - done % steps_per_call
             left = to_callback if steps is None else min(to_callback, steps - done)
             # The batches are made while the device computes the steps before.
@@ -245,14 +245,14 @@ class _Run:
                 if _says_stop(callback, self.result()):
                     self.recorder.stopped = "callback"
                     return
+            if source.error is not None:
+                raise source.error
             if stop_on_nonfinite and not self._finite:
                 self.recorder.stopped = "nonfinite"
             elif stop.requested is not None and done != steps:
                 self.recorder.stopped = stop.requested
             if self.recorder.stopped is not None:
                 return
-        if source.error is not None:
-            raise source.error
         if steps is not None and done < steps:
             warnings.warn(
                 f"`fit` made {done} of {steps} steps: there were no more batches",
@@ -324,6 +324,7 @@ def _check(carry: Carry, steps: int | None, steps_per_call: int) -> None:
             "part of a function that is transformed, such as by `jax.vmap` or "
             "`jax.jit`. Use `opt.apply` in a `jax.lax.scan` there"
         )
+    check_alive(carry)
     if steps_per_call < 1:
         raise ValueError(f"`fit`: steps_per_call={steps_per_call} must be at least 1")
     if steps is not None and steps < 0:
@@ -340,8 +341,6 @@ def _source(
     length: int,
 ) -> tuple[Source, int | None]:
     """Where the batches come from, and the number of steps, if it is known."""
-    if key is None and needs_key(loss_fn):
-        raise ValueError("`fit`: the loss function has a parameter `key`: give `key=`")
     shuffled = False
     if batches is None:
         if steps is None or batch_size is not None:
@@ -366,7 +365,7 @@ def _source(
         if key is None or not shuffled:
             source = Repeated(data, length)
         else:
-            order = jax.random.fold_in(key, _ORDER)
+            order = jax.random.fold_in(key, jax.device_put(_ORDER))
             source = InMemory(data, batch_size, order, first, length)
     if key is not None and not shuffled and not takes_key(loss_fn):
         raise ValueError(
