@@ -15,7 +15,6 @@ from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._abstract.optimizer import AbstractOptimizer
-from .._compile.closures import as_pytree, Closure
 from ._batches import (
     check_iterable,
     check_length,
@@ -30,6 +29,7 @@ from ._batches import (
 from ._compiled_step import check_alive, CompiledStep
 from ._history import History, Recorder
 from ._loss import called, Given, takes_key
+from ._program import ProgramOf
 from ._progress import shown_progress
 from ._step import batches_taken, Carry, check_optimizer, training_step
 from ._stop import Stop
@@ -174,12 +174,11 @@ def fit(
     source, steps = _source(
         loss_fn, batches, steps, batch_size, key, first, steps_per_call
     )
-    captured = as_pytree(loss_fn)
-    known = isinstance(captured, Closure)
-    program = _loop(has_aux) if known else _loop.__wrapped__(has_aux)
-    fixed = captured, key if takes_key(loss_fn) else None
+    new_loop = lambda: _new_loop(has_aux)
+    program = ProgramOf(loss_fn, _loop(has_aux), new_loop, "`fit`")
     with shown_progress(steps, progress) as show, Stop() as stop:
-        run = _Run(program, fixed, (model, opt, state), Recorder(first), show)
+        key = key if takes_key(loss_fn) else None
+        run = _Run(program, key, (model, opt, state), Recorder(first), show)
         try:
             run.train(source, stop, steps, steps_per_call, stop_on_nonfinite, callback)
         except BaseException as error:
@@ -197,15 +196,16 @@ class _Run:
 
     def __init__(
         self,
-        program: CompiledStep,
-        fixed: tuple[Any, ...],
+        program: ProgramOf,
+        key: PRNGKeyArray | None,
         carry: Carry,
         recorder: Recorder,
         show: Callable[[int, float], None],
     ):
         self.recorder = recorder
         self._program = program
-        self._fixed = fixed
+        self._step, self._loss_fn = program.now()
+        self._key = key
         self._carry = carry
         self._show = show
         # What the device is computing.
@@ -245,6 +245,8 @@ class _Run:
                 if _says_stop(callback, self.result()):
                     self.recorder.stopped = "callback"
                     return
+                if done != steps:  # the callback may have changed what it reads
+                    self._step, self._loss_fn = self._program.now()
             if source.error is not None:
                 raise source.error
             if stop_on_nonfinite and not self._finite:
@@ -260,8 +262,8 @@ class _Run:
             )
 
     def _begin(self, chunk: Chunk, n: int) -> None:
-        args = *self._fixed, chunk, jax.device_put(np.int32(n))
-        self._pending = *self._program(self._carry, args), n
+        args = self._loss_fn, self._key, chunk, jax.device_put(np.int32(n))
+        self._pending = *self._step(self._carry, args), n
 
     def _finish(self) -> None:
         """Wait for the device, where an error of a step shows."""
@@ -377,6 +379,11 @@ def _source(
 
 @functools.cache
 def _loop(has_aux: bool) -> CompiledStep:
+    """The loop of all calls, so that a second one compiles nothing."""
+    return _new_loop(has_aux)
+
+
+def _new_loop(has_aux: bool) -> CompiledStep:
     """The compiled loop of `n` steps.
 
     `n` is an argument of the program, so that fewer steps than a chunk has compile

@@ -1,16 +1,15 @@
 """A compiled training step."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal, overload, Protocol, runtime_checkable, TypeVar
 
 from jaxtyping import PRNGKeyArray
 
 from .._abstract.optimizer import AbstractOptimizer
-from .._compile.closures import as_pytree, Closure
 from .._types import Scalar
 from ._compiled_step import CompiledStep
 from ._loss import Given
+from ._program import ProgramOf
 from ._step import Carry, check_optimizer, training_step
 
 
@@ -156,21 +155,13 @@ def make_step(
         return carry, (out.loss, out.aux)
 
     new = lambda: CompiledStep(advance, donate)
-    return _Step(loss_fn, has_aux, new)
+    return _Step(ProgramOf(loss_fn, new(), new, "`make_step`"), has_aux)
 
 
 class _Step:
-    def __init__(
-        self,
-        loss_fn: Callable[..., Any],
-        has_aux: bool,
-        new_program: Callable[[], CompiledStep],
-    ):
-        self._loss_fn = loss_fn
+    def __init__(self, program: ProgramOf, has_aux: bool):
+        self._program = program
         self._has_aux = has_aux
-        self._new_program = new_program
-        self._program = new_program()
-        self._calls = 0
 
     def __call__(
         self,
@@ -182,22 +173,8 @@ class _Step:
         **others: Any,
     ) -> tuple[Any, ...]:
         check_optimizer("the step of `make_step`", opt)
-        loss_fn = as_pytree(self._loss_fn)
-        if not isinstance(loss_fn, Closure):
-            self._start_anew()
+        step, loss_fn = self._program.now()
         args = loss_fn, Given(batch, others, key)
-        (model, opt, state), (loss, aux) = self._program((model, opt, state), args)
+        (model, opt, state), (loss, aux) = step((model, opt, state), args)
         stated = () if state is None else (state,)
         return model, opt, *stated, loss, *((aux,) if self._has_aux else ())
-
-    def _start_anew(self) -> None:
-        """Forget the program, since the loss function may have changed unseen."""
-        self._program = self._new_program()
-        self._calls += 1
-        if self._calls == 2:
-            warnings.warn(
-                "`make_step` compiles anew in every step, because the loss function "
-                "reads something that may change unseen. Give it to the step by a "
-                "keyword, or wrap the function that reads it in `jax.jit`.",
-                stacklevel=3,
-            )

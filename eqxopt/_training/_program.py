@@ -1,0 +1,41 @@
+"""The program of a loss function, made anew where that may have changed."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from .._compile.closures import as_pytree, Closure
+from ._compiled_step import CompiledStep
+
+
+class ProgramOf:
+    """Gives the compiled step to use for a loss function, and the function itself with
+    what it reads now as arguments of the program."""
+
+    def __init__(
+        self,
+        loss_fn: Callable[..., Any],
+        lasting: CompiledStep,
+        new: Callable[[], CompiledStep],
+        caller: str,
+    ):
+        self._loss_fn = loss_fn
+        self._lasting = lasting
+        self._new = new
+        self._caller = caller
+        self._made_anew = 0
+
+    def now(self) -> tuple[CompiledStep, Callable[..., Any]]:
+        loss_fn = as_pytree(self._loss_fn)
+        if isinstance(loss_fn, Closure):
+            return self._lasting, loss_fn
+        self._made_anew += 1
+        if self._made_anew == 2:
+            warnings.warn(
+                f"{self._caller} compiles anew again and again, because the loss "
+                "function reads something that may change unseen. Give that to the "
+                "loss function as an argument, or wrap the function that reads it in "
+                "`jax.jit`, which takes it as it is now.",
+                stacklevel=4,
+            )
+        return self._new(), loss_fn
