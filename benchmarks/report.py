@@ -17,6 +17,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
+# Readable on a light page and on a dark one.
+GREY, HELD, MISSED = "#808080", "#5c6bc0", "#ef5350"
+
+
 def machine() -> str:
     device = jax.devices()[0].device_kind
     versions = f"jax {jax.__version__}, equinox {eqx.__version__}"
@@ -25,7 +29,7 @@ def machine() -> str:
 
 def table(figures: list[Figure]) -> str:
     lines = [
-        "| what | eqxopt, ms | peer, ms | ratio | bar |",
+        "| what | eqxopt, ms | peer, ms | ratio | bound |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for f in figures:
@@ -37,6 +41,15 @@ def table(figures: list[Figure]) -> str:
     return "\n".join(lines)
 
 
+def verdict(figures: list[Figure]) -> str:
+    """Which ratios miss their bounds."""
+    missed = [f"{f.what}: {f.ratio:.3f}" for f in figures if not f.holds]
+    bounds = sum(f.bar is not None for f in figures)
+    if not missed:
+        return f"All {bounds} bounds are kept."
+    return f"Of {bounds} bounds, {len(missed)} are missed ({'; '.join(missed)})."
+
+
 def save(parts: dict[str, list[Figure]], folder: pathlib.Path) -> None:
     """The tables that the documentation shows, all figures as JSON, and pictures. Parts
     that were saved there before and are not among `parts` stay."""
@@ -46,10 +59,16 @@ def save(parts: dict[str, list[Figure]], folder: pathlib.Path) -> None:
     for part, figures in parts.items():
         rows = [dataclasses.asdict(f) | {"ratio": f.ratio} for f in figures]
         kept[part] = {"machine": machine(), "figures": rows}
-        (folder / f"benchmarks-{part}.md").write_text(table(figures) + "\n")
-        if any(f.bar is not None for f in figures):
-            draw(figures, folder / f"benchmarks-{part}.svg")
+        show(part, figures, folder)
     output.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def show(part: str, figures: list[Figure], folder: pathlib.Path) -> None:
+    text = table(figures) + "\n"
+    if any(f.bar is not None for f in figures):
+        text += "\n" + verdict(figures) + "\n"
+        draw(figures, folder / f"benchmarks-{part}.svg")
+    (folder / f"benchmarks-{part}.md").write_text(text)
 
 
 def draw(figures: list[Figure], output: pathlib.Path) -> None:
@@ -60,20 +79,19 @@ def draw(figures: list[Figure], output: pathlib.Path) -> None:
         figsize=(8, 0.19 * len(shown) + 0.9), layout="constrained"
     )
     places = range(len(shown))
-    colors = ["C0" if f.holds else "C3" for f in shown]
+    colors = [HELD if f.holds else MISSED for f in shown]
     ratios = [f.ratio for f in shown]
     axes.hlines(places, [1] * len(shown), ratios, colors=colors, linewidth=2)
     axes.scatter(ratios, places, color=colors, s=16, zorder=2)
     axes.scatter(
-        [f.bar for f in shown], places, marker="|", color="black", s=40, linewidth=0.8
+        [f.bar for f in shown], places, marker="|", color=GREY, s=40, linewidth=0.8
     )
-    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.axvline(1, color=GREY, linewidth=0.8)
     axes.set_yticks(places, [f.what for f in shown], fontsize=7)
-    axes.set(
-        xlabel="time, as a multiple of the peer's (mark: bound)",
-        xlim=(0, None),
-        ylim=(-0.8, len(shown) - 0.2),
-    )
+    axes.set_xlabel("time, as a multiple of the peer's (mark: bound)", color=GREY)
+    axes.set(xlim=(0, None), ylim=(-0.8, len(shown) - 0.2))
+    axes.tick_params(colors=GREY)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(output)
+    axes.spines[["bottom", "left"]].set_color(GREY)
+    figure.savefig(output, transparent=True)
     plt.close(figure)

@@ -36,4 +36,4 @@ def attach(
         module[name] = file if is_submodule else getattr(file, name)
         return module[name]
 
-    return get, lambda: [*module, *files], [*files]
+    return get, lambda: [*(module.keys() | files.keys())], [*files]

@@ -76,6 +76,9 @@ def timed(function, *args):
 
 
 def draw(rates, decays, accuracies, output: pathlib.Path) -> None:
+    # Readable on a light page and on a dark one.
+    names = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color")
+    plt.rcParams.update(dict.fromkeys((*names, "ytick.color"), "#808080"))
     figure, axes = plt.subplots(figsize=(10, 2.8), layout="constrained")
     image = axes.imshow(100 * accuracies.T, aspect="auto", cmap="viridis")
     ticks = np.arange(0, len(rates), 4)
@@ -83,7 +86,7 @@ def draw(rates, decays, accuracies, output: pathlib.Path) -> None:
     axes.set_yticks(np.arange(len(decays)), [f"{x:g}" for x in decays])
     axes.set(xlabel="learning rate", ylabel="weight decay", title="held-out accuracy")
     figure.colorbar(image, label="%")
-    figure.savefig(output, dpi=150)
+    figure.savefig(output, dpi=150, transparent=True)
     plt.close(figure)
 
 

@@ -1,5 +1,6 @@
 """The code in the documentation runs."""
 
+import inspect
 import pathlib
 import re
 
@@ -7,30 +8,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
+import optax
 import pytest
 
 import eqxopt
+from eqxopt import schedules
 
 
 ROOT = pathlib.Path(__file__).parents[1]
+# The rows of the migration page have a test of their own.
 PAGES = [
-    "README.md",
-    *(
-        f"docs/{p}.md"
-        for p in (
-            "index",
-            "hyperparameters",
-            "training",
-            "optimizers/lbfgs",
-            "optimizers/matrices",
-            "optimizers/schedule_free",
-            "composition/index",
-            "composition/transforms",
-            "composition/wrappers",
-            "interop",
-            "writing",
-        )
-    ),
+    str(path.relative_to(ROOT))
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    if "```python\n" in path.read_text() and path.name != "migration.md"
 ]
 
 
@@ -46,6 +36,7 @@ def reader():
 
     return {
         "eqx": eqx,
+        "eqxopt": eqxopt,
         "jax": jax,
         "jnp": jnp,
         "model": model,
@@ -54,6 +45,7 @@ def reader():
         "rows": jax.random.normal(jax.random.key(2), (64, 2)),
         "key": jax.random.key(3),
         "loss_fn": loss_fn,
+        "loss": jnp.array(1.0),
         "grads": eqx.filter(model, eqx.is_inexact_array),
         "opt": eqxopt.AdamW(1e-3).init(model),
     }
@@ -85,3 +77,64 @@ def test_page(page, monkeypatch):
             exec(compile(block, page, "exec"), namespace)
     if page == "docs/index.md":
         assert namespace["loss"] < 0.1
+
+
+def test_search_splits_code_into_names():
+    config = (ROOT / "mkdocs.yml").read_text()
+    separator = re.search(r"separator: '(.*)'\n", config)[1].replace("''", "'")
+    for page in [*PAGES, "docs/migration.md"]:
+        text = (ROOT / page).read_text()
+        words = set(re.split(separator, text))
+        for code in re.findall(r"```python.*?```", text, re.DOTALL):
+            assert words >= set(re.findall(r"\b[A-Za-z]\w+", code))
+
+
+def public(module, base):
+    """The public classes below `base` that are not abstract."""
+    found = [getattr(module, name) for name in dir(module)]
+    classes = [x for x in found if inspect.isclass(x) and issubclass(x, base)]
+    return [x for x in classes if not x.__name__.startswith("Abstract")]
+
+
+def test_counts_in_prose():
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    optimizers = [
+        cls
+        for cls in public(eqxopt, eqxopt.AbstractOptimizer)
+        if re.search(r"\._(optim|matrices)\.", cls.__module__)
+    ]
+    count = f"{len(optimizers)} optimizers"
+    assert count in readme and count in changes
+    assert all(f"`{cls.__name__}`" in changes for cls in optimizers)
+    count = len(public(schedules, schedules.AbstractSchedule))
+    assert f"{count} schedules" in changes
+
+
+def snake(name):
+    """`NoisySGD` and `noisy_sgd` alike."""
+    return name.replace("_", "").lower().removesuffix("schedule")
+
+
+def test_other_arguments():
+    """The migration page names each argument of optax that has another name here."""
+    table = (ROOT / "docs" / "migration.md").read_text().partition("### Other arg")[2]
+    rows = [row.split(" | ") for row in re.findall(r"^\| `.*$", table, re.MULTILINE)]
+    theirs = {
+        snake(name): getattr(module, name)
+        for module in (optax, optax.contrib)
+        for name in dir(module)
+        if inspect.isfunction(getattr(module, name))
+    }
+    ours = [
+        *public(eqxopt, eqxopt.AbstractTransform),
+        *public(schedules, schedules.AbstractSchedule),
+    ]
+    for cls in ours:
+        name = cls.__name__
+        if snake(name) in theirs and cls.__module__.split(".")[1] != "_wrapper":
+            missing = set(inspect.signature(theirs[snake(name)]).parameters)
+            missing -= set(inspect.signature(cls).parameters)
+            listed = [row[1] for row in rows if f"`{name}`" in row[0]]
+            known = set(re.findall(r"\w+", " ".join(listed)))
+            assert missing <= known, (name, missing - known)
