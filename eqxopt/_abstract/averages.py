@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, kept_dtype, real_dtype, widen
-from .._math import divide, power
+from .._math import divide, lerp, power
 from .._tree import Parameters
 from .._types import AnyLeaf, Leaf, Scalar
 from .optimizer import AbstractOptimizer
@@ -18,6 +18,7 @@ class Iterates(NamedTuple):
 
     z: Leaf
     weight_sum: Scalar
+    lost: Scalar  # what rounding has taken from the sum
     max_lr: Scalar
     b1: Scalar  # how near to the average the model now is
 
@@ -27,6 +28,7 @@ def first_iterates(param: Leaf, dtype: jnp.dtype | None) -> Iterates:
     return Iterates(
         z=jnp.array(param, dtype=kept_dtype(param.dtype, dtype), copy=True),
         weight_sum=jnp.zeros((), real),
+        lost=jnp.zeros((), real),
         max_lr=jnp.zeros((), real),
         b1=jnp.ones((), real),
     )
@@ -49,13 +51,16 @@ def next_iterates(
     """
     max_lr = jnp.maximum(iterates.max_lr, lr)
     weight = power(max_lr, weight_lr_power)
-    weight_sum = iterates.weight_sum + weight
+    # Kahan's sum: a plain one of a million equal weights is off by 0.7% in float32.
+    term = weight + iterates.lost
+    weight_sum = iterates.weight_sum + term
+    lost = term - (weight_sum - iterates.weight_sum)
     x = _average(y, iterates.z, iterates.b1)
     # In the precision in which it is kept, so that x can be had from y again.
     z = (iterates.z + step).astype(kept_dtype(y.dtype, dtype)).astype(y.dtype)
-    x = x + divide(weight, weight_sum) * (z - x)
+    x = lerp(x, z, divide(weight, weight_sum))
     update = z + b1 * (x - z) - y
-    return update, Iterates(z, weight_sum, max_lr, b1)
+    return update, Iterates(z, weight_sum, lost, max_lr, b1)
 
 
 def _average(y: Leaf, z: Leaf, b1: Scalar) -> Leaf:

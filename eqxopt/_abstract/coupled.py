@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from .._compile.once import once_per_shape, summed
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
+from .._math import plus_one
 from .._number import copied
 from .._sharding import placed_with
 from .._tree import Parameters, replace_fields
@@ -80,7 +81,7 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         t = count.astype(jnp.float32)
         states = states_of(self, step)
         leaves = [

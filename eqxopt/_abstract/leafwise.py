@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from .._compile.once import compute_with
 from .._dtype import compute_dtype, real_dtype, widen
+from .._math import plus_one
 from .._sharding import placed_with
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
@@ -60,7 +61,7 @@ class AbstractLeafwiseTransform(AbstractTransform):
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         t = count.astype(jnp.float32)
         states = kept_states(self, parameters)
         updates: Leaves = [None] * len(parameters)

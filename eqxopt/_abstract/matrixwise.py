@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Int, PyTree, Shaped
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widen
 from .._fields import Matrices, MatrixView, view_of
+from .._math import plus_one
 from .._sharding import gathered, placed_with, sharded_like
 from .._tree import fill, Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Matrix, Scalar, Self
@@ -104,7 +105,7 @@ class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         views = self.views(parameters)
         states = kept_states(self, parameters)
         updates: Leaves = [None] * len(parameters)

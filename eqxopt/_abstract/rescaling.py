@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
-from .._math import global_norm, stable_norm
+from .._math import global_norm, plus_one, stable_norm
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
 from .optimizer import AbstractTransform, count_of
@@ -41,7 +41,7 @@ class AbstractRescaling(AbstractTransform):
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
-        new = replace_fields(self, count=count_of(self) + 1)
+        new = replace_fields(self, count=plus_one(count_of(self)))
         grads = wide_gradients(step)
         every_rule = rules(replace_fields(self, norm=None), parameters)
         if self.per_parameter:

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widen
+from .._math import plus_one
 from .._sharding import placed_with
 from .._tree import is_nothing, Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Leaf, Leaves, Scalar, Self
@@ -95,7 +96,7 @@ class AbstractSharedWrapper(AbstractOptimizer):
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         t = count.astype(jnp.float32)
         states = kept_states(self, parameters)
         for i, (grad, state) in enumerate(zip(step.grads, states)):

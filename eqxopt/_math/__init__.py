@@ -3,7 +3,6 @@
 from .factored import (
     is_factored as is_factored,
     longest_axes as longest_axes,
-    mix as mix,
     mix_factors as mix_factors,
     over_root as over_root,
     zero_factors as zero_factors,
@@ -40,6 +39,7 @@ from .small import (
     norm as norm,
     one_minus_power as one_minus_power,
     own_copy as own_copy,
+    plus_one as plus_one,
     plus_one_if as plus_one_if,
     power as power,
     product as product,
@@ -47,6 +47,7 @@ from .small import (
     rms as rms,
     select as select,
     sqrt as sqrt,
+    squarable as squarable,
     squared_norm as squared_norm,
     stable_norm as stable_norm,
     sum_of_squares as sum_of_squares,

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from .._types import Leaf, RealLeaf, Scalar
 from .moments import reduced_zeros
-from .small import divide, sqrt
+from .small import divide, ema, sqrt
 
 
 def longest_axes(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -26,12 +26,6 @@ def zero_factors(param: Leaf) -> tuple[Float[Array, "*rows"], Float[Array, "*col
     return reduced_zeros(param, (long,)), reduced_zeros(param, (short,))
 
 
-def mix(mean: RealLeaf, new: RealLeaf, decay: Scalar) -> RealLeaf:
-    """`ema` for a mean of squares whose decay may be 0. With a decay of 0, `mean + (new
-    - mean)` may be rounded to less than 0; this form may not."""
-    return decay * mean + (1 - decay) * new
-
-
 def mix_factors(
     row: Float[Array, "*rows"],
     col: Float[Array, "*cols"],
@@ -41,8 +35,8 @@ def mix_factors(
     """The next row and column, given the squares of a gradient."""
     short, long = longest_axes(square.shape)
     return (
-        mix(row, jnp.mean(square, axis=long), decay),
-        mix(col, jnp.mean(square, axis=short), decay),
+        ema(row, jnp.mean(square, axis=long), decay),
+        ema(col, jnp.mean(square, axis=short), decay),
     )
 
 

@@ -17,20 +17,21 @@ T = TypeVar("T")
 
 def ema(mean: Leaf, new: Leaf, decay: Float[Array, "..."]) -> Leaf:
     r"""Exponential moving average, $\beta m + (1 - \beta) x$."""
-    # One weight, computed from `decay` as in `debias`: then `debias` corrects the bias
-    # exactly, also in float32. This form has the fewest operations, which matters
-    # because it is compiled for hundreds of parameters.
-    return mean + (1 - decay) * (new - mean)
+    # With two weights. A step of `new - mean` would lose `new` to rounding where the
+    # mean is much larger and the decay is small, and could overflow.
+    return decay * mean + (1 - decay) * new
 
 
-def debias(mean: Leaf, decay: Float[Array, "..."], t: Scalar) -> Leaf:
+def debias(mean: Leaf, decay: Float[Array, "..."], t: Float[Array, "..."]) -> Leaf:
     r"""Correct the bias of an `ema` that started from zeros, after `t` steps:
     $m / (1 - \beta^t)$."""
     return mean / one_minus_power(decay, t)
 
 
 @jax.custom_jvp
-def one_minus_power(base: RealLeaf, t: Scalar) -> RealLeaf:
+def one_minus_power(
+    base: Float[Array, "..."], t: Float[Array, "..."]
+) -> Float[Array, "..."]:
     r"""$1 - b^t$ for $0 \le b < 1$ and $t \ge 1$, without cancellation near $b = 1$.
 
     In float32, `1 - b**t` loses five digits in the first steps of `b = 0.999`.
@@ -52,6 +53,16 @@ def abs_sq(x: Leaf) -> RealLeaf:
     if jnp.iscomplexobj(x):
         return jnp.square(x.real) + jnp.square(x.imag)
     return jnp.square(x)
+
+
+def squarable(x: Leaf) -> Leaf:
+    r"""`x` with entries so small that the sum of their squares is finite, with room to
+    spare. In float32, $n$ entries may be as large as $2^{56} / \sqrt n$. Infinities and
+    NaN stay what they are."""
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(squarable(x.real), squarable(x.imag))
+    limit = 2.0**-8 * (float(jnp.finfo(x.dtype).max) / max(x.size, 1)) ** 0.5
+    return jnp.where(jnp.isfinite(x), jnp.clip(x, -limit, limit), x)
 
 
 @jax.custom_jvp
@@ -231,9 +242,13 @@ def ramp(step: Scalar, begin: float | Scalar, length: float | Scalar) -> Scalar:
     return jnp.where(elapsed < length, risen, 1)
 
 
-def lerp(start: Scalar, end: Scalar, done: Scalar) -> Scalar:
-    """Linear interpolation from `start` to `end`, exact at both."""
-    return (1 - done) * start + done * end
+def lerp(start: AnyLeaf, end: AnyLeaf, done: Scalar) -> AnyLeaf:
+    """Linear interpolation from `start` to `end`, exact at both, and where they are
+    equal."""
+    # Go from the nearer of the two: their difference is rounded.
+    near_end = done > 0.5
+    nearer = jnp.where(near_end, end, start)
+    return nearer + jnp.where(near_end, done - 1, done) * (end - start)
 
 
 def half_cosine(done: Scalar, exponent: float | Scalar = 1.0) -> Scalar:
@@ -262,8 +277,13 @@ def zero_count() -> Int[Array, ""]:
     return jnp.zeros((), jnp.int32)
 
 
+def plus_one(count: Int[Array, "..."]) -> Int[Array, "..."]:
+    """The next count. The largest stays: the integer after it is negative."""
+    return jnp.minimum(count, jnp.iinfo(count.dtype).max - 1) + 1
+
+
 def plus_one_if(condition: Bool[Array, ""], count: Int[Array, ""]) -> Int[Array, ""]:
-    return count + condition.astype(count.dtype)
+    return jnp.where(condition, plus_one(count), count)
 
 
 def own_copy(param: Leaf) -> Leaf:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._fields import MatrixView
 from .._math import adjoint, eigh, ema, orthonormal_columns, product
@@ -35,6 +35,11 @@ def squares(view: MatrixView, dtype: jnp.dtype, limit: int) -> Sides:
 def identities(view: MatrixView, dtype: jnp.dtype, limit: int) -> Sides:
     identity = lambda n: jnp.tile(jnp.eye(n, dtype=dtype), (view.batch, 1, 1))
     return sides(view, limit, identity)
+
+
+def first_age(view: MatrixView) -> Int[Array, "batch 1 1"]:
+    """How many gradients each matrix has had. They need not come in every update."""
+    return jnp.zeros((view.batch, 1, 1), jnp.int32)
 
 
 def averaged(old: Sides, new: Sides, decay: Float[Array, "..."]) -> Sides:
@@ -72,6 +77,18 @@ def eigenbases(factors: Sides) -> Sides:
     # Without a derivative: where eigenvalues meet, eigenvectors do not move smoothly.
     vectors = lambda x: jnp.flip(eigh(jax.lax.stop_gradient(x))[1], axis=-1)
     return jtu.tree_map(vectors, factors)
+
+
+def with_first_bases(
+    first: Bool[Array, "batch 1 1"], factors: Sides, bases: Sides
+) -> Sides:
+    """`bases`, or for matrices without bases yet the eigenvectors of `factors`."""
+
+    def chosen() -> Sides:
+        choose = lambda new, old: jnp.where(first, new, old)
+        return jtu.tree_map(choose, eigenbases(factors), bases)
+
+    return jax.lax.cond(jnp.any(first), chosen, lambda: bases)
 
 
 def orthonormalized(sides: Sides) -> Sides:

@@ -24,7 +24,17 @@ from .._fields import (
     OptionalMask,
     word,
 )
-from .._math import abs_sq, clip_factor, ema, one_minus_power, sqrt, stable_norm
+from .._math import (
+    abs_sq,
+    clip_factor,
+    divide,
+    ema,
+    one_minus_power,
+    plus_one,
+    sqrt,
+    squarable,
+    stable_norm,
+)
 from .._number import integer
 from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
@@ -149,7 +159,7 @@ class APOLLO(AbstractMatrixOptimizer):
     def accumulate(
         self, t: Scalar, grad: Matrix, state: Sketch
     ) -> tuple[Matrix, Sketch]:
-        return grad, state
+        return squarable(grad), state
 
     def precondition(
         self, t: Scalar, x: Matrix, state: Sketch
@@ -162,7 +172,7 @@ class APOLLO(AbstractMatrixOptimizer):
         mu = ema(mu, low, self.b1)
         nu = ema(nu, abs_sq(low), self.b2)
         axes = (-2,) if self.scale_type == "channel" else (-2, -1)
-        size = stable_norm(mu / (sqrt(nu) + self.eps), axes)
+        size = stable_norm(divide(mu, sqrt(nu) + self.eps), axes)
         scaled = grad * (size / (stable_norm(low, axes) + TINY))
         norm = stable_norm(scaled, (-2, -1))
         if self.max_growth is not None:
@@ -171,7 +181,8 @@ class APOLLO(AbstractMatrixOptimizer):
             scaled, norm = limit * scaled, limit * norm
         unbiased = sqrt(one_minus_power(self.b2, t)) / one_minus_power(self.b1, t)
         direction = sqrt(self.scale) * unbiased * scaled
-        return transposed_if(tall, direction), Sketch(age + 1, key, mu, nu, norm)
+        new = Sketch(plus_one(age), key, mu, nu, norm)
+        return transposed_if(tall, direction), new
 
     def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:
         return -self.learning_rate * (direction + self.weight_decay * param)

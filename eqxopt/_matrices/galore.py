@@ -19,7 +19,7 @@ from .._fields import (
     MatrixView,
     OptionalMask,
 )
-from .._math import abs_sq, adjoint, debias, ema, sqrt
+from .._math import abs_sq, adjoint, debias, divide, ema, plus_one, sqrt, squarable
 from .._number import integer
 from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
@@ -124,7 +124,7 @@ class GaLore(AbstractRefreshedMatrixOptimizer):
     def accumulate(
         self, t: Scalar, grad: Matrix, state: Subspace
     ) -> tuple[Matrix, Subspace]:
-        return grad, state
+        return squarable(grad), state
 
     def due(self, count: Int[Array, ""], state: Subspace) -> Bool[Array, "batch 1 1"]:
         # By the age of each matrix: its first gradient may come late.
@@ -142,8 +142,9 @@ class GaLore(AbstractRefreshedMatrixOptimizer):
         mu = ema(mu, low, self.b1)
         nu = ema(nu, abs_sq(low), self.b2)
         mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)
-        direction = self.scale * (adjoint(p) @ (mu_hat / (sqrt(nu_hat) + self.eps)))
-        return transposed_if(wide, direction), Subspace(age + 1, p, mu, nu)
+        scaled = divide(mu_hat, sqrt(nu_hat) + self.eps)
+        direction = self.scale * (adjoint(p) @ scaled)
+        return transposed_if(wide, direction), Subspace(plus_one(age), p, mu, nu)
 
     def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:
         return -self.learning_rate * (direction + self.weight_decay * param)

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Int
@@ -20,13 +19,13 @@ from .._fields import (
     MatrixView,
     OptionalMask,
 )
-from .._math import abs_sq, ema, no_update, product
+from .._math import abs_sq, ema, no_update, plus_one, product, squarable
 from .._number import integer
 from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
 from ._sides import (
     averaged,
-    eigenbases,
+    first_age,
     identities,
     orthonormalized,
     outer_products,
@@ -34,14 +33,16 @@ from ._sides import (
     rotated_back,
     Sides,
     squares,
+    with_first_bases,
 )
 
 
 class WhitenedMomentum(NamedTuple):
-    """Running means of the gradient and of its whitened outer products; bases in which
-    these are nearly diagonal; and running means of the diagonals, with the shapes
-    (batch, rows, 1) and (batch, 1, columns)."""
+    """The number of gradients of a matrix; their running mean and that of their
+    whitened outer products; bases in which these are nearly diagonal; and running means
+    of the diagonals, with the shapes (batch, rows, 1) and (batch, 1, columns)."""
 
+    age: Int[Array, "batch 1 1"]
     mu: Leaf
     factors: Sides
     bases: Sides
@@ -121,6 +122,7 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
         ones = lambda *shape: jnp.ones((view.batch, *shape), real_dtype(dtype))
         return WhitenedMomentum(
+            age=first_age(view),
             mu=zeros_like(param),
             factors=squares(view, dtype, limit),
             bases=identities(view, dtype, limit),
@@ -133,18 +135,24 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
     def accumulate(
         self, t: Scalar, grad: Matrix, state: WhitenedMomentum
     ) -> tuple[Matrix, WhitenedMomentum]:
-        mu = ema(state.mu, grad, self.b1)
-        return grad, state._replace(mu=jnp.where(t == 1, state.mu, mu))
+        grad, age = squarable(grad), plus_one(state.age)
+        mu = jnp.where(age == 1, state.mu, ema(state.mu, grad, self.b1))
+        return grad, state._replace(age=age, mu=mu)
 
-    def due(self, count: Int[Array, ""], state: WhitenedMomentum) -> Bool[Array, ""]:
+    def due(
+        self, count: Int[Array, ""], state: WhitenedMomentum
+    ) -> Bool[Array, "batch 1 1"]:
         # At the beginning of the update after the one that the factors are from.
-        return (count > 1) & ((count - 2) % self.precondition_frequency == 0)
+        age = state.age
+        return (age > 1) & ((age - 2) % self.precondition_frequency == 0)
 
     def refresh(
         self, t: Scalar, x: Matrix, state: WhitenedMomentum
     ) -> WhitenedMomentum:
-        first = lambda state: state._replace(bases=eigenbases(state.factors))
-        return jax.lax.cond(t == 2, first, power_iteration, state)
+        products = jtu.tree_map(product, state.factors, state.bases)
+        moved = orthonormalized(products)
+        bases = with_first_bases(state.age == 2, state.factors, moved)
+        return state._replace(bases=bases)
 
     def precondition(
         self, t: Scalar, x: Matrix, state: WhitenedMomentum
@@ -166,7 +174,7 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
             None if values.right is None else over(abs_sq(left * both), axis=1),
         )
         values = jtu.tree_map(
-            lambda x: jnp.where(t == 1, self.init_factor, bounded(x)),
+            lambda x: jnp.where(state.age == 1, self.init_factor, bounded(x)),
             averaged(values, diagonals, self.b2),
         )
         factors = averaged(state.factors, outer, self.b2)
@@ -175,12 +183,6 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
     def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:
         update = -self.learning_rate * (direction + self.weight_decay * param)
         return jnp.where(t == 1, no_update(update), update)
-
-
-def power_iteration(state: WhitenedMomentum) -> WhitenedMomentum:
-    """The bases, one iteration further."""
-    products = jtu.tree_map(product, state.factors, state.bases)
-    return state._replace(bases=orthonormalized(products))
 
 
 def inverse_root(

@@ -18,7 +18,7 @@ from .._fields import (
     OptionalHyperparameter,
     OptionalMask,
 )
-from .._math import debiased_mean, ema, Momentum
+from .._math import debiased_mean, ema, Momentum, squarable
 from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
 from ._newton_schulz import as_newton_schulz, NewtonSchulz, spectral_scale
@@ -113,6 +113,7 @@ class Muon(AbstractMatrixOptimizer):
     def accumulate(
         self, t: Scalar, grad: Matrix, state: Momentum
     ) -> tuple[Matrix, Momentum]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.beta)
         mu_hat = debiased_mean(mu, grad, self.beta, t, nesterov=self.nesterov)
         return mu_hat, Momentum(mu)

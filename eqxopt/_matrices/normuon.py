@@ -22,7 +22,7 @@ from .._fields import (
     OptionalHyperparameter,
     OptionalMask,
 )
-from .._math import abs_sq, debiased_mean, divide, ema, sqrt, stable_norm
+from .._math import abs_sq, debiased_mean, divide, ema, sqrt, squarable, stable_norm
 from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
 from ._newton_schulz import as_newton_schulz, NewtonSchulz, spectral_scale
@@ -102,6 +102,7 @@ class NorMuon(AbstractMatrixOptimizer):
     def accumulate(
         self, t: Scalar, grad: Matrix, state: MomentumAndRows
     ) -> tuple[Matrix, MomentumAndRows]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.beta)
         mu_hat = debiased_mean(mu, grad, self.beta, t, nesterov=self.nesterov)
         return mu_hat, MomentumAndRows(mu, state.nu)

@@ -23,7 +23,19 @@ from .._fields import (
     MatrixView,
     OptionalMask,
 )
-from .._math import abs_sq, adjoint, debias, divide, ema, is_one_unit, norm, sqrt
+from .._math import (
+    abs_sq,
+    adjoint,
+    debias,
+    divide,
+    ema,
+    is_one_unit,
+    norm,
+    plus_one,
+    sqrt,
+    squarable,
+    stable_norm,
+)
 from .._number import integer
 from .._schedule.abstract import Custom, Step
 from .._types import AnyLeaf, Leaf, Matrix, Scalar
@@ -170,9 +182,10 @@ class PSGDKron(AbstractRefreshedMatrixOptimizer):
         )
 
     def accumulate(self, t: Scalar, grad: Matrix, state: Kron) -> tuple[Matrix, Kron]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.b1)
         mu_hat = debias(mu, self.b1, t)
-        return mu_hat, state._replace(mu=mu, waited=state.waited + 1)
+        return mu_hat, state._replace(mu=mu, waited=plus_one(state.waited))
 
     def due(self, count: Int[Array, ""], state: Kron) -> Bool[Array, "batch 1 1"]:
         gap = 1 / self.preconditioner_update_probability
@@ -182,8 +195,8 @@ class PSGDKron(AbstractRefreshedMatrixOptimizer):
         left, right = balanced(state.left, state.right)
         v = normal(self.seed, x)
         size = jnp.mean(jnp.abs(x), (-2, -1), keepdims=True)
-        a = on_both_sides(times, left, right, x + DAMPING * size * v)
-        b = on_both_sides(adjoint_solve, left, right, v)
+        a = squarable(on_both_sides(times, left, right, x + DAMPING * size * v))
+        b = squarable(on_both_sides(adjoint_solve, left, right, v))
         left = stepped(left, a, b, self.preconditioner_lr)
         if right is not None:
             a, b = transposed(a), transposed(b)
@@ -193,7 +206,8 @@ class PSGDKron(AbstractRefreshedMatrixOptimizer):
     def precondition(self, t: Scalar, x: Matrix, state: Kron) -> tuple[Matrix, Kron]:
         whitened = on_both_sides(times, state.left, state.right, x)
         direction = on_both_sides(adjoint_times, state.left, state.right, whitened)
-        size = sqrt(jnp.mean(abs_sq(direction), (-2, -1), keepdims=True))
+        entries = x.shape[-2] * x.shape[-1]
+        size = stable_norm(direction, axes=(-2, -1)) / entries**0.5
         return direction / jnp.maximum(1, size / MAX_RMS), state
 
     def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:

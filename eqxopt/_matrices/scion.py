@@ -19,7 +19,7 @@ from .._fields import (
     MatrixView,
     word,
 )
-from .._math import ema, Momentum
+from .._math import ema, Momentum, squarable
 from .._types import Leaf, Matrix, Scalar
 from ._fallback import default_fallback
 from ._newton_schulz import as_newton_schulz, NewtonSchulz
@@ -99,6 +99,7 @@ class Scion(AbstractMatrixOptimizer):
     def accumulate(
         self, t: Scalar, grad: Matrix, state: Momentum
     ) -> tuple[Matrix, Momentum]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.beta)
         return mu, Momentum(mu)
 

@@ -20,17 +20,37 @@ from .._fields import (
     MatrixView,
     OptionalMask,
 )
-from .._math import abs_sq, debias, divide, ema, inverse_power, sqrt, stable_norm
+from .._math import (
+    abs_sq,
+    debias,
+    divide,
+    ema,
+    inverse_power,
+    plus_one,
+    sqrt,
+    squarable,
+    stable_norm,
+)
 from .._number import integer
 from .._types import Leaf, Matrix, RealLeaf, Scalar
 from ._fallback import default_fallback
-from ._sides import averaged, identities, multiplied, outer_products, Sides, squares
+from ._sides import (
+    averaged,
+    first_age,
+    identities,
+    multiplied,
+    outer_products,
+    Sides,
+    squares,
+)
 
 
 class PreconditionedMoments(NamedTuple):
-    """Running means of the gradient, of its square if Adam sets the size of steps, and
-    of its outer products; and the roots of these."""
+    """The number of gradients of a matrix; their running mean, that of their squares
+    if Adam sets the size of steps, and that of their outer products; and the roots of
+    these."""
 
+    age: Int[Array, "batch 1 1"]
     mu: Leaf
     nu: RealLeaf | None
     factors: Sides
@@ -108,6 +128,7 @@ class Shampoo(AbstractRefreshedMatrixOptimizer):
     def init_matrix(self, param: Leaf, view: MatrixView) -> PreconditionedMoments:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
         return PreconditionedMoments(
+            age=first_age(view),
             mu=zeros_like(param),
             nu=real_zeros_like(param) if self.grafting else None,
             factors=squares(view, dtype, limit),
@@ -117,23 +138,26 @@ class Shampoo(AbstractRefreshedMatrixOptimizer):
     def accumulate(
         self, t: Scalar, grad: Matrix, state: PreconditionedMoments
     ) -> tuple[Matrix, PreconditionedMoments]:
+        grad, age = squarable(grad), plus_one(state.age)
         mu = ema(state.mu, grad, self.b1)
         nu = None if state.nu is None else ema(state.nu, abs_sq(grad), self.b2)
         outer = outer_products(grad, grad, state.factors)
         factors = averaged(state.factors, outer, self.b2)
-        mu_hat = debias(mu, self.b1, t)
-        return mu_hat, PreconditionedMoments(mu, nu, factors, state.roots)
+        mu_hat = debias(mu, self.b1, age.astype(t.dtype))
+        return mu_hat, PreconditionedMoments(age, mu, nu, factors, state.roots)
 
     def due(
         self, count: Int[Array, ""], state: PreconditionedMoments
-    ) -> Bool[Array, ""]:
-        return count % self.precondition_frequency == 0
+    ) -> Bool[Array, "batch 1 1"]:
+        return state.age % self.precondition_frequency == 0
 
     def refresh(
         self, t: Scalar, x: Matrix, state: PreconditionedMoments
     ) -> PreconditionedMoments:
+        age = state.age.astype(t.dtype)
+
         def root(factor: Matrix) -> Matrix:
-            return inverse_power(debias(factor, self.b2, t), self.eps, self.exponent)
+            return inverse_power(debias(factor, self.b2, age), self.eps, self.exponent)
 
         return state._replace(roots=jtu.tree_map(root, state.factors))
 
@@ -143,10 +167,11 @@ class Shampoo(AbstractRefreshedMatrixOptimizer):
         direction = multiplied(x, state.roots)
         if state.nu is None:
             return direction, state
-        adam = divide(x, sqrt(debias(state.nu, self.b2, t)) + self.graft_eps)
+        nu_hat = debias(state.nu, self.b2, state.age.astype(t.dtype))
+        adam = divide(x, sqrt(nu_hat) + self.graft_eps)
         lengths = [stable_norm(y, axes=(-2, -1)) for y in (adam, direction)]
         grafted = direction * divide(*lengths)
-        return jnp.where(t < self.precondition_frequency, adam, grafted), state
+        return jnp.where(state.age < self.precondition_frequency, adam, grafted), state
 
     def step(self, t: Scalar, direction: Leaf, param: Leaf) -> Leaf:
         return -self.learning_rate * (direction + self.weight_decay * param)

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int
@@ -21,13 +20,23 @@ from .._fields import (
     OptionalHyperparameter,
     OptionalMask,
 )
-from .._math import abs_sq, divide, ema, no_update, one_minus_power, product, sqrt
+from .._math import (
+    abs_sq,
+    divide,
+    ema,
+    no_update,
+    one_minus_power,
+    plus_one,
+    product,
+    sqrt,
+    squarable,
+)
 from .._number import integer
 from .._types import Leaf, Matrix, RealLeaf, Scalar
 from ._fallback import default_fallback
 from ._sides import (
     averaged,
-    eigenbases,
+    first_age,
     identities,
     orthonormalized,
     outer_products,
@@ -35,13 +44,15 @@ from ._sides import (
     rotated_back,
     Sides,
     squares,
+    with_first_bases,
 )
 
 
 class RotatedMoments(NamedTuple):
-    """Running means of the gradient, of its square in the eigenbases, and of its outer
-    products; and these bases."""
+    """The number of gradients of a matrix; their running mean, that of their squares
+    in the eigenbases, and that of their outer products; and these bases."""
 
+    age: Int[Array, "batch 1 1"]
     mu: Leaf
     nu: RealLeaf
     factors: Sides
@@ -112,6 +123,7 @@ class SOAP(AbstractRefreshedMatrixOptimizer):
     def init_matrix(self, param: Leaf, view: MatrixView) -> RotatedMoments:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim
         return RotatedMoments(
+            age=first_age(view),
             mu=zeros_like(param),
             nu=real_zeros_like(param),
             factors=squares(view, dtype, limit),
@@ -121,29 +133,35 @@ class SOAP(AbstractRefreshedMatrixOptimizer):
     def accumulate(
         self, t: Scalar, grad: Matrix, state: RotatedMoments
     ) -> tuple[Matrix, RotatedMoments]:
-        mu = ema(state.mu, grad, self.b1)
-        return grad, state._replace(mu=jnp.where(t == 1, state.mu, mu))
+        grad, age = squarable(grad), plus_one(state.age)
+        mu = jnp.where(age == 1, state.mu, ema(state.mu, grad, self.b1))
+        return grad, state._replace(age=age, mu=mu)
 
-    def due(self, count: Int[Array, ""], state: RotatedMoments) -> Bool[Array, ""]:
+    def due(
+        self, count: Int[Array, ""], state: RotatedMoments
+    ) -> Bool[Array, "batch 1 1"]:
         # At the beginning of the update after the one that the factors are from.
-        return (count > 1) & ((count - 2) % self.precondition_frequency == 0)
+        age = state.age
+        return (age > 1) & ((age - 2) % self.precondition_frequency == 0)
 
     def refresh(self, t: Scalar, x: Matrix, state: RotatedMoments) -> RotatedMoments:
-        first = lambda state: state._replace(bases=eigenbases(state.factors))
-        return jax.lax.cond(t == 2, first, power_iteration, state)
+        moved = power_iteration(state)
+        bases = with_first_bases(state.age == 2, state.factors, moved.bases)
+        return moved._replace(bases=bases)
 
     def precondition(
         self, t: Scalar, x: Matrix, state: RotatedMoments
     ) -> tuple[Matrix, RotatedMoments]:
         nu = ema(state.nu, abs_sq(rotated(x, state.bases)), self.b2)
         scaled = divide(rotated(state.mu, state.bases), sqrt(nu) + self.eps)
-        past = jnp.maximum(t - 1, 1)  # the first update does not count
+        # The first update does not count.
+        past = jnp.maximum(state.age - 1, 1).astype(nu.dtype)
         unbiased = sqrt(one_minus_power(self.b2, past)) / one_minus_power(self.b1, past)
         direction = unbiased * rotated_back(scaled, state.bases)
         beta = self.b2 if self.shampoo_beta is None else self.shampoo_beta
         outer = outer_products(x, x, state.factors)
         return direction, state._replace(
-            nu=jnp.where(t == 1, state.nu, nu),
+            nu=jnp.where(state.age == 1, state.nu, nu),
             factors=averaged(state.factors, outer, beta),
         )
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Inexact, Int
 
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
-from .._math import divide, inner_product, own_copy, sqrt
+from .._math import divide, global_norm, inner_product, own_copy, sqrt
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -92,7 +92,7 @@ def preconditioned(
         r = [_plus(x, (sq - yr) / sy, pair.s) for pair, x in zip(pairs, r)]
         return r, None
 
-    norm = sqrt(inner_products(grads, grads))
+    norm = global_norm(grads)
     first_scale = 1 / jnp.maximum(1, norm) if scale_identity else jnp.ones_like(norm)
     q, (sq, sy, yy) = jax.lax.scan(first_loop, list(grads), newest_first)
     scale = first_scale

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
-from .._math import abs_sq, debias, divide, ema, sqrt
+from .._math import abs_sq, debias, divide, ema, sqrt, squarable
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -70,6 +70,7 @@ class AcProp(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: MeanAndVariance
     ) -> tuple[Leaf, MeanAndVariance]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.b1)
         s = ema(state.s, abs_sq(grad - mu), self.b2) + self.eps_root
         old_s_hat = debias(state.s, self.b2, jnp.maximum(t - 1, 1))

@@ -13,7 +13,7 @@ from .._fields import (
     OptionalHyperparameter,
     OptionalMask,
 )
-from .._math import abs_sq, debias, debiased_mean, ema, sqrt
+from .._math import abs_sq, debias, debiased_mean, divide, ema, sqrt, squarable
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -74,6 +74,7 @@ class AdaBelief(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: MeanAndVariance
     ) -> tuple[Leaf, MeanAndVariance]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.b1)
         # Adding eps_root once, to the mean, gives the same. XLA would then compute the
         # sum twice, and copy the old variance for that.
@@ -81,7 +82,7 @@ class AdaBelief(AbstractLeafwiseOptimizer):
         s = ema(state.s + self.eps_root, square, self.b2)
         mu_hat = debiased_mean(mu, grad, self.b1, t, nesterov=self.nesterov)
         s_hat = debias(s, self.b2, t)
-        direction = mu_hat / (sqrt(s_hat) + self.eps)
+        direction = divide(mu_hat, sqrt(s_hat) + self.eps)
         if self.weight_decay is not None:
             direction = direction + self.weight_decay * param
         return -self.learning_rate * direction, MeanAndVariance(mu, s)

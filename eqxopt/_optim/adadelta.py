@@ -11,7 +11,7 @@ from .._fields import (
     OptionalHyperparameter,
     OptionalMask,
 )
-from .._math import abs_sq, divide, ema, sqrt
+from .._math import abs_sq, divide, ema, sqrt, squarable
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -66,7 +66,7 @@ class Adadelta(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: MeanSquares
     ) -> tuple[Leaf, MeanSquares]:
-        grad = grad + self.weight_decay * param
+        grad = squarable(grad + self.weight_decay * param)
         e_g = ema(state.e_g, abs_sq(grad), self.rho)
         # One root, of the quotient, because the root takes most of the time.
         x = sqrt(divide(state.e_x + self.eps, e_g + self.eps)) * grad

@@ -22,11 +22,11 @@ from .._math import (
     divide,
     ema,
     is_factored,
-    mix,
     mix_factors,
     over_root,
     rms,
     sqrt,
+    squarable,
     zero_factors,
 )
 from .._types import Leaf, RealLeaf, Scalar
@@ -126,13 +126,14 @@ class Adafactor(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Factored | Unfactored
     ) -> tuple[Leaf, Factored | Unfactored]:
+        grad = squarable(grad)
         decay = 1 - jnp.maximum(t - self.decay_offset, 1) ** -self.decay_rate
         square = abs_sq(grad) + self.eps
         if isinstance(state, Factored):
             row, col = mix_factors(state.row, state.col, square, decay)
             x, state = over_root(grad, row, col), Factored(row, col, state.mu)
         else:
-            nu = mix(state.nu, square, decay)
+            nu = ema(state.nu, square, decay)
             x, state = divide(grad, sqrt(nu)), Unfactored(nu, state.mu)
         if self.clipping_threshold is not None:
             x = x / jnp.maximum(1, rms(x) / self.clipping_threshold)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like
 from .._fields import Hyperparameter, hyperparameter
-from .._math import abs_sq, divide, sqrt
+from .._math import abs_sq, divide, sqrt, squarable
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -53,6 +53,7 @@ class Adagrad(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: SumOfSquares
     ) -> tuple[Leaf, SumOfSquares]:
+        grad = squarable(grad)
         total = state.sum_of_squares + abs_sq(grad)
         direction = divide(grad, sqrt(total + self.eps))
         return -self.learning_rate * direction, SumOfSquares(total)

@@ -11,7 +11,17 @@ from .._fields import (
     mask_of,
     OptionalMask,
 )
-from .._math import abs_sq, debias, debiased_mean, ema, Moments, sqrt, zero_moments
+from .._math import (
+    abs_sq,
+    debias,
+    debiased_mean,
+    divide,
+    ema,
+    Moments,
+    sqrt,
+    squarable,
+    zero_moments,
+)
 from .._types import Leaf, Scalar
 
 
@@ -213,8 +223,10 @@ def _direction(
     rule: Adam | AdamW | NAdam | NAdamW, t: Scalar, grad: Leaf, state: Moments
 ) -> tuple[Leaf, Moments]:
     r"""$\hat m_t / (\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon)$."""
+    grad = squarable(grad)
     mu = ema(state.mu, grad, rule.b1)
     nu = ema(state.nu, abs_sq(grad), rule.b2)
     mu_hat = debiased_mean(mu, grad, rule.b1, t, nesterov=rule.nesterov)
     nu_hat = debias(nu, rule.b2, t)
-    return mu_hat / (sqrt(nu_hat + rule.eps_root) + rule.eps), Moments(mu, nu)
+    direction = divide(mu_hat, sqrt(nu_hat + rule.eps_root) + rule.eps)
+    return direction, Moments(mu, nu)

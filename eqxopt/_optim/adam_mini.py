@@ -17,7 +17,7 @@ from .._fields import (
     mask_of,
     OptionalMask,
 )
-from .._math import abs_sq, debias, ema, reduced_zeros, sqrt
+from .._math import abs_sq, debias, divide, ema, reduced_zeros, sqrt, squarable
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -140,6 +140,7 @@ class AdamMini(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: BlockMoments
     ) -> tuple[Leaf, BlockMoments]:
+        grad = squarable(grad)
         shape, axes = _by_block(param, self.blocks)
         total = jnp.sum(abs_sq(grad).reshape(shape), axis=axes)
         # The mean, and 0 rather than NaN where a block has no entries.
@@ -147,7 +148,7 @@ class AdamMini(AbstractLeafwiseOptimizer):
         mu, nu = ema(state.mu, grad, self.b1), ema(state.nu, square, self.b2)
         mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)
         divisor = jnp.expand_dims(sqrt(nu_hat) + self.eps, axes)
-        direction = (mu_hat.reshape(shape) / divisor).reshape(param.shape)
+        direction = divide(mu_hat.reshape(shape), divisor).reshape(param.shape)
         update = -self.learning_rate * (direction + self.weight_decay * param)
         return update, BlockMoments(mu, nu)
 

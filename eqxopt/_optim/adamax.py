@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
-from .._math import debias, ema
+from .._math import debias, divide, ema
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -103,4 +103,4 @@ def _direction(
     r"""$\hat m_t / v_t$."""
     mu = ema(state.mu, grad, rule.b1)
     nu = jnp.maximum(rule.b2 * state.nu, jnp.abs(grad) + rule.eps)
-    return debias(mu, rule.b1, t) / nu, MeanAndPeak(mu, nu)
+    return divide(debias(mu, rule.b1, t), nu), MeanAndPeak(mu, nu)

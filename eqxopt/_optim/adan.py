@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
-from .._math import abs_sq, debias, ema, sqrt
+from .._math import abs_sq, debias, divide, ema, sqrt, squarable
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -78,13 +78,14 @@ class Adan(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: NesterovMoments
     ) -> tuple[Leaf, NesterovMoments]:
+        grad = squarable(grad)
         delta = jnp.where(t == 1, 0, grad - state.gradient)
         mu = ema(state.mu, grad, self.b1)
         change = ema(state.change, delta, self.b2)
         nu = ema(state.nu, abs_sq(grad + self.b2 * delta), self.b3)
         mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b3, t)
         ahead = mu_hat + self.b2 * debias(change, self.b2, t)
-        direction = ahead / (sqrt(nu_hat + self.eps_root) + self.eps)
+        direction = divide(ahead, sqrt(nu_hat + self.eps_root) + self.eps)
         # theta_t - theta_{t-1}, but not as a difference, which would cancel.
         rate = self.learning_rate / (1 + self.learning_rate * self.weight_decay)
         update = -rate * (direction + self.weight_decay * param)

@@ -12,7 +12,7 @@ from .._fields import (
     mask_of,
     OptionalMask,
 )
-from .._math import abs_sq, debias, ema, sqrt
+from .._math import abs_sq, debias, divide, ema, sqrt, squarable
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -107,12 +107,13 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: MixedMoments
     ) -> tuple[Leaf, MixedMoments]:
+        grad = squarable(grad)
         fast = ema(state.fast, grad, self.b1)
         slow = ema(state.slow, grad, self.b3)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         fast_hat, nu_hat = debias(fast, self.b1, t), debias(nu, self.b2, t)
         mixture = fast_hat + self.alpha * slow
-        direction = mixture / (sqrt(nu_hat + self.eps_root) + self.eps)
+        direction = divide(mixture, sqrt(nu_hat + self.eps_root) + self.eps)
         update = -self.learning_rate * (direction + self.weight_decay * param)
         return update, MixedMoments(fast, slow, nu)
 
@@ -173,10 +174,11 @@ class SimplifiedAdEMAMix(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: TraceAndMoment
     ) -> tuple[Leaf, TraceAndMoment]:
+        grad = squarable(grad)
         trace = self.b1 * state.trace + grad
         nu = ema(state.nu, abs_sq(grad), self.b2)
         nu_hat = debias(nu, self.b2, t)
         mixture = trace + self.alpha * grad
-        direction = mixture / (sqrt(nu_hat + self.eps_root) + self.eps)
+        direction = divide(mixture, sqrt(nu_hat + self.eps_root) + self.eps)
         update = -self.learning_rate * (direction + self.weight_decay * param)
         return update, TraceAndMoment(trace, nu)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._fields import DType, dtype_option, Hyperparameter, hyperparameter
-from .._math import abs_sq, clipped, divide, ema, Moments, sqrt, zero_moments
+from .._math import abs_sq, clipped, divide, ema, Moments, sqrt, squarable, zero_moments
 from .._schedule.abstract import Step
 from .._types import Leaf, Scalar
 
@@ -68,6 +68,7 @@ class ADOPT(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
+        grad = squarable(grad)
         first = t == 1
         scaled = divide(grad, jnp.maximum(sqrt(state.nu), self.eps))
         if self.use_clipping:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import DType, dtype_option, Hyperparameter, hyperparameter
-from .._math import abs_sq, debias, ema, sqrt
+from .._math import abs_sq, debias, divide, ema, sqrt, squarable
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -65,10 +65,11 @@ class AMSGrad(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: MomentsAndPeak
     ) -> tuple[Leaf, MomentsAndPeak]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         mu_hat = debias(mu, self.b1, t) if self.bias_correction_mu else mu
         nu_hat = debias(nu, self.b2, t) if self.bias_correction_nu else nu
         nu_max = jnp.maximum(state.nu_max, nu_hat)
-        direction = mu_hat / (sqrt(nu_max + self.eps_root) + self.eps)
+        direction = divide(mu_hat, sqrt(nu_max + self.eps_root) + self.eps)
         return -self.learning_rate * direction, MomentsAndPeak(mu, nu, nu_max)

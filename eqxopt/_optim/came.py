@@ -20,12 +20,12 @@ from .._math import (
     divide,
     ema,
     is_factored,
-    mix,
     mix_factors,
     Moments,
     over_root,
     rms,
     sqrt,
+    squarable,
     zero_factors,
     zero_moments,
 )
@@ -108,9 +108,10 @@ class CAME(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Confidence | Moments
     ) -> tuple[Leaf, Confidence | Moments]:
+        grad = squarable(grad)
         square = abs_sq(grad) + self.eps
         if isinstance(state, Moments):
-            nu = mix(state.nu, square, self.b2)
+            nu = ema(state.nu, square, self.b2)
             x_hat = self.clip(divide(grad, sqrt(nu)))
             mu = direction = ema(state.mu, x_hat, self.b1)
             new = Moments(mu, nu)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
-from .._math import divide, own_copy
+from .._math import divide, own_copy, squarable
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -75,7 +75,7 @@ class COCOB(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Bets
     ) -> tuple[Leaf, Bets]:
-        grad = self.learning_rate * (grad + self.weight_decay * param)
+        grad = squarable(self.learning_rate * (grad + self.weight_decay * param))
         scale = jnp.maximum(state.scale, jnp.abs(grad))
         magnitudes = state.magnitudes + jnp.abs(grad)
         outcomes = state.outcomes - grad

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 from .._abstract.coupled import AbstractCoupledOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter, OptionalHyperparameter
-from .._math import abs_sq, divide, ema, inner_product, one_minus_power, own_copy, sqrt
+from .._math import (
+    abs_sq,
+    divide,
+    ema,
+    inner_product,
+    one_minus_power,
+    own_copy,
+    sqrt,
+    squarable,
+)
 from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
 
 
@@ -103,11 +112,13 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
     def measure_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Adapted, shared: Estimate
     ) -> tuple[Fraction, Adapted]:
+        grad = squarable(grad)
         gamma = _gamma(self, t, shared.estimate)
         mu = ema(state.mu, gamma * grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         step_mean = ema(state.step_mean, gamma * grad, sqrt(self.b2))
-        downhill = inner_product(grad, state.step_mean / (sqrt(state.nu) + self.eps))
+        last_step = divide(state.step_mean, sqrt(state.nu) + self.eps)
+        downhill = inner_product(grad, last_step)
         terms = Fraction(gamma * downhill, jnp.sum(jnp.abs(step_mean)))
         return terms, Adapted(mu, nu, step_mean)
 
@@ -124,7 +135,7 @@ class DAdaptAdamW(AbstractCoupledOptimizer):
         self, t: Scalar, grad: Leaf, param: Leaf, state: Adapted, shared: Estimate
     ) -> Leaf:
         gamma = _gamma(self, t, shared.last_estimate)
-        direction = state.mu / (sqrt(state.nu) + self.eps)
+        direction = divide(state.mu, sqrt(state.nu) + self.eps)
         return -direction - gamma * self.weight_decay * param
 
 
@@ -188,9 +199,11 @@ class Prodigy(AbstractCoupledOptimizer):
     def measure_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: AdaptedFrom, shared: Estimate
     ) -> tuple[Fraction, AdaptedFrom]:
+        grad = squarable(grad)
         d, gamma = shared.estimate, _gamma(self, t, shared.estimate)
-        mu = ema(state.mu, d * grad, self.b1)
-        nu = ema(state.nu, abs_sq(d * grad), self.b2)
+        scaled = squarable(d * grad)
+        mu = ema(state.mu, scaled, self.b1)
+        nu = ema(state.nu, abs_sq(scaled), self.b2)
         # Relative to the first estimate, because these sums are quadratic in it.
         weight = d / self.estim_lr0 * (d if self.safeguard_warmup else gamma)
         grad_sum = self.decay() * state.grad_sum + weight * grad
@@ -211,7 +224,8 @@ class Prodigy(AbstractCoupledOptimizer):
         self, t: Scalar, grad: Leaf, param: Leaf, state: AdaptedFrom, shared: Estimate
     ) -> Leaf:
         gamma = _gamma(self, t, shared.last_estimate)
-        direction = state.mu / (sqrt(state.nu) + shared.estimate * self.eps)
+        divisor = sqrt(state.nu) + shared.estimate * self.eps
+        direction = divide(state.mu, divisor)
         return -gamma * (direction + self.weight_decay * param)
 
     def decay(self) -> Scalar:

@@ -14,7 +14,7 @@ from .._fields import (
     OptionalMask,
     word,
 )
-from .._math import divide, own_copy, sqrt, squared_norm, sum_of_squares
+from .._math import divide, own_copy, sqrt, squarable, squared_norm, sum_of_squares
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -114,7 +114,7 @@ class DoG(AbstractCoupledOptimizer):
     def measure_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Start, shared: Distance
     ) -> tuple[Squares, Start]:
-        grad = grad + self.weight_decay * param
+        grad = squarable(grad + self.weight_decay * param)
         return Squares(squared_norm(param - state.start), squared_norm(grad)), state
 
     def update_shared(
@@ -130,7 +130,7 @@ class DoG(AbstractCoupledOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Start, shared: Distance
     ) -> Leaf:
-        grad = grad + self.weight_decay * param
+        grad = squarable(grad + self.weight_decay * param)
         return -self.learning_rate * shared.step_size * grad
 
 
@@ -187,7 +187,7 @@ class DoWG(AbstractCoupledOptimizer):
     def measure_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Start, shared: SquaredDistance
     ) -> tuple[Squares, Start]:
-        grad = grad + self.weight_decay * param
+        grad = squarable(grad + self.weight_decay * param)
         return Squares(squared_norm(param - state.start), squared_norm(grad)), state
 
     def update_shared(
@@ -201,5 +201,5 @@ class DoWG(AbstractCoupledOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Start, shared: SquaredDistance
     ) -> Leaf:
-        grad = grad + self.weight_decay * param
+        grad = squarable(grad + self.weight_decay * param)
         return -self.learning_rate * shared.step_size * grad

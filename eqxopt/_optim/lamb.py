@@ -2,7 +2,18 @@
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
-from .._math import abs_sq, debias, ema, Moments, norm, sqrt, trust_ratio, zero_moments
+from .._math import (
+    abs_sq,
+    debias,
+    divide,
+    ema,
+    Moments,
+    norm,
+    sqrt,
+    squarable,
+    trust_ratio,
+    zero_moments,
+)
 from .._types import Leaf, Scalar
 
 
@@ -52,10 +63,11 @@ class LAMB(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)
-        direction = mu_hat / (sqrt(nu_hat + self.eps_root) + self.eps)
+        direction = divide(mu_hat, sqrt(nu_hat + self.eps_root) + self.eps)
         direction = direction + self.weight_decay * param
         ratio = trust_ratio(norm(param), norm(direction))
         return -self.learning_rate * ratio * direction, Moments(mu, nu)

@@ -14,7 +14,7 @@ from .._fields import (
     mask_of,
     OptionalMask,
 )
-from .._math import abs_sq, debias, divide, ema, sqrt
+from .._math import abs_sq, debias, divide, ema, sqrt, squarable
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -80,6 +80,7 @@ class LaProp(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: StepsAndMoment
     ) -> tuple[Leaf, StepsAndMoment]:
+        grad = squarable(grad)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         nu_hat = debias(nu, self.b2, t)
         normalized = divide(grad, sqrt(nu_hat) + self.eps)

@@ -7,7 +7,7 @@ import equinox as eqx
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import zeros_like
 from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
-from .._math import norm, trust_ratio
+from .._math import norm, squarable, trust_ratio
 from .._types import Leaf, Scalar
 
 
@@ -73,7 +73,7 @@ class LARS(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Velocity
     ) -> tuple[Leaf, Velocity]:
-        direction = grad + self.weight_decay * param
+        direction = squarable(grad + self.weight_decay * param)
         rate = self.learning_rate
         if self.trust_ratio_mask in (True, None):
             norms = norm(param), norm(direction)

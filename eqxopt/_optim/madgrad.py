@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter
-from .._math import abs_sq, cbrt, divide, own_copy
+from .._math import abs_sq, cbrt, divide, own_copy, squarable
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -62,7 +62,7 @@ class MADGRAD(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: DualAverage
     ) -> tuple[Leaf, DualAverage]:
-        grad = grad + self.weight_decay * param
+        grad = squarable(grad + self.weight_decay * param)
         gamma = (self.learning_rate + self.eps) * jnp.sqrt(t)
         total = state.sum + gamma * grad
         nu = state.sum_of_squares + gamma * abs_sq(grad)

@@ -14,12 +14,14 @@ from .._math import (
     abs_sq,
     clip_factor,
     debias,
+    divide,
     ema,
     inner_product,
     Moments,
     Momentum,
     one_minus_power,
     sqrt,
+    squarable,
     squared_norm,
     zero_moments,
 )
@@ -116,6 +118,7 @@ class MoMo(AbstractCoupledOptimizer):
     def measure_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Momentum, shared: LossModel
     ) -> tuple[Products, Momentum]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.decay(t))
         products = Products(
             gradient=inner_product(grad, param),
@@ -197,12 +200,13 @@ class MoMoAdam(AbstractCoupledOptimizer):
     def measure_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Moments, shared: LossModel
     ) -> tuple[Products, Moments]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         products = Products(
             gradient=inner_product(grad, param),
             mean=inner_product(mu, param),
-            squared_norm=jnp.sum(abs_sq(mu) / self.preconditioner(t, nu)),
+            squared_norm=jnp.sum(divide(abs_sq(mu), self.preconditioner(t, nu))),
         )
         return products, Moments(mu, nu)
 
@@ -216,7 +220,7 @@ class MoMoAdam(AbstractCoupledOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Moments, shared: LossModel
     ) -> Leaf:
-        direction = state.mu / self.preconditioner(t, state.nu)
+        direction = divide(state.mu, self.preconditioner(t, state.nu))
         decay = self.learning_rate * self.weight_decay
         return -shared.step_size * direction - decay / (1 + decay) * param
 

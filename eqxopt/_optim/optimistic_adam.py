@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import DType, dtype_option, Hyperparameter, hyperparameter
-from .._math import abs_sq, debias, debiased_mean, ema, sqrt
+from .._math import abs_sq, debias, debiased_mean, divide, ema, sqrt, squarable
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -73,11 +73,12 @@ class OptimisticAdam(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: MomentsAndDirection
     ) -> tuple[Leaf, MomentsAndDirection]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         mu_hat = debiased_mean(mu, grad, self.b1, t, nesterov=self.nesterov)
         nu_hat = debias(nu, self.b2, t)
-        direction = mu_hat / (sqrt(nu_hat + self.eps_root) + self.eps)
+        direction = divide(mu_hat, sqrt(nu_hat + self.eps_root) + self.eps)
         previous = jnp.where(t == 1, direction, state.direction)
         step = self.alpha * direction + self.beta * (direction - previous)
         return -self.learning_rate * step, MomentsAndDirection(mu, nu, direction)

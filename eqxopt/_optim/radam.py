@@ -9,10 +9,12 @@ from .._math import (
     abs_sq,
     debias,
     debiased_mean,
+    divide,
     ema,
     Moments,
     one_minus_power,
     sqrt,
+    squarable,
     zero_moments,
 )
 from .._types import Leaf, Scalar
@@ -73,6 +75,7 @@ class RAdam(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         mu_hat = debiased_mean(mu, grad, self.b1, t, nesterov=self.nesterov)
@@ -82,7 +85,7 @@ class RAdam(AbstractLeafwiseOptimizer):
         rectify = rho >= self.threshold
         # Any number above 4 will do where there is nothing to rectify.
         r = rectification(jnp.where(rectify, rho, 5), jnp.where(rectify, rho_inf, 5))
-        adaptive = r * mu_hat / (sqrt(nu_hat + self.eps_root) + self.eps)
+        adaptive = divide(r * mu_hat, sqrt(nu_hat + self.eps_root) + self.eps)
         direction = jnp.where(rectify, adaptive, mu_hat)
         return -self.learning_rate * direction, Moments(mu, nu)
 

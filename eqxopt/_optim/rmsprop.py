@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter, OptionalHyperparameter
-from .._math import abs_sq, divide, ema, one_minus_power, sqrt
+from .._math import abs_sq, divide, ema, lerp, one_minus_power, sqrt, squarable
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -97,6 +97,7 @@ class RMSProp(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: ScaleAndTrace
     ) -> tuple[Leaf, ScaleAndTrace]:
+        grad = squarable(grad)
         nu, mu, trace = state
         weights = one_minus_power(self.decay, t) if self.bias_correction else None
         square = abs_sq(grad)
@@ -106,7 +107,7 @@ class RMSProp(AbstractLeafwiseOptimizer):
                 # It is 1 in the first step, and rounding must not take it beyond.
                 gain = jnp.minimum(gain / weights, 1)
             square = (1 - gain) * abs_sq(grad - mu)
-            mu = mu + gain * (grad - mu)
+            mu = lerp(mu, grad, gain)
         nu = ema(nu, square, self.decay)
         nu_hat = nu if weights is None else nu / weights
         root = sqrt(nu_hat + self.eps) if self.eps_in_sqrt else sqrt(nu_hat) + self.eps

@@ -14,7 +14,7 @@ from .._fields import (
     mask_of,
     OptionalMask,
 )
-from .._math import abs_sq, debias, divide, ema, ramp, sqrt
+from .._math import abs_sq, debias, divide, ema, ramp, sqrt, squarable
 from .._tree import Parameters
 from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
 
@@ -146,6 +146,7 @@ class ScheduleFreeAdamW(AbstractLeafwiseTransform, AbstractOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: IteratesAndSquares
     ) -> tuple[Leaf, IteratesAndSquares]:
+        grad = squarable(grad)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         scaled = divide(grad, sqrt(debias(nu, self.b2, t)) + self.eps)
         direction = scaled + self.weight_decay * param

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import zeros_like
 from .._fields import Hyperparameter, hyperparameter, OptionalHyperparameter
-from .._math import abs_sq, divide, ema, reduced_zeros, sqrt
+from .._math import abs_sq, divide, ema, reduced_zeros, sqrt, squarable
 from .._types import Leaf, Scalar
 
 
@@ -63,6 +63,7 @@ class SM3(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Cover
     ) -> tuple[Leaf, Cover]:
+        grad = squarable(grad)
         cover = across(grad.ndim)
         bounds = [jnp.expand_dims(mu, axes) for mu, axes in zip(state.bounds, cover)]
         nu = functools.reduce(jnp.minimum, bounds) + abs_sq(grad)

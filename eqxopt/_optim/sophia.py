@@ -23,7 +23,7 @@ from .._fields import (
     OptionalHyperparameter,
     OptionalMask,
 )
-from .._math import clipped, debias, ema
+from .._math import clipped, debias, ema, plus_one
 from .._number import integer
 from .._sharding import placed_with, sharded_like
 from .._tree import Parameters, replace_fields
@@ -122,7 +122,7 @@ class Sophia(AbstractOptimizer):
         for i, (grad, param) in enumerate(zip(step.grads, parameters.arrays)):
             if grad is not None:
                 rule, state = every_rule[i], states[i]
-                updates[i], means[i] = _step(rule, count + 1, grad, param, state)
+                updates[i], means[i] = _step(rule, plus_one(count), grad, param, state)
 
         def new_hessians() -> list[AnyLeaf]:
             key = jax.random.fold_in(jax.random.wrap_key_data(self.seed), count)
@@ -140,7 +140,7 @@ class Sophia(AbstractOptimizer):
         for i, hessian in zip(means, hessians):
             states[i] = Curvature(means[i], hessian)
         state = state_tree(parameters, states)
-        return updates, replace_fields(self, count=count + 1, state=state)
+        return updates, replace_fields(self, count=plus_one(count), state=state)
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
         return parameters.arrays

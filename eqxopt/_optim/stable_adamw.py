@@ -11,7 +11,17 @@ from .._fields import (
     mask_of,
     OptionalMask,
 )
-from .._math import abs_sq, debias, divide, ema, Moments, rms, sqrt, zero_moments
+from .._math import (
+    abs_sq,
+    debias,
+    divide,
+    ema,
+    Moments,
+    rms,
+    sqrt,
+    squarable,
+    zero_moments,
+)
 from .._types import Leaf, Scalar
 
 
@@ -66,6 +76,7 @@ class StableAdamW(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
+        grad = squarable(grad)
         mu = ema(state.mu, grad, self.b1)
         nu = ema(state.nu, abs_sq(grad), self.b2)
         mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)

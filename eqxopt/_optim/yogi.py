@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._fields import Hyperparameter, hyperparameter
-from .._math import abs_sq, debias, ema, Moments, sqrt, zero_moments
+from .._math import abs_sq, debias, divide, ema, Moments, sqrt, squarable, zero_moments
 from .._types import Leaf, Scalar
 
 
@@ -48,9 +48,10 @@ class Yogi(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: Moments
     ) -> tuple[Leaf, Moments]:
+        grad = squarable(grad)
         square = abs_sq(grad)
         mu = ema(state.mu, grad, self.b1)
         nu = state.nu - (1 - self.b2) * jnp.sign(state.nu - square) * square
         mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)
-        direction = mu_hat / (sqrt(nu_hat) + self.eps)
+        direction = divide(mu_hat, sqrt(nu_hat) + self.eps)
         return -self.learning_rate * direction, Moments(mu, nu)

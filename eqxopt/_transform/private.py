@@ -19,7 +19,7 @@ from .._fields import (
     KeyData,
     own_keys,
 )
-from .._math import abs_sq, clip_factor, sqrt
+from .._math import abs_sq, clip_factor, plus_one, sqrt
 from .._tree import Parameters, replace_fields
 from .._types import Leaf, Leaves, Scalar, Self
 
@@ -101,7 +101,7 @@ class DifferentiallyPrivateAggregate(AbstractTransform):
             None if x is None else _noisy_mean(x, param, factors, std, own["seed"])
             for x, param, own in zip(step.grads, parameters.arrays, keys)
         ]
-        return means, replace_fields(self, count=count + 1)
+        return means, replace_fields(self, count=plus_one(count))
 
 
 def _clip_factors(

@@ -8,6 +8,7 @@ from .._abstract.optimizer import (
 )
 from .._abstract.rules import begun
 from .._abstract.step import Step
+from .._math import plus_one
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaves, Self
 
@@ -81,7 +82,7 @@ class Chain(AbstractOptimizer):
         return replace_fields(begun(self, parameters), transforms=transforms)
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         transforms = []
         for transform in self.transforms:
             updates, transform = transform.advance(step)

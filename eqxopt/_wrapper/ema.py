@@ -9,7 +9,7 @@ from .._abstract.optimizer import AbstractOptimizer, inner
 from .._abstract.wrapper import AbstractWrapper
 from .._dtype import compute_dtype, real_dtype
 from .._fields import Hyperparameter, hyperparameter
-from .._math import ema, own_copy
+from .._math import ema, lerp, own_copy
 from .._types import Leaf, Scalar
 
 
@@ -79,12 +79,12 @@ class EMA(AbstractWrapper):
         # Rounded as in the model: in bfloat16 the weights differ from `param + update`.
         new = (param + update).astype(self.param_dtype).astype(param.dtype)
         if state.weight is None:
-            return update, Average(ema(state.mean, new, self.decay), None)
+            return update, Average(lerp(state.mean, new, 1 - self.decay), None)
         # Accumulate the weight as the mean is accumulated: then the first factor is
         # exactly 1, which 1 - decay**t does not give for a decay near 1.
         weight = ema(state.weight, jnp.ones_like(state.weight), self.decay)
         factor = (1 - self.decay) / weight
-        return update, Average(state.mean + factor * (new - state.mean), weight)
+        return update, Average(lerp(state.mean, new, factor), weight)
 
     def eval_leaf(self, param: Leaf, evaluated: Leaf, state: Average) -> Leaf:
         return state.mean

@@ -11,7 +11,7 @@ from .._abstract.rules import begun, kept_states, reached, rules, states_of
 from .._abstract.step import Step
 from .._compile.once import once_per_shape
 from .._fields import Hyperparameter, hyperparameter
-from .._math import moved, own_copy, select, zero_count
+from .._math import lerp, moved, own_copy, plus_one, select, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Count, Leaf, Leaves, Scalar, Self
 
@@ -82,10 +82,10 @@ class Lookahead(AbstractOptimizer):
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         states = states_of(self, step)
         fast_updates, optimizer = self.optimizer.advance(step)
-        fast_steps = self.fast_steps + 1
+        fast_steps = plus_one(self.fast_steps)
         sync = reached(self, fast_steps, "sync_period")
         updates = list(fast_updates)
         for i, rule in enumerate(rules(self, parameters)):
@@ -119,5 +119,5 @@ def _synchronized(
     """The update and the slow weights; both have moved if it is time to `sync`."""
     slow = state.slow
     param = param.astype(slow.dtype)
-    new = slow + step_size * (param + update - slow)
+    new = lerp(slow, param + update, step_size)
     return jnp.where(sync, new - param, update), Slow(jnp.where(sync, new, slow))

@@ -12,7 +12,7 @@ from .._abstract.step import Step
 from .._compile.once import once_per_shape, summed
 from .._dtype import widest_real_dtype
 from .._fields import Hyperparameter, hyperparameter
-from .._math import inner_product, own_copy, sqrt, squared_norm
+from .._math import inner_product, own_copy, plus_one, sqrt, squarable, squared_norm
 from .._number import integer
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
@@ -113,7 +113,7 @@ class Mechanic(AbstractOptimizer):
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         params = step.parameters.arrays
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         states = states_of(self, step)
         inner_updates, optimizer = self.optimizer.advance(step)
         new = replace_fields(self, optimizer=optimizer, count=count)
@@ -150,7 +150,7 @@ class Mechanic(AbstractOptimizer):
         scale = jnp.sum(bets.scale)
         decay = weight_decay * scale * sqrt(sums.grad_squares)
         decay = decay / (sqrt(sums.param_squares) + eps)
-        h = (sums.grad_back + decay * sums.param_back) / (scale + eps)
+        h = squarable((sums.grad_back + decay * sums.param_back) / (scale + eps))
         reward = betas * bets.reward + bets.scale * jnp.clip(
             h, -bets.largest, bets.largest
         )
@@ -164,7 +164,7 @@ class Mechanic(AbstractOptimizer):
 
 @once_per_shape
 def _terms(grad: Leaf, param: Leaf, start: Leaf) -> Terms:
-    grad, param = grad.astype(start.dtype), param.astype(start.dtype)
+    grad, param = squarable(grad.astype(start.dtype)), param.astype(start.dtype)
     back = start - param
     return Terms(
         param_squares=squared_norm(param),

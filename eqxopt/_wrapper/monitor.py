@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from .._abstract.optimizer import AbstractOptimizer, count_of, inner
 from .._abstract.rules import begun
 from .._abstract.step import Step
-from .._math import sqrt, sum_of_squares
+from .._math import plus_one, sqrt, sum_of_squares
 from .._tree import Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Leaves, Self
 
@@ -51,7 +51,7 @@ class Monitor(AbstractOptimizer):
         )
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         updates, optimizer = self.optimizer.advance(step)
         return updates, replace_fields(
             self,

@@ -9,6 +9,7 @@ from .._abstract.optimizer import AbstractOptimizer, count_of
 from .._abstract.rules import begun
 from .._abstract.step import Step
 from .._fields import as_labels, as_mask, Labels
+from .._math import plus_one
 from .._tree import fill, is_function, Parameters, replace_fields
 from .._types import AnyLeaf, Leaves, Self
 
@@ -63,7 +64,7 @@ class Partition(AbstractOptimizer):
         return replace_fields(begun(self, parameters), optimizers=optimizers)
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         places = self._places(step.parameters)
         updates: Leaves = [None] * len(step.parameters)
         optimizers = {}
@@ -108,7 +109,7 @@ class Freeze(AbstractOptimizer):
         return begun(self, parameters)
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
-        new = replace_fields(self, count=count_of(self) + 1)
+        new = replace_fields(self, count=plus_one(count_of(self)))
         return [None] * len(step.parameters), new
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:

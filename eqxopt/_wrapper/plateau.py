@@ -9,7 +9,7 @@ from .._abstract.rules import reached, scalar_of
 from .._abstract.step import Step
 from .._abstract.wrapper import AbstractSharedWrapper
 from .._fields import Hyperparameter, hyperparameter
-from .._math import select, zero_count
+from .._math import plus_one, select, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import Amount, Count, Leaf, Scalar, Self
 
@@ -105,7 +105,7 @@ class ReduceOnPlateau(AbstractSharedWrapper):
 
     def _observed(self, loss: Scalar) -> dict[str, Array]:
         """The fields after one more loss."""
-        n = self.value_count + 1
+        n = plus_one(self.value_count)
         mean = self.mean_value + (loss - self.mean_value) / n.astype(float)
         full = reached(self, n, "accumulation_size")
         pending = {"mean_value": mean, "value_count": n}
@@ -118,7 +118,7 @@ class ReduceOnPlateau(AbstractSharedWrapper):
         threshold = (1 - scalar_of(self, "rtol")) * self.best_value
         better = mean < threshold - scalar_of(self, "atol")
         cooling = self.cooldown_count > 0
-        plateau_count = jnp.where(better | cooling, 0, self.plateau_count + 1)
+        plateau_count = jnp.where(better | cooling, 0, plus_one(self.plateau_count))
         reduce = reached(self, plateau_count, "patience")
         smaller = scalar_of(self, "factor") * self.scale
         scale = jnp.maximum(

@@ -14,7 +14,7 @@ from .._abstract.step import Step
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype
 from .._fields import Hyperparameter, hyperparameter
-from .._math import divide, global_norm
+from .._math import divide, global_norm, plus_one
 from .._tree import fill, Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
 
@@ -75,7 +75,7 @@ class SAM(AbstractOptimizer):
         return replace_fields(begun(self, parameters), optimizer=optimizer)
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         grads = self._gradients_at(self._shifted(step), step)
         updates, optimizer = self.optimizer.advance(step.with_grads(grads))
         return updates, replace_fields(self, optimizer=optimizer, count=count)

@@ -8,7 +8,7 @@ from .._abstract.rules import begun, reached
 from .._abstract.step import Step
 from .._compile.once import all_finite
 from .._fields import hyperparameter, OptionalHyperparameter
-from .._math import plus_one_if, zero_count
+from .._math import plus_one, plus_one_if, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Count, Leaves, Self
 from ._skip import advance_if
@@ -59,9 +59,9 @@ class SkipNonFinite(AbstractOptimizer):
         )
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         made = finite = all_finite([*step.grads, step.value])
-        consecutive = jnp.where(finite, 0, self.consecutive + 1)
+        consecutive = jnp.where(finite, 0, plus_one(self.consecutive))
         if self.max_consecutive is not None:
             made = finite | reached(self, consecutive - 1, "max_consecutive")
         updates, optimizer = advance_if(made, self.optimizer, step)

@@ -11,7 +11,7 @@ from .._abstract.optimizer import AbstractOptimizer, count_of, inner
 from .._abstract.rules import begun, scalar_of
 from .._abstract.step import Step
 from .._fields import Hyperparameter, hyperparameter
-from .._math import global_norm, plus_one_if, sqrt, zero_count
+from .._math import global_norm, plus_one, plus_one_if, sqrt, zero_count
 from .._number import integer
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Count, Leaves, Scalar, Self
@@ -95,7 +95,7 @@ class SkipOnSpike(AbstractOptimizer):
         )
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         loss = step.value
         norm = global_norm(x for x in step.grads if x is not None)
         sigmas = scalar_of(self, "sigma_factor")
@@ -110,7 +110,7 @@ class SkipOnSpike(AbstractOptimizer):
             losses=self.losses if loss is None else _with(self.losses, loss),
             gradient_norms=_with(self.gradient_norms, norm),
             skipped=plus_one_if(~made, self.skipped),
-            consecutive=jnp.where(made, 0, self.consecutive + 1),
+            consecutive=jnp.where(made, 0, plus_one(self.consecutive)),
         )
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:

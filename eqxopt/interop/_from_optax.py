@@ -14,6 +14,7 @@ from .._abstract.optimizer import AbstractOptimizer, count_of
 from .._abstract.rules import begun
 from .._abstract.step import Step
 from .._dtype import compute_dtype
+from .._math import plus_one
 from .._sharding import placed_with
 from .._tree import KeyPath, Parameters, replace_fields, show_path
 from .._types import AnyLeaf, Leaf, Leaves, Self
@@ -97,7 +98,7 @@ class FromOptax(AbstractOptimizer):
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
-        advanced = replace_fields(self, count=count_of(self) + 1)
+        advanced = replace_fields(self, count=plus_one(count_of(self)))
         if not parameters.arrays:
             # An empty tree may be None, which to optax means that no parameters were
             # given.
