@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
+import jax
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
@@ -112,28 +113,23 @@ def load(
             name: Kind(kind["dtype"], tuple(kind["shape"]))
             for name, kind in header["entries"].items()
         }
-        selected = _selection(only, [*entries, *stored])
+        kinds = stored | {name: kind_of(x) for name, x in entries.items()}
+        selected = _selection(only, kinds)
         kept = set(arguments_of(like)) if hyperparameters == "own" else set()
-
-        def wanted(kinds: dict[str, Kind]) -> dict[str, Kind]:
-            return {
-                name: kind
-                for name, kind in kinds.items()
-                if kept.isdisjoint(_branches(name)) and selected(name, kind)
-            }
-
-        fresh = wanted({name: kind_of(x) for name, x in entries.items()})
-        found = wanted({name: x for name, x in stored.items() if name not in entries})
-        found |= {name: stored[name] for name in fresh if name in stored}
-        if only is not None and not fresh:
+        wanted = {
+            name
+            for name, kind in kinds.items()
+            if kept.isdisjoint(_branches(name)) and selected(name, kind)
+        }
+        expected = {name: kinds[name] for name in entries if name in wanted}
+        found = {name: kind for name, kind in stored.items() if name in wanted}
+        if only is not None and not expected:
             raise ValueError("`load`: `only` selects no entry of `like`")
-        differences = _differences(like, fresh, found, header["classes"], renamed or {})
-        if differences:
-            lines = [f"`load`: '{path}' does not fit `like`", *differences]
-            raise ValueError("\n".join(lines))
+        _check_values({name: x for name, x in entries.items() if name not in expected})
+        _check_fit(path, like, expected, found, header["classes"], renamed or {})
         loaded = {
             name: restored(read(name), kind, entries[name])
-            for name, kind in fresh.items()
+            for name, kind in expected.items()
         }
     flat, treedef = jtu.tree_flatten_with_path(like)
     return treedef.unflatten([loaded.get(jtu.keystr(at), x) for at, x in flat])
@@ -180,27 +176,41 @@ def _selection(
     )
 
 
-def _differences(
+def _check_values(kept: dict[str, Any]) -> None:
+    for name, x in kept.items():
+        if isinstance(x, jax.ShapeDtypeStruct):
+            raise ValueError(
+                f"`load`: `like` has only a shape at {name}, which is not loaded: make "
+                "`like` with values"
+            )
+
+
+def _check_fit(
+    path: PathLike,
     like: PyTree,
-    fresh: dict[str, Kind],
+    expected: dict[str, Kind],
     found: dict[str, Kind],
     old_classes: dict[str, str],
     renamed: Mapping[str, str],
-) -> list[str]:
-    """What differs between the entries `fresh` of `like` and those `found` in the
-    file, and what to do."""
+) -> None:
+    """Raise a `ValueError` with all that differs between the entries `expected` by
+    `like` and those `found` in the file, and with what to do."""
     parts = parts_of(like)
-    covered = {branch for name in fresh for branch in _branches(name)}
+    covered = {branch for name in expected for branch in _branches(name)}
     classes = {
         name: (old, type(part).__name__)
         for name, part in parts.items()
         if name in covered and (old := old_classes.get(name)) is not None
         if renamed.get(old, old) != type(part).__name__
     }
-    changed = [name for name in fresh if name in found and fresh[name] != found[name]]
-    missing = [name for name in fresh if name not in found]
-    extra = [name for name in found if name not in fresh]
+    both = [name for name in expected if name in found]
+    changed = [name for name in both if expected[name] != found[name]]
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    if not (classes or changed or missing or extra):
+        return
     lines = [
+        f"`load`: '{path}' does not fit `like`",
         *_listed(
             "of another class:",
             [
@@ -210,30 +220,30 @@ def _differences(
         ),
         *_listed(
             "of another shape or dtype:",
-            [f"{x}: {found[x]} in the file, {fresh[x]} in `like`" for x in changed],
+            [f"{x}: {found[x]} in the file, {expected[x]} in `like`" for x in changed],
         ),
-        *_listed("missing in the file:", [f"{x}: {fresh[x]}" for x in missing]),
+        *_listed("missing in the file:", [f"{x}: {expected[x]}" for x in missing]),
         *_listed("missing in `like`:", [f"{x}: {found[x]}" for x in extra]),
     ]
-    if not lines:
-        return []
-    for name, part in parts.items():
-        if is_transform(part) and part.count is None and f"{name}.count" in extra:
-            kind = type(part).__name__
-            return [*lines, f"`{kind}` in `like` has no state: call `opt.init(model)`."]
     arguments = set(arguments_of(like))
-    for name in (*changed, *missing, *extra):
-        if not arguments.isdisjoint(_branches(name)):
-            lines.append(f'`hyperparameters="own"` keeps what `like` has at {name}.')
-            break
+    of_arguments = [
+        name
+        for name in (*changed, *missing, *extra)
+        if not arguments.isdisjoint(_branches(name))
+    ]
+    without_state = [
+        type(part).__name__
+        for name, part in parts.items()
+        if is_transform(part) and part.count is None and f"{name}.count" in extra
+    ]
+    for kind in without_state[:1]:
+        lines.append(f"`{kind}` in `like` has no state: call `opt.init(model)` first.")
+    for name in of_arguments[:1]:
+        lines.append(f'`hyperparameters="own"` keeps what `like` has at {name}.')
     for old, new in classes.values():
-        lines.append(
-            f"If the class only has a new name: `renamed={{{old!r}: {new!r}}}`."
-        )
-    lines.append(
-        "To load a part: `only=lambda path, array: ...`, the rest is `like`'s."
-    )
-    return lines
+        lines.append(f"`renamed={{{old!r}: {new!r}}}` if only the name is new.")
+    lines.append("`only=lambda path, array: ...` loads a part, and keeps the rest.")
+    raise ValueError("\n".join(lines))
 
 
 def _listed(title: str, lines: list[str], most: int = 20) -> list[str]:
