@@ -1,10 +1,15 @@
 """The examples do what they say."""
 
 import importlib.util
+import os
 import pathlib
+import signal
 
 import pytest
 from cases import OPTIMIZERS
+from training_loops import arrays, assert_equal
+
+import eqxopt
 
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -59,3 +64,27 @@ def test_sweep(sweep, tmp_path):
     options = ["--rates", "5", "--steps", "100", "--output", str(output)]
     assert sweep.main(options) > 0.8
     assert output.read_bytes().startswith(b"\x89PNG")
+
+
+def test_resume(tmp_path, monkeypatch, capsys):
+    """A run that is stopped ends as one that is not, to the last bit."""
+    resume = load("resume")
+    options = lambda name: ["--checkpoint", str(tmp_path / name), "--epochs", "2"]
+    whole = resume.main(options("whole.npz"))
+
+    saved, save = 0, eqxopt.save
+
+    def interrupted(path, tree):
+        nonlocal saved
+        save(path, tree)
+        saved += 1
+        if saved == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(eqxopt, "save", interrupted)
+    for _ in range(2):
+        parts = resume.main(options("parts.npz"))
+    assert_equal(arrays(parts), arrays(whole))
+    shown = capsys.readouterr().out
+    assert shown.count("SIGTERM: saved") == shown.count("going on after") == 1
+    assert "held out" in shown
