@@ -170,7 +170,7 @@ def test_torch(row, tmp_path):
 
 def test_every_row_is_compared():
     rows = re.findall(r"^### (.*)$", TEXT, flags=re.MULTILINE)
-    assert set(rows) - {"Other names"} == {*OPTAX, *TORCH}
+    assert set(rows) - {"Other names", "Other arguments"} == {*OPTAX, *TORCH}
     assert set(TORCH) == set(FORMULAS)
     for row in (*OPTAX, *TORCH):
         assert code(SECTIONS[row], "eqxopt")
