@@ -62,7 +62,7 @@ def tricks() -> list[Figure]:
             120,
             {"_abstract.coupled.summed": lambda old: _plain_sum},
         ),
-        _closures(),
+        _traces(),
         _decompositions(),
     ]
 
@@ -150,7 +150,7 @@ def _plain_sum(terms: Any, dtype: jnp.dtype) -> Any:
     return jtu.tree_map(plus, *terms)
 
 
-def _closures() -> Figure:
+def _traces() -> Figure:
     """A step whose loss function is a new lambda each time, called eagerly."""
     model = ResidualMLP(60, key=jax.random.key(0))
     grads = random_like(model, jax.random.key(1))
@@ -163,10 +163,10 @@ def _closures() -> Figure:
         return eqx.filter(new, eqx.is_array)
 
     def without() -> Any:
-        with mock.patch("eqxopt._abstract.optimizer.as_pytree", lambda f: f):
+        with mock.patch("eqxopt._abstract.optimizer.as_argument", lambda f, model: f):
             return step()
 
-    what = "`as_pytree`: an eager step of LBFGS with a new lambda"
+    what = "`as_argument`: an eager step of LBFGS with a new lambda"
     return interleaved(what, step, without, repeats=3, warm_up=1)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from ._types import AnyLeaf
@@ -224,6 +225,23 @@ def replace_fields(module: M, **changes: Any) -> M:
     for name, value in (vars(module) | changes).items():
         object.__setattr__(new, name, value)
     return new
+
+
+def with_own_arrays(tree: T, *others: PyTree) -> T:
+    """`tree` with copies of the arrays that it shares with `others`, or has twice."""
+    taken = {id(x) for x in jtu.tree_leaves(others)}
+    leaves, treedef = jtu.tree_flatten(tree)
+    shared = []
+    for i, x in enumerate(leaves):
+        known = isinstance(x, jax.Array) and not isinstance(x, Tracer)
+        if known and id(x) in taken:
+            shared.append(i)
+        taken.add(id(x))
+    # One call for all: it costs far less than a copy of each.
+    copies = jax.device_put([leaves[i] for i in shared], may_alias=False)
+    for i, copy_ in zip(shared, copies):
+        leaves[i] = copy_
+    return treedef.unflatten(leaves)
 
 
 def is_nothing(state: PyTree) -> bool:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
-from .._compile.closures import as_pytree
+from .._compile.traces import as_argument, compiled
 from .._fields import (
     at_step,
     dtype_option,
@@ -24,15 +25,23 @@ from .._fields import (
 )
 from .._math import moved
 from .._number import check_fields, integer, NumbersMeta
-from .._tree import Parameters, replace_fields
+from .._tree import Parameters, replace_fields, with_own_arrays
 from .._types import AnyLeaf, Leaves, Scalar, Self
 from .show import completions, show
 from .step import as_loss, checked_step, Step
 
 
+try:
+    # Far cheaper than a look at what an operation returns. It is not public.
+    from jax._src.core import trace_state_clean
+except ImportError:
+    trace_state_clean = lambda: False
+
+
 M = TypeVar("M")
 O = TypeVar("O", bound="AbstractOptimizer")
 T = TypeVar("T", bound="AbstractTransform")
+V = TypeVar("V")
 
 
 def as_optimizer(x: Any) -> Any:
@@ -110,9 +119,11 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
     def init(self, params: PyTree) -> Self:
         """This transform with a fresh state for `params`, a model or any pytree.
 
-        Parameters are the inexact arrays; everything else in `params` is ignored.
+        Parameters are the inexact arrays; everything else in `params` is ignored. The
+        new transform has arrays of its own, so each may be donated: one recipe starts
+        as many as you like.
         """
-        return self.start(Parameters(params))
+        return _owned(self.start(Parameters(params)), self, params)
 
     def update(
         self,
@@ -136,26 +147,14 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
 
         A changed number never recompiles anything. A hyperparameter of an inner
         transform is changed by its name if only one has it, and otherwise by the name
-        that `hyperparameters` gives it: `opt.replace(**{"SGD.momentum": 0.8})`.
+        that `hyperparameters` gives it: `opt.replace(**{"SGD.momentum": 0.8})`. The new
+        transform has arrays of its own: the state is copied, except inside a function
+        that you compile.
 
         **Raises:** a `TypeError` for an unknown name or one that several inner
         transforms have, a `ValueError` for a value out of range.
         """
-        fields = {f.name: f for f in dataclasses.fields(self) if f.init}
-        new = self
-        for name, value in changes.items():
-            if name in fields:
-                converter: Any = fields[name].metadata.get("converter")
-                value = value if converter is None else converter(value)
-                new = replace_fields(new, **{name: value})
-            else:
-                label, rest = _owner(new, name)
-                inner = inner_transforms(new)[label].replace(**{rest: value})
-                new = replace_inner(new, {label: inner})
-        for cls in type(new).__mro__:  # as Equinox does for a new object
-            if "__check_init__" in vars(cls):
-                vars(cls)["__check_init__"](new)
-        return new
+        return _owned(_replaced(self, changes), self)
 
     def hyperparameters(self) -> dict[str, Any]:
         """The values by name that the next update will use, for logging.
@@ -177,7 +176,7 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         for label, inner in inner_transforms(self).items():
             for name, value in inner.hyperparameters().items():
                 values[f"{label}.{name}"] = value
-        return values
+        return _owned(values, self)
 
 
 class AbstractOptimizer(AbstractTransform):
@@ -210,8 +209,8 @@ class AbstractOptimizer(AbstractTransform):
             through.
         - `value`: the loss at `params`, a scalar. Only some optimizers need it.
         - `value_fn`: the loss as a function of the model. Only some optimizers need
-            it. A function that is made in every step, such as a `lambda` of the batch,
-            compiles once if everything else that it reads stays the same.
+            it. It is evaluated with what the arrays, globals and attributes that it
+            reads are now. A `lambda` of the batch, made in every step, compiles once.
 
         **Returns:** `(params, optimizer)`, with the types, shapes and dtypes that went
         in.
@@ -225,7 +224,8 @@ class AbstractOptimizer(AbstractTransform):
         if in_jit():
             return _apply(self, grads, params, value, value_fn)
         if value_fn is not None:
-            value_fn = as_pytree(value_fn) if _uses_value_fn(self) else _undeclared
+            uses = _uses_value_fn(self)
+            value_fn = as_argument(value_fn, params) if uses else _undeclared
         return _compiled_apply(self, grads, params, value, value_fn)
 
     def eval_params(self, params: M) -> M:
@@ -248,7 +248,7 @@ def _apply(
     return step.parameters.model(moved(step.parameters.arrays, updates)), optimizer
 
 
-_compiled_apply = eqx.filter_jit(_apply)
+_compiled_apply = compiled(_apply)
 
 
 def _opened(
@@ -261,9 +261,35 @@ def _opened(
     """The step of a transform that the user called."""
     count_of(transform)
     name, per_example = type(transform).__name__, transform.per_example
+    if value_fn is not None:
+        value_fn = needed_value_fn(transform, value_fn)
     return checked_step(
         name, grads, parameters, value, value_fn, per_example=per_example
     )
+
+
+def _owned(new: V, *others: PyTree) -> V:
+    """`new` with arrays of its own, none of them an array of `others`."""
+    # What leaves a compiled function is new in any case.
+    return new if in_jit() else with_own_arrays(new, *others)
+
+
+def _replaced(transform: T, changes: dict[str, Any]) -> T:
+    fields = {f.name: f for f in dataclasses.fields(transform) if f.init}
+    new = transform
+    for name, value in changes.items():
+        if name in fields:
+            converter: Any = fields[name].metadata.get("converter")
+            value = value if converter is None else converter(value)
+            new = replace_fields(new, **{name: value})
+        else:
+            label, rest = _owner(new, name)
+            inner = _replaced(inner_transforms(new)[label], {rest: value})
+            new = replace_inner(new, {label: inner})
+    for cls in type(new).__mro__:  # as Equinox does for a new object
+        if "__check_init__" in vars(cls):
+            vars(cls)["__check_init__"](new)
+    return new
 
 
 def count_of(transform: AbstractTransform) -> Int[Array, ""]:
@@ -286,7 +312,7 @@ def needed_value(optimizer: AbstractOptimizer, value: Scalar | None) -> Scalar:
 
 
 def needed_value_fn(
-    optimizer: AbstractOptimizer, value_fn: Callable[..., Any] | None
+    optimizer: AbstractTransform, value_fn: Callable[..., Any] | None
 ) -> Callable[[Any], Scalar]:
     """The loss as a function of the model, for the optimizers that cannot do
     without."""
@@ -321,8 +347,11 @@ def _undeclared(params: PyTree) -> Scalar:
 
 def in_jit() -> bool:
     """Whether what is computed here becomes part of a program that is compiled."""
+    if trace_state_clean():
+        return False
     # What is made from nothing is concrete, except where everything is being staged.
-    return isinstance(jnp.zeros(()), Tracer)
+    with jax.transfer_guard_host_to_device("allow"):
+        return isinstance(jnp.zeros(()), Tracer)
 
 
 def hyperparameter_names(transform: AbstractTransform) -> list[str]:

@@ -4,10 +4,15 @@ Without this, an eager step with a new lambda compiles anew each time: seconds i
 of milliseconds. `python -m benchmarks tricks` shows it.
 """
 
+import dataclasses
 import dis
 import functools
+import os
+import sys
+import sysconfig
 import types
-from collections.abc import Callable, Hashable
+import weakref
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,25 +22,47 @@ import numpy as np
 from jaxtyping import PyTree
 
 
-def as_pytree(function: Callable[..., Any]) -> Callable[..., Any]:
+def as_pytree(function: Callable[..., Any], *models: PyTree) -> Callable[..., Any]:
     """`function` as a pytree, if everything that it reads is known.
 
     The arrays in its closure, its defaults and the globals of its module are leaves.
     Its code and whatever else it reads are static and compared by value, so a lambda
-    that is made in every step is the same function with other arrays.
+    that is made in every step is the same function with other arrays. This includes the
+    functions that it calls, attributes of modules and classes, and what the methods of
+    `models` read, with which it is called. Installed packages are taken to stay as they
+    are.
 
     A function that reads anything that might change unseen, such as an attribute of an
-    object, is returned as it is. It is then compared by its identity.
+    object, is returned as it is.
     """
+    code = getattr(function, "__code__", None)
+    known = _attributes.get(code, frozenset()) if code else frozenset()
     try:
-        captured = _Capture().leaf(function)
-        hash(jtu.tree_structure(captured))
+        while True:
+            capture = _Capture(known)
+            captured = capture.leaf(function)
+            for model in models:
+                capture.nodes(model)
+            if capture.attributes <= known:
+                break
+            known |= capture.attributes  # and look at these attributes, too
+        classes = tuple(capture.classes.values())
+        hash((jtu.tree_structure(captured), classes))
         hash(tuple(x for x in jtu.tree_leaves(captured) if not eqx.is_array(x)))
     except (_Unknown, TypeError, ValueError):  # unhashable; a cell that is still empty
         return function
+    if code:
+        _attributes[code] = known
     if isinstance(captured, _Static):  # there are no arrays in it
-        return Closure(_Static(lambda: captured.value, captured), ())
-    return captured
+        make, reads = _Static(lambda: captured.value, captured), ()
+    else:
+        make, reads = captured.make, captured.reads
+    return Closure(_Static(make.value, (make.key, classes)), reads)
+
+
+# The names of attributes that a function was last seen to read.
+_attributes: weakref.WeakKeyDictionary[Any, frozenset[str]]
+_attributes = weakref.WeakKeyDictionary()
 
 
 class _Unknown(Exception):
@@ -102,65 +129,110 @@ def _partial(
 
 # Objects of these types never change what they mean.
 _LASTING = (
-    types.ModuleType,
-    types.BuiltinFunctionType,
-    type,
     type(jax.jit(lambda: None)),
-    jax.custom_jvp,
-    jax.custom_vjp,
     jax.numpy.ufunc,
     np.dtype,
     np.ufunc,
+)
+# They read what has no name in the code.
+_DYNAMIC = frozenset(
+    "getattr setattr delattr vars globals locals eval exec open input next".split()
 )
 
 
 class _Capture:
     """Finds what one function reads, itself or through the functions that it reads."""
 
-    def __init__(self):
-        # `None` marks a function whose capture has begun and not ended.
-        self._functions: dict[int, Any] = {}
+    def __init__(self, known: frozenset[str]):
+        self._known = known
+        self.attributes: set[str] = set()
+        """The attributes that the functions read, of whatever object."""
+        self.classes: dict[type, Any] = {}
+        """What the methods of the classes of captured trees read."""
+        # `None` marks an object whose capture has begun and not ended.
+        self._done: dict[int, Any] = {}
+        self._cyclic: set[int] = set()
 
-    def tree(self, tree: PyTree, home: dict[str, Any] | None = None) -> PyTree:
+    def tree(self, tree: PyTree) -> PyTree:
         """`tree` with everything but arrays as `_Static`. A tree without arrays is one
         `_Static`."""
         is_partial = lambda x: isinstance(x, functools.partial)
         leaves, treedef = jtu.tree_flatten(tree, is_leaf=is_partial)
-        captured = [self.leaf(x, home) for x in leaves]
+        captured = [self.leaf(x) for x in leaves]
+        if not jtu.treedef_is_leaf(treedef):
+            self.nodes(tree)
         if all(isinstance(x, _Static) for x in captured):
             # Return the original object, not a copy: the function may mutate it, for
             # example to count calls.
             return _Static(tree, (treedef, tuple(captured)))
         return treedef.unflatten(captured)
 
-    def leaf(self, x: Any, home: dict[str, Any] | None = None) -> Any:
-        """`x`, which a function of the module with the globals `home` reads."""
+    def fixed(self, tree: PyTree) -> "_Static":
+        """The same where an array cannot be an argument."""
+        captured = self.tree(tree)
+        if not isinstance(captured, _Static):
+            raise _Unknown
+        return captured
+
+    def leaf(self, x: Any) -> Any:
         if isinstance(x, np.generic) and not isinstance(x, np.inexact):
             return _Static(x, (type(x), x.item()))  # perhaps a length or an axis
         if eqx.is_array(x) and x.dtype != object:
             return x
         if isinstance(x, types.FunctionType):
-            elsewhere = home is not None and x.__globals__ is not home
-            if elsewhere and x.__closure__ is None:
+            if x.__closure__ is None and _is_installed(x.__globals__):
                 return _Static(x, id(x))
             return self._once(x, self._function)
         if isinstance(x, functools.partial):
-            return self._once(x, self._partial, home)
+            return self._once(x, self._partial)
+        if isinstance(x, type):
+            return self._once(x, self._class)
+        if isinstance(x, types.ModuleType):
+            return self._once(x, self._module)
+        if isinstance(x, jax.custom_jvp | jax.custom_vjp):
+            return self._once(x, self._rules)
         if isinstance(x, bool | int | str | bytes):
             return _Static(x, (type(x), x))
         if isinstance(x, float | complex):
             return _Static(x, (type(x), repr(x)))  # which tells 0.0 from -0.0
-        if isinstance(x, _LASTING):
+        if isinstance(x, _LASTING) or _is_stateless(x):
             return _Static(x, id(x))
         raise _Unknown
 
-    def _once(self, x: Any, capture: Callable[..., Any], *args: Any) -> Any:
-        if id(x) not in self._functions:
-            self._functions[id(x)] = None
-            self._functions[id(x)] = capture(x, *args)
-        if self._functions[id(x)] is None:  # it calls itself
-            raise _Unknown
-        return self._functions[id(x)]
+    def nodes(self, tree: PyTree) -> None:
+        """What the methods, the static fields and the functions in `tree` read."""
+        remaining = [tree]
+        while remaining:
+            x = remaining.pop()
+            if eqx.is_array(x) or isinstance(x, bool | int | float | str):
+                continue
+            if isinstance(x, eqx.Module):
+                children = []
+                for field in dataclasses.fields(x):
+                    value = getattr(x, field.name, None)
+                    if not field.metadata.get("static", False):
+                        children.append(value)
+                    elif value is not None:
+                        self.classes[type(x), field.name, id(x)] = self.fixed(value)
+            else:
+                known = jtu.default_registry.flatten_one_level(x)
+                children = None if known is None else list(known[0])
+            if children is None:
+                self.classes[type(x), id(x)] = self.fixed(x)
+            else:
+                self.classes[type(x)] = self.leaf(type(x))
+                remaining += children
+
+    def _once(self, x: Any, capture: Callable[..., Any]) -> Any:
+        if id(x) not in self._done:
+            self._done[id(x)] = None
+            self._done[id(x)] = capture(x)
+            if id(x) in self._cyclic and not isinstance(self._done[id(x)], _Static):
+                raise _Unknown  # it calls itself, with the arrays of its time
+        if self._done[id(x)] is None:
+            self._cyclic.add(id(x))
+            return _Static(x, id(x))
+        return self._done[id(x)]
 
     def _function(self, function: types.FunctionType) -> Any:
         code, home = function.__code__, function.__globals__
@@ -172,21 +244,102 @@ class _Capture:
             # whoever else reads it.
             _Static(cell, "assigned")
             if name in names.assigned_free
-            else self.tree(cell.cell_contents, home)
+            else self.tree(cell.cell_contents)
             for name, cell in zip(code.co_freevars, function.__closure__ or ())
         ]
-        globals_ = {k: self.tree(home[k], home) for k in names.globals_ if k in home}
-        defaults = self.tree(function.__defaults__, home)
-        keyword_defaults = self.tree(function.__kwdefaults__, home)
+        globals_ = {}
+        if not _is_installed(home):
+            if names.imports_user_code or (names.globals_ & _DYNAMIC) - home.keys():
+                raise _Unknown
+            self.attributes |= names.attributes
+            globals_ = {k: self.tree(home[k]) for k in names.globals_ if k in home}
+        defaults = self.tree(function.__defaults__)
+        keyword_defaults = self.tree(function.__kwdefaults__)
         # Rebuild it from the code object: the original closure would keep the old
         # arrays alive.
         make = _Static(functools.partial(_function, code, home), (code, id(home)))
         return _joined(function, make, (cells, globals_, defaults, keyword_defaults))
 
-    def _partial(self, partial: functools.partial[Any], home: Any) -> Any:
-        inner = self.leaf(partial.func, home)
+    def _partial(self, partial: functools.partial[Any]) -> Any:
+        inner = self.leaf(partial.func)
         args, keywords = self.tree(partial.args), self.tree(partial.keywords)
         return _joined(partial, _Static(_partial, "partial"), (inner, args, keywords))
+
+    def _module(self, module: types.ModuleType) -> "_Static":
+        if _is_installed(vars(module)):
+            return _Static(module, id(module))
+        return self._with_attributes(module, vars(module).items())
+
+    def _class(self, cls: type) -> "_Static":
+        own = [c for c in cls.__mro__ if not _is_installed(_home(c))]
+        members = ((k, _behind(x)) for c in own for k, x in vars(c).items())
+        return self._with_attributes(cls, members)
+
+    def _with_attributes(
+        self, x: Any, attributes: Iterable[tuple[str, Any]]
+    ) -> "_Static":
+        """`x` with those of its attributes that any function reads, or Python itself
+        calls."""
+        read = [
+            (name, self.fixed(value))
+            for name, value in attributes
+            if name in self._known or _is_special(name, value)
+        ]
+        return _Static(x, (id(x), tuple(read)))
+
+    def _rules(self, function: Any) -> "_Static":
+        """A function with a derivative of its own."""
+        parts = [
+            x for x in vars(function).values() if isinstance(x, types.FunctionType)
+        ]
+        return _Static(function, (id(function), tuple(map(self.fixed, parts))))
+
+
+def _is_stateless(x: Any) -> bool:
+    """Whether this is a function of Python or of an extension, and no method."""
+    owner = getattr(x, "__self__", None)
+    builtin = isinstance(x, types.BuiltinFunctionType)
+    return builtin and (owner is None or isinstance(owner, types.ModuleType))
+
+
+def _behind(member: Any) -> Any:
+    """The functions behind a member of a class; `None` for what holds a field."""
+    if isinstance(member, classmethod | staticmethod):
+        return member.__func__
+    if isinstance(member, property):
+        return tuple(x for x in (member.fget, member.fset) if x is not None)
+    if isinstance(member, functools.cached_property):
+        return member.func
+    if isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType):
+        return None
+    return getattr(member, "method", member)  # Equinox wraps methods
+
+
+def _is_special(name: str, value: Any) -> bool:
+    """Whether Python calls this method by itself. Those that `dataclasses` writes read
+    nothing that changes."""
+    special = name.startswith("__") and isinstance(value, types.FunctionType)
+    return special and value.__code__.co_filename != "<string>"
+
+
+def _home(cls: type) -> dict[str, Any]:
+    module = sys.modules.get(cls.__module__)
+    return {} if module is None else vars(module)
+
+
+_INSTALLED = tuple(
+    {path + os.sep for path in sysconfig.get_paths().values()}
+    | {os.path.dirname(x.__file__ or "") + os.sep for x in (jax, eqx, np)}
+    | {os.path.dirname(os.path.dirname(__file__)) + os.sep}
+)
+
+
+def _is_installed(home: dict[str, Any]) -> bool:
+    """Whether these are the globals of Python or of an installed package."""
+    file, name = home.get("__file__"), home.get("__name__", "")
+    if file is None:
+        return name in sys.builtin_module_names
+    return file.startswith(_INSTALLED)
 
 
 def _joined(function: Any, make: _Static, reads: PyTree) -> Any:
@@ -201,26 +354,38 @@ class _Names(NamedTuple):
     """The names by which code, and the functions inside it, read from outside."""
 
     globals_: frozenset[str]
+    attributes: frozenset[str]
     assigned_globals: bool
     assigned_free: frozenset[str]
+    imports_user_code: bool
 
 
 @functools.lru_cache(maxsize=4096)
 def _names(code: types.CodeType) -> _Names:
-    read, assigned, assigned_globals = set(), set(), False
+    read, attributes, assigned = set(), set(), set()
+    assigned_globals = imports = False
     for instruction in dis.get_instructions(code):
         match instruction.opname:
             case "LOAD_GLOBAL" | "LOAD_NAME" | "LOAD_FROM_DICT_OR_GLOBALS":
                 read.add(instruction.argval)
+            case "LOAD_ATTR" | "LOAD_METHOD":
+                attributes.add(instruction.argval)
             case "STORE_GLOBAL" | "DELETE_GLOBAL":
                 assigned_globals = True
             case "STORE_DEREF" | "DELETE_DEREF":
                 assigned.add(instruction.argval)
+            case "IMPORT_NAME":
+                module = sys.modules.get(instruction.argval)
+                imports |= module is None or not _is_installed(vars(module))
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
             names = _names(inner)
             read |= names.globals_
+            attributes |= names.attributes
             assigned |= names.assigned_free
             assigned_globals |= names.assigned_globals
+            imports |= names.imports_user_code
     free = frozenset(assigned) & frozenset(code.co_freevars)
-    return _Names(frozenset(read), assigned_globals, free)
+    return _Names(
+        frozenset(read), frozenset(attributes), assigned_globals, free, imports
+    )

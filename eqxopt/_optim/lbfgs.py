@@ -18,13 +18,13 @@ from .._abstract.optimizer import (
 from .._abstract.rescaling import wide_gradients
 from .._abstract.rules import begun, kept_states, rules, state_tree, states_of
 from .._abstract.step import Step
-from .._compile.closures import as_pytree
 from .._compile.once import once_per_shape
+from .._compile.traces import as_argument, compiled
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
 from .._fields import hyperparameter, OptionalHyperparameter
 from .._line_search.abstract import AbstractLineSearch, Point
 from .._line_search.zoom import ZoomLineSearch
-from .._math import moved, no_update, own_copy, plus_one_if, zero_count
+from .._math import moved, no_update, own_copy, plus_one, plus_one_if, zero_count
 from .._number import integer
 from .._tree import fill, Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self
@@ -184,11 +184,11 @@ class LBFGS(AbstractOptimizer):
         """
         count_of(self)
         if in_jit():
-            return _value_and_grad(self, value_fn, params)
-        return _compiled_value_and_grad(self, as_pytree(value_fn), params)
+            return _value_and_grad(self, params, value_fn)
+        return _compiled_value_and_grad(self, params, as_argument(value_fn, params))
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
-        count = count_of(self) + 1
+        count = plus_one(count_of(self))
         has_grad = [grad is not None for grad in step.grads]
         updates: Leaves = [None] * len(has_grad)
         if not any(has_grad):
@@ -347,7 +347,7 @@ def _conjugated(grad: Leaf) -> Leaf:
 
 
 def _value_and_grad(
-    optimizer: LBFGS, value_fn: Callable[..., Any], params: PyTree
+    optimizer: LBFGS, params: PyTree, value_fn: Callable[..., Any]
 ) -> tuple[Scalar, PyTree]:
     parameters = Parameters(params)
     memories = kept_states(optimizer, parameters)
@@ -369,4 +369,4 @@ def _value_and_grad(
     return value, parameters.tree(grads)
 
 
-_compiled_value_and_grad = eqx.filter_jit(_value_and_grad)
+_compiled_value_and_grad = compiled(_value_and_grad)
