@@ -17,6 +17,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
+plt.rcParams["svg.hashsalt"] = "benchmarks"
+
 # Readable on a light page and on a dark one.
 GREY, HELD, MISSED = "#808080", "#5c6bc0", "#ef5350"
 
@@ -46,7 +48,7 @@ def verdict(figures: list[Figure]) -> str:
     missed = [f"{f.what}: {f.ratio:.3f}" for f in figures if not f.holds]
     bounds = sum(f.bar is not None for f in figures)
     if not missed:
-        return f"All {bounds} bounds are kept."
+        return "Every bound is kept."
     return f"Of {bounds} bounds, {len(missed)} are missed ({'; '.join(missed)})."
 
 
@@ -66,7 +68,7 @@ def save(parts: dict[str, list[Figure]], folder: pathlib.Path) -> None:
 def show(part: str, figures: list[Figure], folder: pathlib.Path) -> None:
     text = table(figures) + "\n"
     if any(f.bar is not None for f in figures):
-        text += "\n" + verdict(figures) + "\n"
+        text = f"{verdict(figures)}\n\n{text}"
         draw(figures, folder / f"benchmarks-{part}.svg")
     (folder / f"benchmarks-{part}.md").write_text(text)
 
@@ -93,5 +95,5 @@ def draw(figures: list[Figure], output: pathlib.Path) -> None:
     axes.tick_params(colors=GREY)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color(GREY)
-    figure.savefig(output, transparent=True)
+    figure.savefig(output, transparent=True, metadata={"Date": None})
     plt.close(figure)
