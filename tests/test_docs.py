@@ -64,7 +64,8 @@ def shown(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page(page, monkeypatch):
+def test_page(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # for the files that a page saves
     # The hook is on already.
     monkeypatch.setattr(
         jaxtyping, "install_import_hook", lambda *_: pytest.MonkeyPatch.context()
