@@ -1,6 +1,7 @@
 """The code in the documentation runs."""
 
 import inspect
+import json
 import pathlib
 import re
 
@@ -110,6 +111,17 @@ def test_counts_in_prose():
     assert all(f"`{cls.__name__}`" in changes for cls in optimizers)
     count = len(public(schedules, schedules.AbstractSchedule))
     assert f"{count} schedules" in changes
+
+
+def test_measured_ratios_in_prose():
+    parts = json.loads((ROOT / "docs/pictures/benchmarks.json").read_text())
+    ratios = {f["what"]: f["ratio"] for x in parts.values() for f in x["figures"]}
+    training = (ROOT / "docs" / "training.md").read_text()
+    for name in ("make_step", "fit"):
+        ratio = f"{ratios[f'60 leaves, a step: {name}']:.2f}"
+        assert f"| [`{name}`][eqxopt.{name}] | {ratio} of that |" in training
+    assert "in less than a third of optax's" in (ROOT / "README.md").read_text()
+    assert ratios["600 leaves: trace and lower"] < 1 / 3
 
 
 def snake(name):

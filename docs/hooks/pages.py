@@ -14,6 +14,11 @@ from mkdocs.structure.pages import Page
 
 log = logging.getLogger("mkdocs.hooks.pages")
 
+# How the converter knows what LaTeX also writes otherwise.
+SPELLINGS = [(r"{aligned}", r"{split}"), (r"\\mathcal (\w)", r"\\mathcal{\1}")]
+# It keeps the backslash of an escaped character, and takes a relation for a letter.
+CORRECTIONS = [(r"\\([_%&#$])", r"\1"), (r"<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")]
+
 
 def on_page_content(content: str, *, page: Page, **_: Any) -> str:
     name = page.file.src_path
@@ -45,10 +50,12 @@ def on_page_content(content: str, *, page: Page, **_: Any) -> str:
 
 def _mathml(latex: str, page: str, display: str) -> str:
     latex = html.unescape(latex).strip()
-    # The converter only knows this layout by its other name.
-    mathml = convert(latex.replace("{aligned}", "{split}"), display=display)
-    # It keeps the backslashes of characters that LaTeX escapes.
-    mathml = re.sub(r"\\([_%&#$])", r"\1", mathml)
+    known = latex
+    for pattern, spelling in SPELLINGS:
+        known = re.sub(pattern, spelling, known)
+    mathml = convert(known, display=display)
+    for pattern, spelling in CORRECTIONS:
+        mathml = re.sub(pattern, spelling, mathml)
     if "\\" in html.unescape(mathml):
         log.warning(f"{page}: not every command is known in `{latex}`")
     return mathml
