@@ -1,4 +1,4 @@
-"""L-BFGS and its line searches: optax's iterates, and what goes wrong gracefully."""
+"""L-BFGS and its line searches: the iterates of optax, convergence and failures."""
 
 import equinox as eqx
 import jax
@@ -45,8 +45,7 @@ def iterates(opt, loss, steps, params=None):
         params, opt = carry
         value, grads = opt.value_and_grad(loss, params)
         params, opt = opt.apply(grads, params, value=value, value_fn=loss)
-        made = params, loss(params), opt.evaluations
-        return (params, opt), made
+        return (params, opt), (params, loss(params), opt.evaluations)
 
     params = start() if params is None else params
     return jax.jit(lambda p: jax.lax.scan(body, (p, opt.init(p)), length=steps)[1])(
@@ -115,8 +114,8 @@ PAIRS = {
     + [("default", least_squares, 8), ("default", logistic, 8)],
 )
 def test_iterates_of_optax(name, loss, steps, x64):
-    """The very same steps, from the same number of evaluations, until both are at the
-    minimum but for rounding."""
+    """Both take the same steps with the same number of evaluations, down to the
+    minimum."""
     opt, tx = PAIRS[name]()
     ours, our_losses, our_evaluations = iterates(opt, loss, steps)
     theirs, losses, evaluations = optax_iterates(tx, loss, steps)
@@ -132,7 +131,8 @@ def test_iterates_of_optax(name, loss, steps, x64):
     "search", [eqxopt.ZoomLineSearch, eqxopt.BacktrackingLineSearch]
 )
 def test_convergence(loss, search, x64):
-    """In few steps to 1e-10, never uphill by more than rounding, and there at rest."""
+    """The loss reaches the minimum in 15 steps, never rises by more than rounding, and
+    the gradient vanishes."""
     opt = eqxopt.LBFGS(linesearch=search())
     params, losses, _ = iterates(opt, loss, 40)
     assert losses[14] - losses[-1] < 1e-10
@@ -141,8 +141,8 @@ def test_convergence(loss, search, x64):
     assert max(np.max(np.abs(x)) for x in jax.tree.leaves(slopes)) < 1e-8
 
 
-def two_loops(grad, pairs, first):
-    """Nocedal and Wright, Algorithm 7.4."""
+def two_loop_recursion(grad, pairs, first):
+    """Algorithm 7.4 of Nocedal and Wright."""
     q, alphas = grad.copy(), []
     for s, y in reversed(pairs):
         alphas.append(s @ q / (s @ y))
@@ -154,9 +154,9 @@ def two_loops(grad, pairs, first):
     return r
 
 
-def test_two_loops(x64):
-    """Of complex numbers as of pairs of real ones; a pair of no curvature is left
-    out."""
+def test_two_loop_recursion(x64):
+    """A complex number counts as two real ones. A pair without curvature is not
+    stored."""
     rng = np.random.default_rng(2)
     hessian = np.diag([3.0, 1.0, 2.0, 5.0, -1.0, 4.0])
     as_real = lambda z: np.concatenate([z.real, z.imag])
@@ -168,7 +168,7 @@ def test_two_loops(x64):
         if before is not None and (x - before[0]) @ (grad - before[1]) > 0:
             pairs = [*pairs, (x - before[0], grad - before[1])][-3:]
         before = x.copy(), grad
-        x = x - 0.2 * two_loops(grad, pairs, min(1, 1 / np.linalg.norm(grad)))
+        x = x - 0.2 * two_loop_recursion(grad, pairs, min(1, 1 / np.linalg.norm(grad)))
         grads = {"z": jnp.asarray(grad[:3] + 1j * grad[3:])}
         params, opt = opt.apply(grads, params)
         np.testing.assert_allclose(as_real(np.asarray(params["z"])), x, rtol=1e-10)
@@ -182,7 +182,7 @@ def complex_loss(p):
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16, jnp.complex64])
 def test_dtypes(dtype, x64):
-    """Carried by a scan in every precision, and nearer to the minimum."""
+    """A scan carries the optimizer in every dtype, and the loss falls."""
     complex_ = dtype == jnp.complex64
     params = {"z": jnp.ones(2, dtype)}
     loss = (
@@ -196,7 +196,7 @@ def test_dtypes(dtype, x64):
 
 
 class Counted:
-    """A loss that counts how often it is evaluated, also inside a program."""
+    """A loss that counts its evaluations, also inside a compiled program."""
 
     def __init__(self, loss):
         self.loss, self.evaluations = loss, 0
@@ -228,14 +228,14 @@ def test_nothing_is_evaluated_twice(search):
         np.testing.assert_allclose(opt.value, expected, rtol=1e-5)
         for k in slopes:
             np.testing.assert_allclose(opt.state[k].grad, slopes[k], rtol=1e-3)
-    assert counts[0] == 1  # of the start, once
+    assert counts[0] == 1  # at the start
     searches = np.diff([counts[0], *counts[1::2]])
     assert counts[2::2] == counts[1:-1:2]
     assert searches[-1] == opt.evaluations and np.all(searches >= 1)
 
 
-def test_one_compilation_in_an_eager_loop():
-    """With a function of the batch made anew in every step."""
+def test_eager_loop_compiles_once():
+    """A new function of the batch in every step compiles nothing again."""
     traces = 0
     params = start()
     opt = eqxopt.LBFGS().init(params)
@@ -277,7 +277,7 @@ FAILURES = {
     "search", [eqxopt.ZoomLineSearch, eqxopt.BacktrackingLineSearch]
 )
 def test_failures(name, search):
-    """Never NaN in the parameters, and never uphill."""
+    """The parameters stay finite, and the loss never rises."""
     loss, at = FAILURES[name]
     x = jnp.asarray(at)
     opt = eqxopt.LBFGS(linesearch=search()).init(x)
@@ -299,7 +299,8 @@ def test_failures(name, search):
     "search", [eqxopt.ZoomLineSearch, eqxopt.BacktrackingLineSearch]
 )
 def test_uphill_direction(search):
-    """Gradients that point the wrong way: the search does not even begin."""
+    """If the gradients point the wrong way, the search does not make the loss worse.
+    If they are NaN, it does not begin."""
     x = jnp.asarray([1.0, 2.0])
     loss = lambda x: jnp.sum(x**2)
     opt = eqxopt.LBFGS(linesearch=search()).init(x)
@@ -323,7 +324,7 @@ def test_longest_step():
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_most_evaluations(most):
+def test_limit_of_evaluations(most):
     x = jnp.asarray([100.0])
     loss = lambda x: jnp.sum(x**2)
     for search, allowed in (
@@ -334,12 +335,12 @@ def test_most_evaluations(most):
         value, grads = jax.value_and_grad(loss)(x)
         new, opt = opt.apply(grads, x, value=value, value_fn=loss)
         assert opt.evaluations == allowed
-        assert loss(new) < loss(x)  # not sufficient, but lower
+        assert loss(new) < loss(x)  # lower, if not by enough
 
 
 @pytest.mark.parametrize("absent", [None, "float0"])
 def test_absent_gradient(absent):
-    """That parameter stays, and the others train as without it."""
+    """A parameter without a gradient stays, and the others train."""
     params = start()
     opt = eqxopt.LBFGS().init(params)
     for _ in range(3):
@@ -381,8 +382,8 @@ def test_make_step_with_batches():
     assert loss < 1e-4
 
 
-def final(rate, search, x):
-    """The loss after three steps."""
+def loss_after_training(rate, search, x):
+    """The loss after three steps from `x`."""
     opt = eqxopt.LBFGS(rate, linesearch=search()).init(x)
     loss = lambda x: jnp.sum(jnp.cosh(x) * jnp.asarray([1.0, 3.0]))
     for _ in range(3):
@@ -396,7 +397,7 @@ def final(rate, search, x):
 )
 def test_forward_mode_and_vmap(search, x64):
     x = jnp.asarray([2.0, -1.0])
-    run = jax.jit(lambda rate: final(rate, search, x))
+    run = jax.jit(lambda rate: loss_after_training(rate, search, x))
     rates = jnp.asarray([0.5, 0.7])
     np.testing.assert_allclose(jax.vmap(run)(rates), [run(r) for r in rates], rtol=1e-9)
     value, slope = jax.jvp(run, (0.7,), (1.0,))
@@ -407,8 +408,8 @@ def test_forward_mode_and_vmap(search, x64):
         jax.grad(run)(0.7)
 
 
-def test_search_of_a_schedule():
-    """Numbers of a line search may be schedules, and change without compiling."""
+def test_schedule_in_a_line_search():
+    """Numbers of a line search may be schedules."""
     x = jnp.asarray([100.0])
     loss = lambda x: jnp.sum(x**2)
     largest = eqxopt.schedules.Linear(1.0, 3.0, 2)
@@ -424,7 +425,7 @@ def test_search_of_a_schedule():
     assert sizes == [1.0, 2.0, 3.0]
 
 
-def test_state_is_sharded_and_owned():
+def test_state_is_sharded_and_copied():
     mesh = jax.make_mesh((8,), ("x",))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
     params = {"w": jax.device_put(jax.random.normal(jax.random.key(0), (16, 4)), rows)}
@@ -446,7 +447,7 @@ def test_state_is_sharded_and_owned():
 
 
 class TestErrors:
-    def test_missing(self):
+    def test_missing_arguments(self):
         params = start()
         opt = eqxopt.LBFGS().init(params)
         with pytest.raises(ValueError, match="`LBFGS` needs .*value=loss, value_fn="):
@@ -456,13 +457,13 @@ class TestErrors:
         with pytest.raises(ValueError, match="no state: call `opt = opt.init"):
             eqxopt.LBFGS().value_and_grad(rosenbrock, params)
 
-    def test_value_fn_that_gives_no_scalar(self):
+    def test_value_fn_must_return_a_scalar(self):
         params = start()
         opt = eqxopt.LBFGS().init(params)
         with pytest.raises(ValueError, match=r"`value_fn` must give a scalar.*\(2,\)"):
             opt.apply(params, params, value=1.0, value_fn=lambda p: p["x"])
 
-    def test_options(self):
+    def test_invalid_options(self):
         with pytest.raises(ValueError, match=r"`memory_size` must be an integer of"):
             eqxopt.LBFGS(memory_size=0)
         with pytest.raises(TypeError):

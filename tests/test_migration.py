@@ -1,7 +1,6 @@
-"""Both sides of every row of the migration page leave the same numbers.
+"""Both sides of every row of the migration page compute the same numbers.
 
-Torch is not needed: its side is shown and not run, and its formulas are written here
-in NumPy.
+Torch is not needed: the page shows its side, and here its formulas are in NumPy.
 """
 
 import pathlib
@@ -39,9 +38,8 @@ OPTAX = [row for row, section in SECTIONS.items() if code(section, "optax")]
 TORCH = [row for row, section in SECTIONS.items() if code(section, "torch")]
 
 
-def after(row, title, tmp_path):
-    """The results of one side of a row; if it only makes an optimizer, those of
-    training with it."""
+def results(row, title, tmp_path):
+    """Run one side of a row. If it only makes an optimizer, train with that."""
     namespace = {"path": tmp_path / "checkpoint"}
     exec(SETUP, namespace)
     params, model = namespace["params"], namespace["model"]
@@ -80,8 +78,8 @@ def assert_close(got, expected, rtol=1e-9):
 
 @pytest.mark.parametrize("row", OPTAX)
 def test_optax(row, tmp_path):
-    expected = after(row, "optax", tmp_path)
-    got = after(row, "eqxopt", tmp_path)
+    expected = results(row, "optax", tmp_path)
+    got = results(row, "eqxopt", tmp_path)
     # `optax.MultiSteps` accumulates in float32, whatever the dtype.
     assert_close(got, expected, 1e-6 if "accumulation" in row else 1e-9)
 
@@ -96,7 +94,7 @@ def sgd(momentum=0.0, nesterov=False, weight_decay=0.0, rate=lambda step: 0.1):
 
 
 def adamw(rates=None, decays=None):
-    """Torch decays first, by the rate times the decay, and then steps."""
+    """Torch first multiplies by one minus the rate times the decay, and then steps."""
 
     def update(name, step, g, p, memory):
         rate = (rates or {}).get(name, 1e-2)
@@ -111,7 +109,7 @@ def adamw(rates=None, decays=None):
 
 
 def cosine(step):
-    """torch.optim.lr_scheduler.CosineAnnealingLR, in closed form."""
+    """`torch.optim.lr_scheduler.CosineAnnealingLR` in closed form."""
     return 0.01 + 0.5 * (0.1 - 0.01) * (1 + np.cos(np.pi * step / 10))
 
 
@@ -146,7 +144,7 @@ FORMULAS = {
 
 @pytest.mark.parametrize("row", TORCH)
 def test_torch(row, tmp_path):
-    got = after(row, "eqxopt", tmp_path)
+    got = results(row, "eqxopt", tmp_path)
     start = {}
     exec(SETUP, start)
     params = {name: np.asarray(p) for name, p in start["params"].items()}
@@ -176,8 +174,8 @@ def test_every_row_is_compared():
         assert code(SECTIONS[row], "eqxopt")
 
 
-def test_names():
-    """Every name in the table exists on its side."""
+def test_names_exist():
+    """Every name in the table exists, in optax or in eqxopt."""
     rows = re.findall(
         r"^\| `(optax[\w.]+)` \| `(eqxopt[\w.]+)` \|$", TEXT, re.MULTILINE
     )

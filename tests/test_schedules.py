@@ -1,4 +1,4 @@
-"""Schedules: the numbers of optax and of the papers, and live numbers."""
+"""Schedules: the values of optax and of the papers, and live numbers."""
 
 import inspect
 import pathlib
@@ -27,7 +27,7 @@ def inverse_square_root(step):
 
 
 def inverse_square_root_of_timescale(step):
-    # As where the warm-up and the timescale are apart: shifted so that they meet.
+    # The curve is shifted so that it meets the warm-up.
     return jnp.where(step < 20, 0.8 * step / 20, 0.8 / jnp.sqrt((step + 30) / 50))
 
 
@@ -39,7 +39,7 @@ def warmup_stable_decay(shape):
     return schedule
 
 
-# By name, this library's schedule and the reference: optax's, or the paper's formula.
+# By name, our schedule and a reference: optax's schedule or the paper's formula.
 PAIRS = {
     "Constant": (lambda: schedules.Constant(0.3), lambda: optax.constant_schedule(0.3)),
     "Custom": (
@@ -222,8 +222,8 @@ def test_parity(name, x64):
 
 @pytest.mark.parametrize("name", LIVE)
 def test_numbers_are_live(name):
-    """They are array leaves, so a batch of schedules is a batch of numbers; and every
-    derivative is finite at every step."""
+    """Numbers are array leaves, so schedules can be batched. Every derivative is finite
+    at every step."""
     schedule = PAIRS[name][0]()
     scaled = jax.tree.map(
         lambda x: jnp.multiply.outer(jnp.asarray([1.0, 0.9]), x), schedule
@@ -238,7 +238,8 @@ def test_numbers_are_live(name):
 
 @pytest.mark.parametrize("name", LIVE)
 def test_derivatives(name, x64):
-    """They are the slopes, here off the corners, where there is only one."""
+    """Derivatives are the numeric slopes. The numbers are moved a little, because a
+    corner has two slopes."""
     schedule = jax.tree.map(lambda x: 1.0137 * x + 0.00371, PAIRS[name][0]())
     numbers, unravel = jax.flatten_util.ravel_pytree(schedule)
     values = jax.jit(jax.vmap(lambda x, t: unravel(x)(t), (None, 0)))
@@ -278,15 +279,15 @@ FROM_A_COUNT = {
 
 @pytest.mark.parametrize("name", FROM_A_COUNT)
 def test_made_inside_vmap(name):
-    """Every count, peak and rate may be a number that is not known yet."""
+    """Every count, peak and rate may be a traced number."""
     make = FROM_A_COUNT[name]
     counts = jnp.asarray([50.0, 100.0])
     got = jax.vmap(lambda n: make(n)(60))(counts)
     np.testing.assert_allclose(got, [make(n)(60) for n in counts], rtol=1e-5)
 
 
-def test_exact_ends():
-    """In float32 too, where 1 + (1e-6 - 1) is 1% off."""
+def test_exact_final_values():
+    """Also in float32, where 1 + (1e-6 - 1) is wrong by 1%."""
     small = np.float32(1e-6)
     assert schedules.Linear(1.0, 1e-6, 10)(10) == small
     assert schedules.Polynomial(1.0, 1e-6, 2.0, 10)(10) == small
@@ -299,7 +300,7 @@ def test_exact_ends():
 
 
 def test_long_after_the_end():
-    """A growing power overflows there, and its derivative with it."""
+    """The power overflows there. Neither the value nor the derivative may."""
     schedule = schedules.ExponentialDecay(1e-7, 10, 10.0, end_value=1.0)
     value, slopes = jax.value_and_grad(lambda s: s(100_000))(schedule)
     assert value == 1
@@ -321,13 +322,13 @@ def test_long_after_the_end():
     ],
     ids=lambda schedule: type(schedule).__name__,
 )
-def test_first_phase_of_no_length(schedule):
+def test_empty_first_phase(schedule):
     value, slopes = jax.value_and_grad(lambda s: s(0))(schedule)
     assert value == 1.0
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(slopes))
 
 
-def test_phases_of_no_length_at_the_end():
+def test_empty_last_phase():
     stop = schedules.WarmupStableDecay(0.0, 1.0, 0, 10, 0)
     assert (stop(9), stop(10)) == (1.0, 0.0)
     assert schedules.PiecewiseConstant(0.5, (), ())(10) == 0.5
@@ -439,7 +440,7 @@ class TestRanges:
         with pytest.raises(ValueError, match=match):
             make()
 
-    def test_a_number_is_needed(self):
+    def test_missing_number(self):
         with pytest.raises(TypeError, match="`end_value` must be given"):
             schedules.Linear(0.0, None, 10)
 
@@ -447,14 +448,14 @@ class TestRanges:
         with pytest.raises(TypeError):
             schedules.PiecewiseConstant(1.0, {10: 0.1}, (0.1,))
 
-    def test_unknown_numbers_pass(self):
+    def test_traced_numbers_are_not_checked(self):
         jax.jit(lambda n: schedules.WarmupCosineDecay(0.0, 1.0, 10, n)(0))(5)
         jax.jit(lambda n: schedules.Join((1.0, 0.5, 0.1), (10, n))(0))(5)
 
 
 class TestJoin:
-    def test_no_schedule_leaves_its_stretch(self):
-        """Outside they may be infinite, which would spoil the derivatives."""
+    def test_schedules_are_not_evaluated_outside_their_phases(self):
+        """There they may be infinite, and the derivatives would be NaN."""
         joined = schedules.Join(
             (
                 lambda t: 1 / jnp.sqrt(11 - jnp.asarray(t, float)),
@@ -465,7 +466,7 @@ class TestJoin:
         )
         slopes = jax.vmap(jax.grad(lambda s, t: s(t)), (None, 0))(joined, STEPS)
         assert np.all(np.isfinite(slopes.boundaries))
-        # In the second stretch, the slope along its start is minus that in time.
+        # In the second phase, the slope in its start is minus the slope in time.
         np.testing.assert_allclose(slopes.boundaries[15], [-1 / 5.5, 0], rtol=1e-6)
 
     def test_delay(self):
@@ -508,8 +509,8 @@ class TestArithmetic:
 
     def test_scaling_a_scaled_schedule(self):
         rate = 0.5 * LINE
-        louder = eqx.tree_at(lambda r: r.left.value, rate, jnp.asarray(2.0))
-        assert louder(1) == 1.5
+        changed = eqx.tree_at(lambda r: r.left.value, rate, jnp.asarray(2.0))
+        assert changed(1) == 1.5
 
     @pytest.mark.parametrize("other", ["2", jnp.ones(2), None, 1j])
     def test_not_a_schedule(self, other):
@@ -518,7 +519,7 @@ class TestArithmetic:
 
 
 def test_one_schedule_in_many_places():
-    """Each gets buffers of its own, so the optimizer can still be donated."""
+    """Each place gets a copy, so that the optimizer can be donated."""
     opt = eqxopt.AdamW(
         LINE * LINE, weight_decay=LINE, eps=schedules.Join([LINE] * 2, [3])
     )

@@ -1,4 +1,4 @@
-"""Cautious updates, weight decay and norms, beside optax and the papers."""
+"""Cautious updates, weight decay and norms, compared with optax and the papers."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import eqxopt
 
 
 def test_cautious(x64):
-    """A NumPy transcription, around Adam."""
+    """A NumPy transcription of the paper, around Adam."""
     rng = np.random.default_rng(0)
     x = params = rng.normal(size=(4, 3))
     inner = eqxopt.Adam(0.1)
@@ -36,20 +36,20 @@ def test_cautious(x64):
 
 
 class TestCautious:
-    def test_what_disagrees_keeps_its_bits(self):
+    def test_a_masked_entry_keeps_its_bits(self):
         params = jnp.asarray([-0.0, 1.0, 2.0])
         opt = eqxopt.Cautious(eqxopt.SGD(0.1)).init(params)
         new, opt = opt.apply(jnp.asarray([0.0, 0.0, 1e-30]), params)
         assert bits(new[:2]) == bits(params[:2])
 
-    def test_small_numbers_agree_too(self):
-        """Their product would underflow."""
+    def test_small_numbers_agree(self):
+        """The signs are compared: a product would underflow."""
         params = jnp.zeros(2)
         opt = eqxopt.Cautious(eqxopt.SGD(1.0)).init(params)
         updates, _ = opt.update(jnp.full(2, 1e-25), params)
         np.testing.assert_allclose(updates, -1e-25)
 
-    def test_nans_are_not_hidden(self):
+    def test_nan_stays_visible(self):
         params = jnp.ones(2)
         opt = eqxopt.Cautious(eqxopt.SGD(1.0)).init(params)
         new, _ = opt.apply(jnp.asarray([jnp.nan, 1.0]), params)
@@ -87,7 +87,8 @@ class TestWeightDecay:
 
     @pytest.mark.parametrize("mask", [None, {"w": True, "b": False}])
     def test_corrected_is_adamc(self, mask, x64):
-        """The paper's algorithm in NumPy: the decay goes with the squared rate."""
+        """The paper's algorithm in NumPy: the decay is proportional to the square of
+        the learning rate."""
         rng = np.random.default_rng(0)
         rate = eqxopt.schedules.WarmupCosineDecay(0.0, 0.1, 5, 18, 0.01)
         x = {"w": rng.normal(size=(4, 3)), "b": rng.normal(size=3)}
@@ -108,11 +109,11 @@ class TestWeightDecay:
             params, opt = opt.apply(jax.tree.map(jnp.asarray, grads), params)
             assert_close(params, x)
 
-    def test_corrected_needs_the_highest_rate(self):
+    def test_corrected_needs_the_peak_rate(self):
         with pytest.raises(ValueError, match="give `max_learning_rate`, the peak"):
             eqxopt.DecoupledWeightDecay(eqxopt.SGD(0.1), 0.1, convention="corrected")
 
-    def test_the_rate_is_found_however_deep(self):
+    def test_finds_a_nested_learning_rate(self):
         params = {"a": jnp.ones(2), "b": jnp.ones(2)}
         zeros = jax.tree.map(jnp.zeros_like, params)
         inner = eqxopt.Chain(eqxopt.Monitor(eqxopt.SGD({"a": 0.1, "b": 0.2})))
@@ -124,7 +125,7 @@ class TestWeightDecay:
     @pytest.mark.parametrize(
         "wrapper", [eqxopt.DecoupledWeightDecay, eqxopt.CautiousWeightDecay]
     )
-    def test_no_rate_or_several(self, wrapper):
+    def test_no_learning_rate_or_several(self, wrapper):
         params = {"a": jnp.ones(2), "b": jnp.ones(2)}
         labels = {"a": "one", "b": "two"}
         several = eqxopt.Partition(
@@ -173,9 +174,9 @@ class TestMonitor:
         before = params
         for step, (opt, after) in enumerate(trained(opt, params)):
             _, grads = gradients_at(before, step)
-            step_taken = jax.tree.map(lambda a, b: a - b, after, before)
+            updates = jax.tree.map(lambda a, b: a - b, after, before)
             assert_close(opt.gradient_norm, optax.tree.norm(grads))
-            assert_close(opt.update_norm, optax.tree.norm(step_taken))
+            assert_close(opt.update_norm, optax.tree.norm(updates))
             assert_close(opt.parameter_norm, optax.tree.norm(before))
             before = after
 

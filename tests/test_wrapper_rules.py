@@ -1,4 +1,4 @@
-"""What each wrapper does, and the numbers of optax where it has a counterpart."""
+"""What each wrapper does. Where optax has a counterpart, the numbers are compared."""
 
 import functools
 
@@ -62,7 +62,7 @@ class TestAccumulate:
         assert opt.dropped == len(spoilt)
 
     @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-    def test_in_between_nothing_changes(self, dtype):
+    def test_nothing_changes_between_updates(self, dtype):
         params = nested_params(dtype) | {"zero": jnp.asarray([-0.0, 0.0], dtype)}
         opt = eqxopt.Accumulate(eqxopt.AdamW(0.1), 3).init(params)
         for call in range(1, 7):
@@ -74,7 +74,7 @@ class TestAccumulate:
         assert (opt.count, opt.optimizer.count, opt.micro_steps) == (2, 2, 0)
 
     def test_uneven_weights(self, x64):
-        """The gradient of the mean over all examples, whatever the micro-batches."""
+        """The update is that of the mean over all examples."""
         data = jax.random.normal(jax.random.key(0), (9, 2), float)
         grad = jax.grad(lambda w, x: jnp.mean(jnp.cos(x @ w)))
         params = jnp.asarray([0.5, -0.3])
@@ -82,7 +82,7 @@ class TestAccumulate:
         opt = eqxopt.Accumulate(eqxopt.SGD(0.1), 4).init(params)
         new = params
         for batch in (data[:5], data[5:6], data[6:6], data[6:]):
-            # The mean of nothing is NaN, and its weight 0.
+            # The empty micro-batch has the gradient NaN and the weight 0.
             new, opt = opt.weighted(len(batch)).apply(grad(params, batch), new)
         np.testing.assert_allclose(new, expected, rtol=1e-14)
         assert opt.weight == 1
@@ -103,7 +103,7 @@ class TestAccumulate:
             with pytest.raises(ValueError, match="`weight` must be at least 0"):
                 opt.init(jnp.ones(2)).weighted(bad)
 
-    def test_a_nan_spoils_one_update_at_most(self):
+    def test_nan_spoils_at_most_one_update(self):
         params = {"x": jnp.ones(2)}
         opt = eqxopt.Accumulate(eqxopt.SkipNonFinite(eqxopt.SGD(0.1)), 2).init(params)
         for g in (jnp.nan, 1.0, 1.0, 1.0):
@@ -111,7 +111,7 @@ class TestAccumulate:
         np.testing.assert_allclose(params["x"], 0.9)
         assert opt.optimizer.skipped == 1 and opt.dropped == 0
 
-    def test_the_buffer_is_wider_than_the_gradients(self):
+    def test_sums_are_wider_than_the_gradients(self):
         params = jnp.zeros((), jnp.float32)
         opt = eqxopt.Accumulate(eqxopt.SGD(1.0), 512).init(params)
         grads = jnp.full((512,), 1.0078125, jnp.bfloat16)
@@ -119,7 +119,7 @@ class TestAccumulate:
         (params, _), _ = jax.lax.scan(body, (params, opt), grads)
         assert params == -1.0078125
 
-    def test_finishing_early(self):
+    def test_update_with_fewer_micro_batches(self):
         params = jnp.ones(())
         opt = eqxopt.Accumulate(eqxopt.SGD(1.0), 4).init(params)
         params, opt = opt.apply(jnp.asarray(0.2), params)
@@ -133,19 +133,19 @@ class TestAccumulate:
             params, opt = opt.apply(jnp.asarray(g), params, value=loss)
         assert params == 2.0 - 3.0 / 2.0**2 * 2.0
 
-    def test_the_update_is_computed_only_when_it_is_made(self):
-        """As a branch of the program, also in a population."""
+    def test_updates_are_computed_only_when_due(self):
+        """They are a branch of the program, also under `vmap`."""
         opt = eqxopt.Accumulate(eqxopt.Adam(0.1), 3)
 
         def train(rate):
             params = jnp.ones(3)
-            made = opt.replace(learning_rate=rate).init(params)
-            return made.apply(params, params)[0]
+            fresh = opt.replace(learning_rate=rate).init(params)
+            return fresh.apply(params, params)[0]
 
         text = str(jax.make_jaxpr(jax.vmap(train))(jnp.asarray([0.1, 0.2])))
         assert " cond[" in text
 
-    def test_every_is_one_number(self):
+    def test_every_must_be_one_number(self):
         params = {"a": jnp.ones(2), "b": jnp.ones(2)}
         opt = eqxopt.Accumulate(eqxopt.SGD(0.1), {"a": 1, "b": 2}).init(params)
         match = "`Accumulate.every` is one number for the whole model"
@@ -171,7 +171,7 @@ class TestEMA:
             expected = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, expected, new)
             assert_close(opt.eval_params(new), expected)
 
-    def test_training_stays_as_it_is(self):
+    def test_training_does_not_change(self):
         params = nested_params()
         plain = list(trained(eqxopt.AdamW(0.1), params))[-1][1]
         assert_close(
@@ -179,7 +179,7 @@ class TestEMA:
         )
 
     def test_a_decay_near_one_in_float32(self):
-        """The correction by 1 - decay**t would lose digits here."""
+        """Dividing by 1 - decay**t would lose digits here."""
         params = {"x": jnp.asarray([1.0, 3.0])}
         opt = eqxopt.EMA(eqxopt.SGD(0.0), 0.99999).init(params)
         for _ in range(5):
@@ -198,8 +198,8 @@ class TestEMA:
         np.testing.assert_allclose(mean, (weights[0] + 2 * weights[1]) / 3, rtol=1e-6)
         assert opt.eval_params(params)["x"].dtype == jnp.bfloat16
 
-    def test_a_moving_decay(self, x64):
-        """Weights of the average add up to 1, also where the decay moves."""
+    def test_scheduled_decay(self, x64):
+        """The weights of the average add up to 1 while the decay changes."""
         params = {"x": jnp.ones(2)}
         decay = eqxopt.schedules.Linear(0.0, 0.99, 10)
         opt = eqxopt.EMA(eqxopt.SGD(0.0), decay).init(params)
@@ -253,7 +253,7 @@ class TestSkipNonFinite:
             np.testing.assert_equal(*[np.isnan(x["layers"][1]) for x in (our, their)])
             assert_close(*[jax.tree.map(jnp.nan_to_num, x) for x in (our, their)])
             assert opt.consecutive == state.notfinite_count
-        # The third in a row is made, NaN and all, and so are those that follow.
+        # The third bad step in a row is made, with its NaN, and so are all later ones.
         assert opt.skipped == (4 if len(spoilt) == 4 else 2)
         assert opt.count == STEPS
         finite = np.all(np.isfinite(np.asarray(our["layers"][1])))
@@ -261,7 +261,7 @@ class TestSkipNonFinite:
 
     @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
     @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-    def test_skipped_to_the_bit(self, bad, dtype):
+    def test_a_skipped_step_changes_no_bit(self, bad, dtype):
         params = nested_params(dtype) | {"zero": jnp.asarray([-0.0, 0.0], dtype)}
         opt = eqxopt.SkipNonFinite(eqxopt.AdamW(0.1)).init(params)
         params, opt = opt.apply(params, params)
@@ -275,7 +275,7 @@ class TestSkipNonFinite:
         _, opt = opt.apply(params, params)
         assert (opt.skipped, opt.consecutive, opt.count) == (3, 0, 5)
 
-    def test_a_loss_that_is_not_finite(self):
+    def test_loss_is_not_finite(self):
         params = jnp.ones(2)
         opt = eqxopt.SkipNonFinite(eqxopt.PolyakSGD()).init(params)
         new, opt = opt.apply(params, params, value=jnp.nan)
@@ -314,8 +314,8 @@ class TestReduceOnPlateau:
             opt.apply(jnp.ones(2), jnp.ones(2))
 
 
-def test_eval_params_reach_through():
-    """A wrapper that keeps no average gives that of what it wraps."""
+def test_eval_params_of_the_wrapped_optimizer():
+    """A wrapper without an average returns that of the wrapped optimizer."""
     params = jnp.ones(2)
     wrappers = [
         functools.partial(eqxopt.Accumulate, every=1),
@@ -335,7 +335,7 @@ def test_eval_params_reach_through():
 
 
 def test_a_stack_of_wrappers():
-    """Around one another, in the order that the documentation advises."""
+    """Wrappers work in the order that the documentation recommends."""
     params = nested_params(jnp.bfloat16)
     inner = eqxopt.DecoupledWeightDecay(eqxopt.Cautious(eqxopt.Adam(0.1)), 0.1)
     stack = eqxopt.EMA(eqxopt.Monitor(inner), 0.9)
