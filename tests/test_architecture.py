@@ -44,7 +44,7 @@ LAYERS = {
     ],
     "_fields": ["selectors", "options", "keys", "matrices", "hyperparameter"],
     "_math": ["small", "units", "moments", "factored", "linalg"],
-    "_compile": ["once", "opaque", "closures", "traces"],
+    "_compile": ["once", "opaque", "watch", "closures", "traces"],
 }
 OPTIMIZERS_IN = re.compile(r"\._(optim|matrices)\.")
 

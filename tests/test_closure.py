@@ -1,15 +1,20 @@
 """A function made anew is the same function with other arrays."""
 
+import argparse
+import dataclasses
 import functools
+import types
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from beartype import beartype
+from jaxtyping import Array, Float, jaxtyped
 
 import eqxopt
-from eqxopt._compile.closures import as_pytree
+from eqxopt._compile.closures import as_pytree, Closure, Reader
 from eqxopt.rules import begun
 
 
@@ -184,3 +189,140 @@ def test_an_undeclared_use_is_named():
     x = jnp.ones(2)
     with pytest.raises(TypeError, match="`uses_value_fn = True`"):
         Undeclared().init(x).apply(x, x, value_fn=jnp.sum)
+
+
+@dataclasses.dataclass
+class Settings:
+    scale: float = 1.0
+    table: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(2))
+
+
+class Shadowed:
+    scale = 1.0
+
+    def loss(self, x):
+        return self.scale * jnp.sum(x)
+
+    @property
+    def doubled(self):
+        return 2 * self.scale
+
+
+class CallableObject(Shadowed):
+    def __call__(self, x):
+        return self.loss(x)
+
+
+def settings(make):
+    """A loss that reads an object's `scale`, and the object."""
+    held = make()
+    return (lambda x: held.scale * jnp.sum(x)), held
+
+
+def jaxtyped_loss():
+    held = Settings()
+
+    @jaxtyped(typechecker=beartype)
+    def loss(x: Float[Array, " n"]) -> Float[Array, ""]:
+        return held.scale * jnp.sum(x)
+
+    return loss, held
+
+
+def through_property():
+    held = Shadowed()
+    return (lambda x: held.doubled / 2 * jnp.sum(x)), held
+
+
+def checkpointed():
+    loss, held = settings(Settings)
+    return eqx.filter_checkpoint(loss), held
+
+
+OBJECTS = {
+    "dataclass": lambda: settings(Settings),
+    "namespace": lambda: settings(lambda: argparse.Namespace(scale=1.0)),
+    "simple namespace": lambda: settings(lambda: types.SimpleNamespace(scale=1.0)),
+    "class attribute": lambda: settings(Shadowed),
+    "bound method": lambda: (lambda held: (held.loss, held))(Shadowed()),
+    "callable object": lambda: (lambda held: (held, held))(CallableObject()),
+    "property": through_property,
+    "type-checked function": jaxtyped_loss,
+    "checkpointed function": checkpointed,
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_objects(name, run):
+    """Compiled once for what their attributes are, and anew where these change."""
+    loss, held = OBJECTS[name]()
+    x = jnp.ones(2)
+    reader = Reader(loss)
+    assert isinstance(reader.now(), Closure)
+    for scale in (1.0, 1.0, 3.0, 3.0):
+        if scale != held.scale:
+            held.scale = scale
+        assert run(loss, x) == 2 * scale
+        assert eqx.filter_jit(lambda f, x: f(x))(reader.now(), x) == 2 * scale
+    assert run.traces == 2
+
+
+def test_arrays_in_attributes(run):
+    """They are arguments, so another array, or this one changed in place, compiles
+    nothing."""
+    held = Settings()
+    loss = lambda x: jnp.sum(held.table * x) * held.scale
+    reader = Reader(loss)
+    for value in (1.0, 1.0, 4.0):
+        held.table[:] = value
+        assert run(loss, jnp.ones(2)) == 2 * value
+        assert run(reader.now(), jnp.ones(2)) == 2 * value
+    held.table = jnp.zeros(2)
+    assert run(loss, jnp.ones(2)) == 0
+    assert run.traces == 1
+    held.scale = 2.0
+    held.table = jnp.ones(2)
+    assert run(loss, jnp.ones(2)) == 4
+
+
+def test_objects_that_a_loss_sets_attributes_of():
+    held = Settings()
+
+    def loss(x):
+        held.calls = 1
+        return jnp.sum(held.table * x)
+
+    assert not isinstance(Reader(loss).now(), Closure)
+
+
+def test_what_cannot_be_looked_into():
+    held = Settings()
+    for loss in (
+        lambda x: getattr(held, "scale") * x,
+        lambda x: Undefined.anything * x,
+        lambda x: vars(held)["scale"] * x,
+    ):
+        assert not isinstance(Reader(loss).now(), Closure)
+
+
+class Made:
+    def __getattr__(self, name):
+        return 1.0
+
+
+Undefined = Made()
+
+
+def test_a_reader_looks_again_only_after_a_change(monkeypatch):
+    batch = jnp.ones(2)
+    settings = {"scale": [1.0]}
+    reader = Reader(lambda x: jnp.sum(x * batch * BATCH) * settings["scale"][0])
+    first = reader.now()
+    assert reader.now() is first
+    settings["scale"][0] = 2.0
+    second = reader.now()
+    assert second is not first and second(batch) == 4
+    batch = 2 * batch
+    assert reader.now()(jnp.ones(2)) == 8
+    monkeypatch.setitem(globals(), "BATCH", np.zeros(2))
+    assert reader.now()(jnp.ones(2)) == 0

@@ -184,7 +184,6 @@ class TestLossFunctions:
             x, *_ = eqxopt.fit(loss, x, eqxopt.SGD(0.5).init(x), steps=1)
             assert x == goal
 
-    @pytest.mark.filterwarnings("ignore:.*compiles anew again")
     @pytest.mark.parametrize("name", NAMES)
     def test_make_step(self, name):
         loss, change = self.losses()[name]
@@ -196,7 +195,6 @@ class TestLossFunctions:
             x, opt, _ = step(x, opt)
             assert x == goal
 
-    @pytest.mark.filterwarnings("ignore:.*compiles anew again")
     @pytest.mark.parametrize("name", NAMES)
     def test_a_callback_that_changes_something(self, name):
         """Between two calls of the program inside one `fit`."""
@@ -213,3 +211,44 @@ class TestLossFunctions:
             callback=callback,
         )
         assert x == 5
+
+
+SCALE = 1.0
+
+
+class Scaled(eqx.Module):
+    weight: jax.Array
+
+    def __call__(self, x):
+        return SCALE * self.weight * x
+
+
+def test_a_global_that_the_models_methods_read(monkeypatch):
+    model = Scaled(jnp.ones(()))
+    opt = eqxopt.SGD(0.0).init(model)
+    loss = lambda model, x: model(x)
+    step = eqxopt.make_step(loss, donate=False)
+    for scale in (1.0, 1.0, 3.0):
+        monkeypatch.setitem(globals(), "SCALE", scale)
+        assert step(model, opt, 2.0)[2] == 2 * scale
+        *_, history = eqxopt.fit(loss, model, opt, [2.0])
+        assert history.loss == 2 * scale
+
+
+def test_what_cannot_be_looked_into():
+    """Compiled anew, and said so where it costs most."""
+    goals = Task(1.0)
+    loss = lambda x: (x - getattr(goals, "goal")) ** 2
+    x = jnp.zeros(())
+    opt = eqxopt.SGD(0.5).init(x)
+    x, opt, _ = eqxopt.fit(loss, x, opt, steps=1)
+    assert x == 1
+    goals.goal = 5.0
+    x, opt, _ = eqxopt.fit(loss, x, opt, steps=1)
+    assert x == 5
+    step = eqxopt.make_step(loss)
+    x, opt, _ = step(x, opt)
+    goals.goal = 2.0
+    with pytest.warns(UserWarning, match="`make_step` compiles anew again and again"):
+        x, opt, _ = step(x, opt)
+    assert x == 2

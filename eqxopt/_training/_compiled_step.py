@@ -12,6 +12,7 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array
 
+from .._compile.closures import watch_of
 from ._step import Carry
 
 
@@ -37,7 +38,7 @@ class CompiledStep:
 
     def __call__(self, carry: Carry, args: Any) -> tuple[Carry, Any]:
         last = self._last
-        if last is not None and last.is_still(carry):
+        if last is not None and last.program.is_of_now() and last.is_still(carry):
             arrays, program = last.arrays, last.program
         else:
             leaves, treedef = jtu.tree_flatten(carry)
@@ -63,11 +64,8 @@ class CompiledStep:
         static = tuple(None if eqx.is_array(x) else x for x in leaves)
         key = (treedef, static)
         program = self._programs.pop(key, None)
-        if program is None:
-            containers = _containers(carry)
-            program = _Program(
-                self._function, treedef, static, containers, self._donate
-            )
+        if program is None or not program.is_of_now():
+            program = _Program(self._function, carry, treedef, static, self._donate)
         self._programs[key] = program
         if len(self._programs) > _KEPT:
             del self._programs[next(iter(self._programs))]
@@ -114,19 +112,24 @@ class _Program:
     def __init__(
         self,
         function: Callable[..., Any],
+        carry: Carry,
         treedef: Any,
         static: tuple[Any, ...],
-        containers: list[Callable[[Carry], Any]] | None,
         donate: bool,
     ):
+        self.containers = _containers(carry)
+        self._watch = watch_of(carry[0])
         self._treedef = treedef
         self._static = static
         self._function = function
-        self.containers = containers
         donated = (0,) if donate else ()
         self._compiled = jax.jit(
             self._run_flat, donate_argnums=donated, static_argnums=(2, 3)
         )
+
+    def is_of_now(self) -> bool:
+        """Whether the model's methods read what they read when this was made."""
+        return self._watch is None or not self._watch.changed()
 
     def run(self, arrays: list[Array], args: Any) -> Any:
         leaves, treedef = jtu.tree_flatten(args)

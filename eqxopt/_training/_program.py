@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .._compile.closures import as_pytree, Closure
+from .._compile.closures import Closure, Reader
 from ._compiled_step import CompiledStep
 
 
@@ -19,14 +19,14 @@ class ProgramOf:
         new: Callable[[], CompiledStep],
         caller: str,
     ):
-        self._loss_fn = loss_fn
+        self._loss_fn = Reader(loss_fn)
         self._lasting = lasting
         self._new = new
         self._caller = caller
         self._made_anew = 0
 
     def now(self) -> tuple[CompiledStep, Callable[..., Any]]:
-        loss_fn = as_pytree(self._loss_fn)
+        loss_fn = self._loss_fn.now()
         if isinstance(loss_fn, Closure):
             return self._lasting, loss_fn
         self._made_anew += 1
