@@ -193,26 +193,27 @@ def readable(tree: PyTree, what: str) -> PyTree:
     """`tree` with everything in it as an array of numbers. A list is a tuple."""
     tree = tuple(tree) if type(tree) is list else tree
     leaves, treedef = jtu.tree_flatten(tree)
-    arrays = [_as_numbers(x) for x in leaves]
-    if any(x is None for x in arrays):
-        for path, x in jtu.tree_leaves_with_path(tree):
-            if _as_numbers(x) is None:
-                raise TypeError(
-                    f"`fit`: the {what} has a `{type(x).__name__}` at "
-                    f"{jtu.keystr(path) or 'its root'}, which NumPy cannot read as an "
-                    "array of numbers"
-                )
+    arrays = []
+    for i, x in enumerate(leaves):
+        try:
+            arrays.append(_as_numbers(x))
+        except (TypeError, ValueError, RuntimeError) as error:
+            path, _ = jtu.tree_leaves_with_path(tree)[i]
+            raise TypeError(
+                f"`fit`: the {what} has a `{type(x).__name__}` at "
+                f"{jtu.keystr(path) or 'its root'}, which NumPy cannot read as an array "
+                f"of numbers: {error}"
+            ) from None
     return treedef.unflatten(arrays)
 
 
 def _as_numbers(x: Any) -> Any:
     if isinstance(x, jax.Array):
         return x
-    try:
-        array = np.asarray(x)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    return None if array.dtype.kind in _NO_NUMBERS else array
+    array = np.asarray(x)
+    if array.dtype.kind in _NO_NUMBERS:
+        raise TypeError(f"it becomes one of dtype {array.dtype}")
+    return array
 
 
 def row_count(data: PyTree) -> int:

@@ -104,7 +104,8 @@ def restored(array: np.ndarray, kind: Kind, like: Any) -> Any:
         return type(like)(array.item())
     if _is_key(like):
         impl = kind.dtype.removeprefix(_KEY)
-        return _placed(jax.random.wrap_key_data(array, impl=impl), like)
+        bits = jax.device_put(array)
+        return _placed(jax.random.wrap_key_data(bits, impl=impl), like)
     if _is_extension(like.dtype):
         array = array.view(like.dtype)
     if isinstance(like, np.generic):
