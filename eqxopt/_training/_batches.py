@@ -201,8 +201,8 @@ def readable(tree: PyTree, what: str) -> PyTree:
             path, _ = jtu.tree_leaves_with_path(tree)[i]
             raise TypeError(
                 f"`fit`: the {what} has a `{type(x).__name__}` at "
-                f"{jtu.keystr(path) or 'its root'}, which NumPy cannot read as an array "
-                f"of numbers: {error}"
+                f"{jtu.keystr(path) or 'its root'}, which NumPy cannot read as an "
+                f"array of numbers: {error}"
             ) from None
     return treedef.unflatten(arrays)
 
