@@ -4,6 +4,7 @@ import inspect
 import json
 import pathlib
 import re
+from unittest import mock
 
 import equinox as eqx
 import jax
@@ -49,6 +50,9 @@ def reader():
         "loss": jnp.array(1.0),
         "grads": eqx.filter(model, eqx.is_inexact_array),
         "opt": eqxopt.AdamW(1e-3).init(model),
+        # They stand for TensorBoard's and for Weights & Biases.
+        "writer": mock.Mock(),
+        "wandb": mock.Mock(),
     }
 
 
