@@ -1,5 +1,6 @@
 """Many training steps in one compiled loop."""
 
+import contextlib
 import functools
 import time
 import warnings
@@ -182,6 +183,7 @@ def fit(
         try:
             run.train(source, stop, steps, steps_per_call, stop_on_nonfinite, callback)
         except BaseException as error:
+            run.settle()
             error.reached = run.result()  # pyright: ignore[reportAttributeAccessIssue]
             error.add_note(
                 f"`fit`: `reached` of this exception has what was trained in "
@@ -245,6 +247,7 @@ class _Run:
                 if _says_stop(callback, self.result()):
                     self.recorder.stopped = "callback"
                     return
+                pace.rest()
                 if done != steps:  # the callback may have changed what it reads
                     self._step, self._loss_fn = self._program.now()
             if source.error is not None:
@@ -260,6 +263,11 @@ class _Run:
                 f"`fit` made {done} of {steps} steps: there were no more batches",
                 stacklevel=3,
             )
+
+    def settle(self) -> None:
+        """Add what the device has computed, if that went well."""
+        with contextlib.suppress(Exception):
+            self._finish()
 
     def _begin(self, chunk: Chunk, n: int) -> None:
         args = self._loss_fn, self._key, chunk, jax.device_put(np.int32(n))
@@ -301,6 +309,10 @@ class _Pace:
             self._steps = max(1, min(self._most, int(self._steps * min(ratio, 8.0))))
         self._started = now
         return min(self._steps, left)
+
+    def rest(self) -> None:
+        """Leave out the time until the next call."""
+        self._started = None
 
 
 def _says_stop(callback: Callable[..., Any], result: tuple[Any, ...]) -> bool:
