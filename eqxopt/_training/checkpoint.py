@@ -43,7 +43,7 @@ def save(path: PathLike, tree: PyTree) -> None:
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "run.npz"
         >>> opt = eqxopt.SGD(0.1, momentum=0.9).init(jnp.ones(2))
         >>> eqxopt.save(path, {"model": jnp.ones(2), "opt": opt, "epoch": 3})
-        >>> sorted(jnp.load(path))[:3]
+        >>> list(jnp.load(path))[:3]
         ['checkpoint.json', "['epoch']", "['model']"]
 
         ```
