@@ -193,10 +193,11 @@ STEPS = jnp.arange(200)
 
 
 def concrete():
+    # A name is loaded when it is first used, so `vars` need not have all of them.
     return {
         name
-        for name, cls in vars(schedules).items()
-        if inspect.isclass(cls) and not name.startswith("Abstract")
+        for name in schedules.__all__
+        if inspect.isclass(getattr(schedules, name)) and not name.startswith("Abstract")
     }
 
 
