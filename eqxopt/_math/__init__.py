@@ -52,6 +52,7 @@ from .small import (
     stable_norm as stable_norm,
     sum_of_squares as sum_of_squares,
     trust_ratio as trust_ratio,
+    unless_overflown as unless_overflown,
     zero_count as zero_count,
 )
 from .units import (

@@ -57,12 +57,26 @@ def abs_sq(x: Leaf) -> RealLeaf:
 
 def squarable(x: Leaf) -> Leaf:
     r"""`x` with entries so small that the sum of their squares is finite, with room to
-    spare. In float32, $n$ entries may be as large as $2^{56} / \sqrt n$. Infinities and
-    NaN stay what they are."""
+    spare. In float32, $n$ entries may be as large as $2^{56} / \sqrt n$, which is also
+    what infinities become. NaN stays NaN."""
+    # One operation, which the compiler repeats wherever `x` is used. More of them, to
+    # keep infinities, it makes an array of its own.
     if jnp.iscomplexobj(x):
         return jax.lax.complex(squarable(x.real), squarable(x.imag))
     limit = 2.0**-8 * (float(jnp.finfo(x.dtype).max) / max(x.size, 1)) ** 0.5
-    return jnp.where(jnp.isfinite(x), jnp.clip(x, -limit, limit), x)
+    return jnp.clip(x, -limit, limit)
+
+
+def unless_overflown(
+    grad: AnyLeaf, square: Float[Array, "..."]
+) -> tuple[AnyLeaf, Float[Array, "..."]]:
+    """A gradient and the sum of its squares, both 0 where this is infinite.
+
+    For sums over many entries, in place of `squarable`: the compiler makes a sum of
+    plain squares a product of matrices, which is far faster.
+    """
+    fits = square < jnp.inf
+    return grad * fits.astype(square.dtype), jnp.where(fits, square, 0)
 
 
 @jax.custom_jvp

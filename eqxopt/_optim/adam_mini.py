@@ -17,7 +17,7 @@ from .._fields import (
     mask_of,
     OptionalMask,
 )
-from .._math import abs_sq, debias, divide, ema, reduced_zeros, sqrt, squarable
+from .._math import abs_sq, debias, divide, ema, reduced_zeros, sqrt, unless_overflown
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -140,9 +140,10 @@ class AdamMini(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: BlockMoments
     ) -> tuple[Leaf, BlockMoments]:
-        grad = squarable(grad)
         shape, axes = _by_block(param, self.blocks)
-        total = jnp.sum(abs_sq(grad).reshape(shape), axis=axes)
+        total = jnp.sum(abs_sq(grad).reshape(shape), axis=axes, keepdims=True)
+        blocks, total = unless_overflown(grad.reshape(shape), total)
+        grad, total = blocks.reshape(param.shape), jnp.squeeze(total, axes)
         # The mean, and 0 rather than NaN where a block has no entries.
         square = total * (total.size / max(param.size, 1))
         mu, nu = ema(state.mu, grad, self.b1), ema(state.nu, square, self.b2)

@@ -5,7 +5,7 @@ from jax.lax import rsqrt
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._fields import Hyperparameter, hyperparameter
-from .._math import norm, squarable, trust_ratio
+from .._math import norm, trust_ratio
 from .._types import Leaf, Scalar
 
 
@@ -47,7 +47,6 @@ class Fromage(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: tuple[()]
     ) -> tuple[Leaf, tuple[()]]:
-        grad = squarable(grad)
         rate_sq = jnp.square(self.learning_rate)
         shrink = rsqrt(1 + rate_sq)
         # 1 - shrink, which as a difference loses its digits where the rate is small.

@@ -14,7 +14,16 @@ from .._fields import (
     mask_of,
     OptionalMask,
 )
-from .._math import abs_sq, clip_factor, debias, divide, ema, norm, sqrt, squarable
+from .._math import (
+    abs_sq,
+    clip_factor,
+    debias,
+    divide,
+    ema,
+    sqrt,
+    squared_norm,
+    unless_overflown,
+)
 from .._types import Leaf, RealLeaf, Scalar
 
 
@@ -81,10 +90,10 @@ class MARS(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: CorrectedMoments
     ) -> tuple[Leaf, CorrectedMoments]:
-        grad = squarable(grad)
         weight = self.gamma * self.b1 / (1 - self.b1)
         c = grad + weight * (grad - state.last)
-        c_hat = c * clip_factor(norm(c), jnp.ones_like(t))
+        c, square = unless_overflown(c, squared_norm(c))
+        c_hat = c * clip_factor(sqrt(square), jnp.ones_like(t))
         mu = ema(state.mu, c_hat, self.b1)
         nu = ema(state.nu, abs_sq(c_hat), self.b2)
         mu_hat, nu_hat = debias(mu, self.b1, t), debias(nu, self.b2, t)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import compute_dtype, real_dtype, zeros_like
 from .._fields import Hyperparameter, hyperparameter
-from .._math import divide, ema, sqrt, squarable, squared_norm
+from .._math import divide, ema, sqrt, squared_norm, unless_overflown
 from .._types import Leaf, Scalar
 
 
@@ -69,8 +69,8 @@ class NovoGrad(AbstractLeafwiseOptimizer):
     def update_leaf(
         self, t: Scalar, grad: Leaf, param: Leaf, state: NormMoments
     ) -> tuple[Leaf, NormMoments]:
-        grad = squarable(grad)
-        nu = ema(state.nu, squared_norm(grad), jnp.where(t == 1, 0, self.b2))
+        grad, square = unless_overflown(grad, squared_norm(grad))
+        nu = ema(state.nu, square, jnp.where(t == 1, 0, self.b2))
         normalized = divide(grad, sqrt(nu + self.eps_root) + self.eps)
         mu = self.b1 * state.mu + (normalized + self.weight_decay * param)
         return -self.learning_rate * mu, NormMoments(mu, nu)
