@@ -25,7 +25,8 @@ def orthonormal_columns(x: Inexact[Array, "batch n n"]) -> Inexact[Array, "batch
 
 def _batched(function: Callable[[Any], Any], x: Inexact[Array, "batch n n"]) -> Any:
     # On CPUs one after another: in a batch the threads of the decompositions wait for
-    # each other, which takes a hundred times as long.
+    # each other. `eigh` of 16 matrices of 128 × 128, jax 0.10.2 on two cores, November
+    # 2026: 0.23 s, and 0.58 s in a batch.
     return jax.lax.platform_dependent(
         x, cpu=lambda x: jax.lax.map(function, x), default=function
     )
