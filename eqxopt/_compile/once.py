@@ -30,7 +30,7 @@ def once_per_shape(function: Callable[P, R]) -> Callable[P, R]:
     """`function`, of the arrays of one parameter, as a program of its own: parameters
     of equal shape are traced and lowered once.
 
-    AdamW, 240 parameters of 5 shapes, jax 0.10.2 on CPU, November 2026: 0.27 s to trace
+    AdamW, 240 parameters of 4 shapes, jax 0.10.2 on CPU, November 2026: 0.27 s to trace
     and lower, and 2.6 s without.
     """
 
