@@ -49,6 +49,7 @@ from ._math.small import (
     power as power,
     rms as rms,
     sqrt as sqrt,
+    squarable as squarable,
     squared_norm as squared_norm,
     stable_norm as stable_norm,
     trust_ratio as trust_ratio,

@@ -75,7 +75,7 @@ def unless_overflown(
     For sums over many entries, in place of `squarable`: the compiler makes a sum of
     plain squares a product of matrices, which is far faster.
     """
-    fits = square < jnp.inf
+    fits = square != jnp.inf  # a NaN is to be seen
     return grad * fits.astype(square.dtype), jnp.where(fits, square, 0)
 
 

@@ -76,7 +76,8 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
     The first update moves nothing: it makes $L$ and $R$ from $g g^* / n_\text{in}$ and
     $g^* g / n_\text{out}$, and sets $l = r = s_0$. The second begins with the bases of
     their eigenvectors. After every $f$ further updates, $Q_L \leftarrow \mathrm{qr}(L
-    Q_L)$, and $Q_R$ likewise. All other updates cost matrix products alone.
+    Q_L)$, and $Q_R$ likewise. All other updates cost matrix products alone. Only
+    updates in which a matrix has a gradient count for it.
 
     This is the authors' code, with its lower bound $c^{-2}$ on $l$ and $r$, $c =
     \max(10, \min(n, 4000))$ for a side of length $n$. There, the decay acts on what the

@@ -75,8 +75,9 @@ class NorMuon(AbstractMatrixOptimizer):
     **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
     **Source:** Li et al., [NorMuon: Making Muon more efficient and
-    scalable](https://arxiv.org/abs/2510.05491), 2025, with the defaults of
-    [Dion's](https://github.com/microsoft/dion) implementation.
+    scalable](https://arxiv.org/abs/2510.05491), 2025. The numbers that are defaults are
+    those of [Dion's](https://github.com/microsoft/dion) implementation, which takes the
+    Polar Express and $s = \sqrt{n_\text{out} / n_\text{in}}$, also below 1.
     """
 
     learning_rate: Hyperparameter = hyperparameter("[0, inf)")

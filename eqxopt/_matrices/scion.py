@@ -55,8 +55,9 @@ class Scion(AbstractMatrixOptimizer):
     )
     ```
 
-    A convolution counts as its flattened matrix. The authors' code divides its step by
-    the width of the kernel as well.
+    A convolution counts as its flattened matrix, so that $n_\text{in}$ counts the
+    entries of the kernel. The authors' code divides its step by the root of their
+    number once more: by $k$ for a kernel of $k \times k$.
 
     **Arguments:** keyword only from `norm` on.
 

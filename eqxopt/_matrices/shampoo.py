@@ -76,7 +76,8 @@ class Shampoo(AbstractRefreshedMatrixOptimizer):
     where a hat is a division by $1 - \beta^t$. Every $f$-th update makes the powers,
     from eigenvalues and eigenvectors. All other updates keep them and cost matrix
     products alone. Before the first powers, while gradients are too few to fill $L$ and
-    $R$, steps are Adam's. Without `grafting` there is no $v$; then $u_t = -\alpha_t
+    $R$, steps are Adam's. Only updates in which a matrix has a gradient count for it.
+    Without `grafting` there is no $v$; then $u_t = -\alpha_t
     (d_t + \lambda \theta_{t-1})$, and the first powers are the identity.
 
     The first paper sums $g g^*$. We take running means, as PyTorch's Distributed

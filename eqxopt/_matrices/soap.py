@@ -79,7 +79,8 @@ class SOAP(AbstractRefreshedMatrixOptimizer):
     the bases $Q_L$ and $Q_R$ of their eigenvectors. After every $f$ further updates, we
     sort the columns of the bases, and the entries of $v$ with them, by $q^* L q$, and
     let them follow $L$ and $R$ by one step of power iteration, $Q_L \leftarrow
-    \mathrm{qr}(L Q_L)$. All other updates cost matrix products alone.
+    \mathrm{qr}(L Q_L)$. All other updates cost matrix products alone. Only updates in
+    which a matrix has a gradient count for it.
 
     This is the authors' code except for the decay, which there acts on what the step
     has already moved. As there, $\varepsilon$ meets $v$ before the bias correction.

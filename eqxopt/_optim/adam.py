@@ -38,7 +38,9 @@ class Adam(AbstractLeafwiseOptimizer):
     $$
 
     This is Algorithm 1 of the paper, as in PyTorch and optax. TensorFlow follows the
-    paper's reordered form: the bias correction scales $\varepsilon$.
+    paper's reordered form: the bias correction scales $\varepsilon$. The correction is
+    that of a constant $\beta$, also under a schedule: [decays that
+    move][decays-that-move].
 
     **Arguments:**
 
@@ -145,8 +147,11 @@ class NAdam(AbstractLeafwiseOptimizer):
     \hat m_t = \beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1)\, g_t / (1 - \beta_1^t)
     $$
 
-    The paper multiplies $\hat v_t$ by $\beta_2$ as well, which neither optax nor
-    PyTorch does. In PyTorch $\beta_1$ also has a schedule; here give `b1` one.
+    This is optax's rule. The paper multiplies $\hat v_t$ by $\beta_2$ as well, which
+    neither optax nor PyTorch does. In PyTorch the weights are $\mu_{t+1}$ and
+    $1 - \mu_t$ with $\mu_t = \beta_1 (1 - 0.96^{0.004 t} / 2)$, corrected by the
+    products of all $\mu$ so far, while $m$ decays by $\beta_1$. No schedule of `b1`
+    gives that.
 
     **Arguments:**
 

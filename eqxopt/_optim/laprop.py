@@ -40,14 +40,14 @@ class LaProp(AbstractLeafwiseOptimizer):
     \end{aligned}
     $$
 
-    No step is longer than the longest normalized gradient in its mean, whatever
-    $\beta_1$ and $\beta_2$ are. Adam diverges with $\beta_1 > \sqrt{\beta_2}$; here
-    $\beta_2$ can be as small as noise demands. With a constant rate, $m_t / a_t$ is the
-    mean without the bias of its start at zero. Under a schedule every step keeps the
-    weight of the rate that it was made with, as in the authors' code; most other
-    versions leave this out. While the rate is exactly 0, that code moves by $m_t$; here
-    nothing moves, and $m_t / a_t$ is 0 until the rate is not. The decay is multiplied
-    by the learning rate, which it is not in that code.
+    $m_t / a_t$ is a mean of normalized gradients, so no entry of it is larger than $1 /
+    \sqrt{1 - \beta_2}$, whatever $\beta_1$ is. Adam diverges with $\beta_1 >
+    \sqrt{\beta_2}$; here $\beta_2$ can be as small as noise demands. With a constant
+    rate, $m_t / a_t$ is the mean without the bias of its start at zero. Under a
+    schedule every step keeps the weight of the rate that it was made with, as in the
+    authors' code; most other versions leave this out. While the rate is exactly 0, that
+    code moves by $m_t$; here nothing moves, and $m_t / a_t$ is 0 until the rate is not.
+    The decay is multiplied by the learning rate, which it is not in that code.
 
     **Arguments:**
 

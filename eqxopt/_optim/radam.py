@@ -43,8 +43,9 @@ class RAdam(AbstractLeafwiseOptimizer):
 
     With `nesterov=True`, $\hat m_t$ is that of [`eqxopt.NAdam`][]. The paper rectifies
     for $\rho_t > 4$, its authors' code and optax for $\rho_t \ge 5$, PyTorch for
-    $\rho_t > 5$. The first few steps do not adapt and are as large as the gradient. If
-    $\rho_\infty \le \tau$, by default for $\beta_2 \le 2/3$, none adapts.
+    $\rho_t > 5$. PyTorch and the authors' code add $\varepsilon$ before they correct
+    the bias, to $\sqrt{v_t}$. The first few steps do not adapt and are as large as the
+    gradient. If $\rho_\infty \le \tau$, by default for $\beta_2 \le 2/3$, none adapts.
 
     **Arguments:**
 

@@ -53,8 +53,8 @@ class Hyperball(AbstractWrapper):
         Each matrix of a stack has its own norm. Keyword only.
     - `initial_norm`: whether $R$ is the norm that a matrix had in `init`, kept in at
         least float32. With `False` it is that of $\theta_{t-1}$, which needs no state,
-        but drifts with the rounding of bfloat16. Default `True`, as the authors have
-        it. Keyword only.
+        but drifts with the rounding of bfloat16. Default `True`, as in the authors'
+        post; their code takes the current norm. Keyword only.
 
     **Raises:** without `rate`, `init` raises a `ValueError` if the wrapped optimizer
     has no learning rate, or several; also for a matrix that has too few axes.
