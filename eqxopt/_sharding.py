@@ -1,15 +1,23 @@
-"""Where arrays lie when a model is spread over devices."""
+"""Where arrays lie when a model is spread over devices.
 
-from typing import TypeVar
+The type of an array says part of it: in which shards it lies, on a mesh with explicit
+axes, and inside `jax.shard_map` over which axes it varies. Loops and branches insist on
+equal types.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.core import Tracer
+from jaxtyping import Array
 
 from ._types import AnyLeaf, Leaf
 
 
+A = TypeVar("A", bound=Array)
 T = TypeVar("T")
 
 
@@ -18,19 +26,87 @@ def gathered(x: Leaf) -> Leaf:
 
     A product along a sharded axis has no one place to lie.
     """
-    sharding = jax.typeof(x).sharding
-    if all(axis is None for axis in sharding.spec):
+    if not _shards(x):
         return x
+    sharding = jax.typeof(x).sharding
     whole = jax.sharding.PartitionSpec(*[None] * x.ndim)
     return jax.sharding.reshard(x, jax.sharding.NamedSharding(sharding.mesh, whole))
 
 
-def sharded_like(x: Leaf, param: Leaf) -> Leaf:
-    """`x` in the shards that the type of `param` names."""
-    sharding = jax.typeof(param).sharding
-    if all(axis is None for axis in sharding.spec):
+def varying(x: Any) -> frozenset[Any]:
+    """The axes of `jax.shard_map` over which `x`, an array or its shape, varies."""
+    kind = _type_of(x)
+    if hasattr(kind, "manual_axis_type"):
+        return getattr(kind.manual_axis_type, "varying", None) or frozenset()
+    return getattr(kind, "vma", None) or frozenset()  # before jax 0.10
+
+
+def is_spread(x: Any) -> bool:
+    """Whether the type of `x` says that it lies in shards, or varies over a mesh."""
+    return bool(_shards(x) or varying(x))
+
+
+def tied(x: A, *likes: Any) -> A:
+    """`x` where `likes` lie: in the shards of the first that lies in any, and varying
+    over every axis over which one of them varies."""
+    for like in likes:
+        if _shards(like):
+            x = _in_shards(x, _type_of(like).sharding)
+            break
+    return _varying_over(x, frozenset().union(*map(varying, likes)))
+
+
+def tied_together(tree: T, *others: Any) -> T:
+    """`tree`, all of whose arrays vary over every axis over which any array of `tree`
+    and `others` does."""
+    axes = frozenset().union(*map(varying, jtu.tree_leaves((tree, others))))
+    return jtu.tree_map(lambda x: _varying_over(x, axes), tree) if axes else tree
+
+
+def cond(
+    condition: Any,
+    if_true: Callable[..., T],
+    if_false: Callable[..., T],
+    *operands: Any,
+) -> T:
+    """`jax.lax.cond`, whose branches need not agree on where results lie.
+
+    Name among the `operands` also what the branches could close over: only what is
+    named here tells whether anything is spread.
+    """
+    if not any(map(is_spread, jtu.tree_leaves((condition, operands)))):
+        return jax.lax.cond(condition, if_true, if_false, *operands)
+    # As programs of their own, so that each is traced once, for its types and as a
+    # branch.
+    branches = jax.jit(if_true), jax.jit(if_false)
+    new, old = (jax.eval_shape(branch, *operands) for branch in branches)
+    tie = lambda x, a, b: tied(x, b, a, condition)
+    alike = [lambda *xs, f=f: jtu.tree_map(tie, f(*xs), new, old) for f in branches]
+    return jax.lax.cond(condition, *alike, *operands)
+
+
+def _type_of(x: Any) -> Any:
+    return x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+
+
+def _shards(x: Any) -> bool:
+    """Whether the type of `x` says that it lies in shards."""
+    return any(getattr(_type_of(x).sharding, "spec", ()))
+
+
+def _in_shards(x: A, sharding: Any) -> A:
+    # Outside of any mesh no operation may move what is not traced.
+    known = isinstance(x, Tracer) or not jax.sharding.get_abstract_mesh().empty
+    return jax.sharding.reshard(x, sharding) if known else x
+
+
+def _varying_over(x: A, axes: frozenset[Any]) -> A:
+    missing = tuple(sorted(axes - varying(x), key=str))
+    if not missing:
         return x
-    return jax.sharding.reshard(x, sharding)
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, missing, to="varying")
+    return jax.lax.pvary(x, missing)
 
 
 def placed_with(param: AnyLeaf, state: T) -> T:

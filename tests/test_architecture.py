@@ -32,6 +32,7 @@ LAYERS = {
     "_abstract": [
         "show",
         "step",
+        "spread",
         "optimizer",
         "rules",
         "leafwise",

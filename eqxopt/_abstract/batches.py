@@ -11,6 +11,7 @@ from jaxtyping import Array, Inexact, Int, PyTree, Shaped
 
 from .._compile.opaque import opaque_indices
 from .._fields import key_names, KeyData
+from .._sharding import varying
 from .._tree import replace_fields
 from .._types import AnyLeaf
 from .optimizer import AbstractOptimizer, hyperparameter_names
@@ -38,7 +39,8 @@ def batched_by_size(
     groups: dict[Any, list[int]] = {}
     for i, tree in enumerate(accumulated):
         leaves, treedef = jtu.tree_flatten(tree)
-        sizes = tuple((x.shape[1:], str(x.dtype)) for x in leaves)
+        # In one batch with those that vary over a mesh, all would vary.
+        sizes = tuple((x.shape[1:], str(x.dtype), varying(x)) for x in leaves)
         options = jtu.tree_structure(shared[i])
         groups.setdefault((options, treedef, sizes), []).append(i)
     batches = []

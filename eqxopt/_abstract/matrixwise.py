@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int, PyTree, Shaped
@@ -18,7 +17,7 @@ from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widen
 from .._fields import Matrices, MatrixView, view_of
 from .._math import plus_one
-from .._sharding import gathered, placed_with, sharded_like
+from .._sharding import cond, gathered, placed_with, tied
 from .._tree import fill, Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Matrix, Scalar, Self
 from .batches import Batch, batched_by_size, changed, is_none, merged, parted
@@ -247,9 +246,9 @@ def _step(
 ) -> tuple[Leaf, PyTree]:
     def as_kept(x: Shaped[Array, "..."], old: Shaped[Array, "..."]) -> Any:
         x = x.astype(old.dtype)
-        return sharded_like(view.array(x), param) if old.shape == param.shape else x
+        return tied(view.array(x), param) if old.shape == param.shape else x
 
-    along = sharded_like(view.array(direction), param)
+    along = tied(view.array(direction), param)
     wide = param.astype(direction.dtype)
     update = rule.step(_time(count, direction), along, wide)
     return update, jtu.tree_map(as_kept, state, kept)
@@ -283,17 +282,18 @@ def _refreshed(
     if not known:
         return states
 
-    def refreshed(states: list[PyTree]) -> list[PyTree]:
+    def refreshed(xs: list[AnyLeaf], states: list[PyTree]) -> list[PyTree]:
         return [
             state
             if due is None
-            else merged(state, _refresh(batch.rule, count, batch.x, state, due))
-            for batch, state, due in zip(batches, states, dues)
+            else merged(state, _refresh(batch.rule, count, x, state, due))
+            for batch, x, state, due in zip(batches, xs, states, dues)
         ]
 
     # One branch for all of them, which in most steps costs nothing.
     some = jnp.any(jnp.stack(known))
-    return jax.lax.cond(some, refreshed, lambda states: states, states)
+    xs = [batch.x for batch in batches]
+    return cond(some, refreshed, lambda xs, states: states, xs, states)
 
 
 @once_per_shape

@@ -29,6 +29,7 @@ from .._tree import Parameters, replace_fields, with_own_arrays
 from .._types import AnyLeaf, Leaves, Scalar, Self
 from .show import completions, show
 from .step import as_loss, checked_step, Step
+from .spread import kept, settled
 
 
 try:
@@ -123,7 +124,8 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         new transform has arrays of its own, so each may be donated: one recipe starts
         as many as you like.
         """
-        return _owned(self.start(Parameters(params)), self, params)
+        parameters = Parameters(params)
+        return _owned(settled(self.start(parameters), parameters), self, params)
 
     def update(
         self,
@@ -141,6 +143,7 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         step = _opened(self, grads, Parameters(params), value, value_fn)
         updates, new = self.advance(step)
         return step.parameters.tree(updates), new
+        new = kept(new, self, step.parameters)
 
     def replace(self, **changes: Any) -> Self:
         """This transform with some hyperparameters changed and its state kept.
@@ -244,8 +247,9 @@ def _apply(
     value_fn: Callable[..., Any] | None,
 ) -> tuple[M, O]:
     step = _opened(optimizer, grads, Parameters(params), value, value_fn)
-    updates, optimizer = optimizer.advance(step)
-    return step.parameters.model(moved(step.parameters.arrays, updates)), optimizer
+    updates, new = optimizer.advance(step)
+    new = kept(new, optimizer, step.parameters)
+    return step.parameters.model(moved(step.parameters.arrays, updates)), new
 
 
 _compiled_apply = compiled(_apply)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
 from .._fields import Hyperparameter, hyperparameter
+from .._sharding import cond, tied_together
 from .._types import Scalar
 from .abstract import AbstractLineSearch, Found, Line, Point
 
@@ -87,18 +88,22 @@ class BacktrackingLineSearch(AbstractLineSearch):
             allowed = self.slope_rtol * state.step_size * start.slope + self.atol
             decreased = value <= (1 + self.rtol) * start.value + allowed
             lower = value < state.best.value
-            slope, new_grads = jax.lax.cond(
+            old = state.best, state.best_grads
+            slope, new_grads = cond(
                 decreased | lower,
-                gradient,
-                lambda: (state.best.slope, state.best_grads),
+                lambda best, grads: gradient(),
+                lambda best, grads: (best.slope, grads),
+                *old,
             )
             trial = Point(state.step_size, value, slope)
             accepted = decreased & trial.is_finite()
             better = accepted | (lower & trial.is_finite())
-            best, best_grads = jax.lax.cond(
+            best, best_grads = cond(
                 better,
-                lambda: (trial, new_grads),
-                lambda: (state.best, state.best_grads),
+                lambda new, old: new,
+                lambda new, old: old,
+                (trial, new_grads),
+                old,
             )
             evaluations = state.evaluations + 1
             last = evaluations > self.max_backtracking_steps.astype(evaluations.dtype)
@@ -113,5 +118,6 @@ class BacktrackingLineSearch(AbstractLineSearch):
             evaluations=jnp.zeros((), jnp.int32),
             finished=~(start.slope < 0),
         )
+        state = tied_together(state, self)
         state = jax.lax.while_loop(lambda state: ~state.finished, shorten, state)
         return state.best, state.best_grads, state.evaluations

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
 from .._fields import Hyperparameter, hyperparameter, OptionalHyperparameter, word
+from .._sharding import cond, tied_together
 from .._types import Scalar
 from .abstract import AbstractLineSearch, Found, Line, Point
 
@@ -96,10 +97,12 @@ class ZoomLineSearch(AbstractLineSearch):
             trial = Point(step_size, value, slope)
             new, done = self.narrowed(state, start, trial, longest)
             better = done | self.improves(state, start, trial)
-            best, best_grads = jax.lax.cond(
+            best, best_grads = cond(
                 better,
-                lambda: (trial, new_grads),
-                lambda: (state.best, state.best_grads),
+                lambda new, old: new,
+                lambda new, old: old,
+                (trial, new_grads),
+                (state.best, state.best_grads),
             )
             enough = self.decrease_error(start, trial) <= self.tol
             sufficient = jnp.where(better, enough, state.sufficient)
@@ -129,6 +132,7 @@ class ZoomLineSearch(AbstractLineSearch):
             evaluations=jnp.zeros((), jnp.int32),
             finished=~(start.slope < 0),
         )
+        state = tied_together(state, self, previous)
         state = jax.lax.while_loop(lambda state: ~state.finished, look, state)
         return state.best, state.best_grads, state.evaluations
 

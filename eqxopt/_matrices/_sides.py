@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._fields import MatrixView
 from .._math import adjoint, eigh, ema, orthonormal_columns, product
+from .._sharding import cond
 from .._types import AnyLeaf, Matrix
 
 
@@ -84,11 +85,11 @@ def with_first_bases(
 ) -> Sides:
     """`bases`, or for matrices without bases yet the eigenvectors of `factors`."""
 
-    def chosen() -> Sides:
+    def chosen(factors: Sides, bases: Sides) -> Sides:
         choose = lambda new, old: jnp.where(first, new, old)
         return jtu.tree_map(choose, eigenbases(factors), bases)
 
-    return jax.lax.cond(jnp.any(first), chosen, lambda: bases)
+    return cond(jnp.any(first), chosen, lambda factors, bases: bases, factors, bases)
 
 
 def orthonormalized(sides: Sides) -> Sides:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Inexact, Int
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
 from .._math import divide, global_norm, inner_product, own_copy, sqrt
+from .._sharding import tied_together
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -94,7 +95,9 @@ def preconditioned(
 
     norm = global_norm(grads)
     first_scale = 1 / jnp.maximum(1, norm) if scale_identity else jnp.ones_like(norm)
-    q, (sq, sy, yy) = jax.lax.scan(first_loop, list(grads), newest_first)
+    # The sums over all parameters make every vector vary as any of them does.
+    q = tied_together(list(grads), memories, newest)
+    q, (sq, sy, yy) = jax.lax.scan(first_loop, q, newest_first)
     scale = first_scale
     if scale_identity:
         known = jnp.isfinite(sy[0]) & (yy[0] > 0)

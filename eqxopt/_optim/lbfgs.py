@@ -26,6 +26,7 @@ from .._line_search.abstract import AbstractLineSearch, Point
 from .._line_search.zoom import ZoomLineSearch
 from .._math import moved, no_update, own_copy, plus_one, plus_one_if, zero_count
 from .._number import integer
+from .._sharding import cond
 from .._tree import fill, Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self
 from ._inverse_hessian import (
@@ -363,9 +364,8 @@ def _value_and_grad(
         value, grads = evaluated()
     else:
         kept = optimizer.value, [memory.grad for memory in memories]
-        value, grads = jax.lax.cond(
-            jnp.isfinite(optimizer.value), lambda: kept, evaluated
-        )
+        known = jnp.isfinite(optimizer.value)
+        value, grads = cond(known, lambda *kept: kept, lambda *kept: evaluated(), *kept)
     return value, parameters.tree(grads)
 
 

@@ -25,7 +25,7 @@ from .._fields import (
 )
 from .._math import clipped, debias, ema, plus_one
 from .._number import integer
-from .._sharding import placed_with, sharded_like
+from .._sharding import cond, placed_with, tied
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, RealLeaf, Scalar, Self
 
@@ -124,18 +124,19 @@ class Sophia(AbstractOptimizer):
                 rule, state = every_rule[i], states[i]
                 updates[i], means[i] = _step(rule, plus_one(count), grad, param, state)
 
-        def new_hessians() -> list[AnyLeaf]:
+        def new_hessians(hessians: dict[int, AnyLeaf]) -> list[AnyLeaf]:
             key = jax.random.fold_in(jax.random.wrap_key_data(self.seed), count)
             active = parameters.only([grad is not None for grad in step.grads])
             return [
-                _next_hessian(states[i].hessian, diagonal, every_rule[i].b2)
+                _next_hessian(hessians[i], diagonal, every_rule[i].b2)
                 for i, diagonal in zip(means, _hessian_diagonals(loss, active, key))
             ]
 
-        hessians = jax.lax.cond(
+        hessians = cond(
             count % self.update_interval == 0,
             new_hessians,
-            lambda: [states[i].hessian for i in means],
+            lambda hessians: list(hessians.values()),
+            {i: states[i].hessian for i in means},
         )
         for i, hessian in zip(means, hessians):
             states[i] = Curvature(means[i], hessian)
@@ -185,7 +186,7 @@ def _random_signs(key: PRNGKeyArray, arrays: Sequence[AnyLeaf]) -> list[AnyLeaf]
         group_key = jax.random.fold_in(key, number)
         group = _random_units(group_key, (len(members), *shape), dtype)
         for k, i in enumerate(members):
-            signs[i] = sharded_like(group[k], arrays[i])
+            signs[i] = tied(group[k], arrays[i])
     return signs
 
 

@@ -19,7 +19,7 @@ from .._dtype import real_dtype, zeros_like
 from .._fields import Hyperparameter, hyperparameter
 from .._math import no_update, plus_one, plus_one_if, zero_count
 from .._number import as_number, NumberLike
-from .._sharding import placed_with
+from .._sharding import cond, placed_with
 from .._tree import Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self
 
@@ -147,13 +147,15 @@ class Accumulate(AbstractOptimizer):
                 totals[i], kept_total = add(state.total, grad)
                 states[i] = Accumulated(kept_total)
 
-        def update(optimizer: AbstractOptimizer) -> tuple[Leaves, AbstractOptimizer]:
+        def update(
+            optimizer: AbstractOptimizer, totals: Leaves
+        ) -> tuple[Leaves, AbstractOptimizer]:
             mean = lambda total: _over(total, total_weight)
             means = [None if total is None else mean(total) for total in totals]
             value = None if loss is None else mean(total_value)
             return optimizer.advance(step._replace(grads=means, value=value))
 
-        updates, optimizer = _update_if(complete, update, self.optimizer)
+        updates, optimizer = _update_if(complete, update, self.optimizer, totals)
         zero_if_complete = lambda x: jnp.where(complete, jnp.zeros_like(x), x)
         return updates, replace_fields(
             self,
@@ -199,14 +201,17 @@ def _over(total: Leaf, weight: Scalar) -> Leaf:
 
 def _update_if(
     condition: Bool[Array, ""],
-    update: Callable[[AbstractOptimizer], tuple[Leaves, AbstractOptimizer]],
+    update: Callable[[AbstractOptimizer, Leaves], tuple[Leaves, AbstractOptimizer]],
     optimizer: AbstractOptimizer,
+    totals: Leaves,
 ) -> tuple[Leaves, AbstractOptimizer]:
-    """`update(optimizer)` if the condition holds, and no update otherwise."""
+    """`update(optimizer, totals)` if the condition holds, and no update otherwise."""
     update = jax.jit(update)  # traced once, for its shapes and for the branch
-    updates, updated = jax.eval_shape(update, optimizer)
+    updates, updated = jax.eval_shape(update, optimizer, totals)
 
-    def skip(optimizer: AbstractOptimizer) -> tuple[Leaves, AbstractOptimizer]:
+    def skip(
+        optimizer: AbstractOptimizer, totals: Leaves
+    ) -> tuple[Leaves, AbstractOptimizer]:
         alike = functools.cache(lambda shape, dtype: no_update(jnp.zeros(shape, dtype)))
         nothing = [None if x is None else alike(x.shape, x.dtype) for x in updates]
         # A checkpoint may have given `optimizer` other containers than `updated` has.
@@ -214,4 +219,4 @@ def _update_if(
         return nothing, structure.unflatten(jtu.tree_leaves(optimizer))
 
     # A branch, not a select: computing the update is most of the work of a step.
-    return jax.lax.cond(condition, update, skip, optimizer)
+    return cond(condition, update, skip, optimizer, totals)

@@ -1,0 +1,191 @@
+"""Types on a mesh: an optimizer is a carry of `scan` with explicit axes and inside
+`jax.shard_map`."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from cases import OPTIMIZERS, OWN_OPTIMIZERS, OWN_WRAPPERS, WRAPPERS
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+import eqxopt
+
+
+CASES = OPTIMIZERS | WRAPPERS | OWN_OPTIMIZERS | OWN_WRAPPERS
+SHAPES = {"matrix": (256, 130), "vector": (6,)}  # so large that it can be factored
+
+
+def mesh(kind=AxisType.Explicit):
+    return jax.make_mesh((2,), ("x",), axis_types=(kind,), devices=jax.devices()[:2])
+
+
+def spread(f, *specs, out=P("x")):
+    """`f` on each of two devices."""
+    return jax.shard_map(f, mesh=mesh(AxisType.Auto), in_specs=specs, out_specs=out)
+
+
+def shapes(spec=None):
+    sharding = None if spec is None else NamedSharding(mesh().abstract_mesh, spec)
+    return {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+        for name, shape in SHAPES.items()
+    }
+
+
+def loss(params):
+    return sum(jnp.sum(jnp.cos(x) + 0.1 * x**2) for x in jax.tree.leaves(params))
+
+
+def step(params, opt):
+    value, grads = jax.value_and_grad(loss)(params)
+    return opt.apply(grads, params, value=value, value_fn=loss)
+
+
+def kind(x):
+    """All that two carries of a loop must have in common."""
+    x = jax.typeof(x)
+    varying = getattr(x, "manual_axis_type", x).varying
+    spec = tuple(x.sharding.spec) or (None,) * x.ndim
+    return x.shape, x.dtype, x.weak_type, spec, varying
+
+
+def types(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): kind(x) for path, x in leaves}
+
+
+def trained(opt, params, steps=2):
+    """What a loop makes of both, which must keep every type."""
+    body = lambda carry, _: (step(*carry), None)
+    return jax.lax.scan(body, (params, opt), length=steps)[0]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_explicit_axes(name):
+    def run(params):
+        before = params, CASES[name].make().init(params)
+        assert types(trained(before[1], params)) == types(before)
+        return params
+
+    with jax.set_mesh(mesh()):
+        jax.eval_shape(run, shapes(P("x")))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inside_shard_map(name):
+    def run(params):
+        before = params, CASES[name].make().init(params)
+        assert types(trained(before[1], params)) == types(before)
+        return params
+
+    jax.eval_shape(spread(run, P("x")), shapes())
+
+
+SEARCHES = [eqxopt.ZoomLineSearch(), eqxopt.BacktrackingLineSearch()]
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("explicit", [True, False])
+def test_line_searches(search, explicit):
+    def run(params):
+        before = params, eqxopt.LBFGS(linesearch=search).init(params)
+
+        def body(carry, _):
+            params, opt = carry
+            value, grads = opt.value_and_grad(loss, params)
+            return opt.apply(grads, params, value=value, value_fn=loss), None
+
+        assert types(jax.lax.scan(body, before, length=2)[0]) == types(before)
+        return params
+
+    if explicit:
+        with jax.set_mesh(mesh()):
+            jax.eval_shape(run, shapes(P("x")))
+    else:
+        jax.eval_shape(spread(run, P("x")), shapes())
+
+
+# Some parameters vary, others do not: each of these looks at a parameter alone.
+ALONE = {name: case.make for name, case in OPTIMIZERS.items() if not case.coupled} | {
+    "Accumulate": lambda: eqxopt.Accumulate(eqxopt.AdamW(0.1), 2),
+    "ClipByNorm": lambda: eqxopt.Chain(eqxopt.ClipByNorm(1.0), eqxopt.Lion(0.1)),
+    "EMA": WRAPPERS["EMA"].make,
+    "Lookahead": WRAPPERS["Lookahead reset"].make,
+    "Monitor": WRAPPERS["Monitor"].make,
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_what_does_not_vary(name):
+    """A parameter that is the same on all devices, and its state, stay so."""
+
+    def run(params):
+        before = params, ALONE[name]().init(params)
+        after = types(trained(before[1], params))
+        assert after == types(before)
+        still = [at for at in after if "same" in at or "vector" in at]
+        assert len(still) >= 2 and not any(after[at][-1] for at in still)
+        assert not after["[1].count"][-1]
+        return params
+
+    specs = {"matrix": P("x"), "same": P(), "vector": P()}
+    arrays = {"matrix": (8, 4), "same": (4, 4), "vector": (6,)}
+    arrays = {k: jax.ShapeDtypeStruct(x, jnp.float32) for k, x in arrays.items()}
+    jax.eval_shape(spread(run, specs, out=specs), arrays)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Accumulate", "LBFGS", "Prodigy"])
+def test_each_device_trains_its_own(name):
+    params = {"w": jnp.linspace(0.1, 2.0, 8).reshape(4, 2), "b": jnp.arange(4.0)}
+    train = lambda params: trained(CASES[name].make().init(params), params, 3)[0]
+    got = jax.jit(spread(train, P("x")))(params)
+    for rows in (slice(2), slice(2, 4)):
+        own = jax.jit(train)({k: x[rows] for k, x in params.items()})
+        for k in params:
+            assert jnp.allclose(got[k][rows], own[k], rtol=1e-5, atol=1e-6)
+
+
+def test_each_device_skips_its_own():
+    def train(params):
+        opt = eqxopt.SkipNonFinite(eqxopt.SGD(0.1)).init(params)
+
+        def body(carry, _):
+            params, opt = carry
+            grads = jax.grad(lambda x: jnp.sum(jnp.sqrt(x)))(params)
+            return opt.apply(grads, params), None
+
+        params, opt = jax.lax.scan(body, (params, opt), length=3)[0]
+        return params, opt.skipped[None]
+
+    params, skipped = jax.jit(spread(train, P("x")))(jnp.array([4.0, -1.0]))
+    assert params[0] < 4 and params[1] == -1
+    assert skipped.tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Accumulate"])
+def test_an_optimizer_from_outside(name):
+    params = {"w": jnp.linspace(0.1, 2.0, 8).reshape(4, 2)}
+    make = {"Accumulate": lambda: eqxopt.Accumulate(eqxopt.AdamW(0.1), 2)}
+    opt = make.get(name, CASES[name].make)().init(params)
+    specs = P("x"), jax.tree.map(lambda x: P("x") if x.ndim else P(), opt)
+
+    def train(params, opt):
+        body = lambda carry, _: (
+            carry[1].apply(jax.grad(loss)(carry[0]), carry[0]),
+            None,
+        )
+        return jax.lax.scan(body, (params, opt), length=4)[0]
+
+    got = jax.jit(spread(train, *specs, out=specs))(params, opt)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(train(params, opt))):
+        assert jnp.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Accumulate", "Adafactor"])
+def test_eager_steps_with_explicit_axes(name):
+    place = NamedSharding(mesh(), P("x"))
+    params = {"w": jax.device_put(jnp.ones((256, 130)), place)}
+    with jax.set_mesh(mesh()):
+        opt = CASES[name].make().init(params)
+        first = step(params, opt)
+        assert types(first) == types((params, opt))
+        assert types(step(*first)) == types((params, opt))
