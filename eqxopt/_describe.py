@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
-from ._abstract.optimizer import AbstractTransform, inner_transforms
+from ._abstract.optimizer import AbstractTransform, count_of, inner_transforms
 from ._abstract.rules import rules
 from ._tree import Parameters
 
@@ -37,9 +38,10 @@ def describe(optimizer: AbstractTransform, model: PyTree) -> str:
 
         ```
     """
+    count_of(optimizer)
     parameters = Parameters(model)
-    every_one = [True] * len(parameters)
-    groups, rates = _groups_and_rates(optimizer, parameters, every_one)
+    _check_fit(optimizer, parameters)
+    groups, rates = _groups_and_rates(optimizer, parameters)
     state = _state_bytes(optimizer, parameters)
     rows = [("path", "shape", "dtype", "group", "rate", "state")]
     for i, array in enumerate(parameters.arrays):
@@ -53,38 +55,53 @@ def describe(optimizer: AbstractTransform, model: PyTree) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _check_fit(optimizer: AbstractTransform, parameters: Parameters) -> None:
+    """Check that `optimizer` was initialised for these parameters."""
+    start = lambda arrays: optimizer.start(parameters.exchange(arrays))
+    expected = jax.eval_shape(start, parameters.arrays)
+    new, old = (
+        {jtu.keystr(path): x.shape for path, x in jtu.tree_flatten_with_path(tree)[0]}
+        for tree in (expected, optimizer)
+    )
+    for path in new | old:
+        if new.get(path) != old.get(path):
+            raise ValueError(
+                f"`describe`: this `{type(optimizer).__name__}` was initialised for "
+                f"another model: its `{path[1:]}` has shape {old.get(path)}, and for "
+                f"this model it would have {new.get(path)}"
+            )
+
+
 def _groups_and_rates(
-    transform: AbstractTransform, parameters: Parameters, trains: list[bool]
+    transform: AbstractTransform, parameters: Parameters
 ) -> tuple[list[str], list[str]]:
-    """The group and the learning rate of each parameter that the transform `trains`."""
+    """The group and the learning rate of each of `parameters`, which the transform
+    trains."""
     groups, rates = [""] * len(parameters), ["-"] * len(parameters)
     if hasattr(transform, "learning_rate"):
         for i, rule in enumerate(rules(transform, parameters)):
             rate: Array | None = getattr(rule, "learning_rate", None)
-            if trains[i] and rate is not None:
+            if rate is not None:
                 rates[i] = f"{float(rate):.4g}"
     choose: Callable[[Parameters], list[str]] | None
     choose = getattr(transform, "groups", None)
-    labels = choose and choose(parameters)
+    labels = [""] * len(parameters) if choose is None else choose(parameters)
     for label, inner in inner_transforms(transform).items():
-        inner_trains = [
-            x and (labels is None or labels[i] == label) for i, x in enumerate(trains)
-        ]
-        inner_groups, inner_rates = _groups_and_rates(inner, parameters, inner_trains)
-        for i in (i for i, x in enumerate(inner_trains) if x):
-            names = ["" if labels is None else labels[i], inner_groups[i]]
-            groups[i] = groups[i] or ".".join(filter(None, names))
-            rates[i] = inner_rates[i] if inner_rates[i] != "-" else rates[i]
-    if labels is not None:
-        # A label without an inner transform is the optimizer's own rule.
-        groups = [groups[i] or (labels[i] if x else "") for i, x in enumerate(trains)]
-    return groups, rates
+        own = [choose is None or x == label for x in labels]
+        places = [i for i, x in enumerate(own) if x]
+        inside = _groups_and_rates(inner, parameters.only(own))
+        for i, group, rate in zip(places, *inside):
+            groups[i] = groups[i] or ".".join(filter(None, [labels[i], group]))
+            rates[i] = rates[i] if rate == "-" else rate
+    # A label without an inner transform is the optimizer's own rule.
+    return [group or label for group, label in zip(groups, labels)], rates
 
 
 def _state_bytes(transform: AbstractTransform, parameters: Parameters) -> list[int]:
     """The bytes of state of each parameter, in all fields that have the model's
     shape."""
     index_of = {path: i for i, path in enumerate(parameters.key_paths)}
+    index_of |= {(jtu.DictKey(path),): i for i, path in enumerate(parameters.paths)}
     sizes = [0] * len(parameters)
     for field in dataclasses.fields(transform):
         if field.init or field.name == "count":

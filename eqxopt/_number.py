@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any, dataclass_transform, get_args, TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -156,7 +157,16 @@ def integer(interval: str, **options: Any) -> Any:
 @dataclass_transform(field_specifiers=(eqx.field, number, numbers, integer))
 class NumbersMeta(type(eqx.Module)):
     """The metaclass of modules whose fields are numbers: it tells type checkers which
-    functions declare a field, and `help` what each field is set to."""
+    functions declare a field, `help` what each field is set to, and errors about an
+    argument which one it is."""
+
+    if not TYPE_CHECKING:
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return super().__call__(*args, **kwargs)
+            except (TypeError, ValueError) as error:
+                raise _naming_argument(cls, args, kwargs, error) from error.__cause__
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -172,6 +182,39 @@ class NumbersMeta(type(eqx.Module)):
                 annotation = _Name(field.metadata["like"] + optional)
                 parameters[i] = parameter.replace(annotation=annotation)
         return signature.replace(parameters=parameters, return_annotation=cls)
+
+
+def _naming_argument(
+    cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> Exception:
+    """`error`, raised when `cls` was made, with the argument that a converter
+    refused."""
+    try:
+        given = inspect.signature(cls.__init__).bind(None, *args, **kwargs).arguments
+    except TypeError:  # too many arguments, or too few: Python says which
+        return error
+    for field in dataclasses.fields(cls):
+        if field.name in given:
+            try:
+                converted(cls, field, given[field.name])
+            except (TypeError, ValueError) as again:
+                return again
+    return error
+
+
+def converted(cls: Any, field: dataclasses.Field, value: Any) -> Any:
+    """`value` as the field of `cls` holds it. An error names both."""
+    converter: Any = field.metadata.get("converter")
+    if converter is None:
+        return value
+    try:
+        return converter(value)
+    except (TypeError, ValueError) as error:
+        if str(error).startswith(f"`{cls.__name__}"):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        given = f"{field.name}={reprlib.repr(value)}"
+        raise kind(f"`{cls.__name__}({given})`: {error}") from error.__cause__
 
 
 class _Name:
@@ -201,6 +244,11 @@ def check_fields(module: eqx.Module) -> None:
             _check_numbers(module, field, value)
         elif converter is None and not field.metadata.get("static", False):
             _check_declared(module, field.name, value)
+        elif field.type is bool and not isinstance(value, bool | np.bool_):
+            raise TypeError(
+                f"`{type(module).__name__}({field.name}={reprlib.repr(value)})`: "
+                f"`{field.name}` must be True or False"
+            )
 
 
 def _check_integer(module: eqx.Module, name: str, value: Any, within: Interval) -> None:

@@ -29,9 +29,10 @@ class Parameters:
     def __init__(self, model: PyTree):
         self._leaves, self.treedef = jtu.tree_flatten(model)
         self._names = _Names(model)
-        self._places = [
-            i for i, leaf in enumerate(self._leaves) if eqx.is_inexact_array(leaf)
-        ]
+        places: tuple[list[int], list[int]] = [], []
+        for i, leaf in enumerate(self._leaves):
+            places[eqx.is_inexact_array(leaf)].append(i)
+        self._other_places, self._places = places
         self.arrays: list[AnyLeaf] = [self._leaves[i] for i in self._places]
 
     def __len__(self) -> int:
@@ -72,31 +73,66 @@ class Parameters:
 
     def tree(self, values: Sequence[Any]) -> PyTree:
         """A tree of the model's shape with `values` at the parameters and `None`
-        elsewhere."""
-        return self._unflatten([None] * len(self._leaves), values)
+        elsewhere.
+
+        If a class in the model checks or converts what it holds, and so refuses them,
+        this is a dictionary from the paths of the parameters to the values.
+        """
+        leaves = self._filled([None] * len(self._leaves), values)
+        try:
+            tree = self.treedef.unflatten(leaves)
+            kept = self.treedef.flatten_up_to(tree)
+        except Exception:
+            kept = []
+        if len(kept) == len(leaves) and all(a is b for a, b in zip(kept, leaves)):
+            return tree
+        return dict(zip(self.paths, values))
+
+    def of_paths(self, tree: PyTree) -> list[Any] | None:
+        """What `tree` has at each parameter, if it is a dictionary from paths."""
+        if isinstance(tree, dict) and tree and tree.keys() <= set(self._names.shown):
+            return [tree.get(path) for path in self.paths]
+        return None
 
     def model(self, values: Sequence[Any]) -> PyTree:
         """The model with `values` in place of the parameters."""
-        return self._unflatten(list(self._leaves), values)
+        return self.treedef.unflatten(self._filled(list(self._leaves), values))
 
-    def _unflatten(self, leaves: list[Any], values: Sequence[Any]) -> PyTree:
+    def _filled(self, leaves: list[Any], values: Sequence[Any]) -> list[Any]:
         for i, value in zip(self._places, values):
             leaves[i] = value
-        return self.treedef.unflatten(leaves)
+        return leaves
 
     def align(self, tree: PyTree, what: str) -> list[Any]:
         """What `tree`, a tree of the model's shape, has at each parameter.
 
-        `what` names the tree in the `ValueError` raised if it has another shape.
+        `what` names the tree in the error raised if it has another shape, or an array
+        where the model has something that is no parameter.
         """
         try:
             entries = self.treedef.flatten_up_to(tree)
         except ValueError:
+            by_path = self.of_paths(tree)
+            if by_path is not None:
+                return by_path
             # Equal places may still hang in other containers: a whole branch that is
             # None, a list restored as a tuple, a module with another static field.
             self._check_paths(tree, what)
-            return [_follow(tree, path) for path in self.key_paths]
+            entries = [self._found(tree, path) for path in self.all_key_paths]
+        for i in self._other_places:
+            if eqx.is_inexact_array(entries[i]):
+                raise TypeError(
+                    f"{what} have an array at {self._names.shown[i]}, where the model "
+                    f"has {_show_leaf(self._leaves[i])}, which is no parameter. To "
+                    "train it, make it an array before `init`: `jnp.asarray(x, float)`"
+                )
         return [entries[i] for i in self._places]
+
+    def _found(self, tree: PyTree, path: KeyPath) -> Any:
+        try:
+            return _follow(tree, path)
+        except (AttributeError, LookupError, TypeError):
+            return None  # no parameter, as `_check_paths` knows
 
     def _check_paths(self, tree: PyTree, what: str) -> None:
         own = set(self.all_key_paths)
@@ -134,6 +170,15 @@ class _Names:
 def show_path(path: KeyPath) -> str:
     """A key path as a user would write it; the model itself where it is empty."""
     return jtu.keystr(path) or "the root"
+
+
+def _show_leaf(leaf: Any) -> str:
+    """A leaf in an error: a number as it is, an array by its dtype."""
+    if eqx.is_array(leaf):
+        return f"an array of dtype {leaf.dtype}"
+    if isinstance(leaf, bool | int | float | complex):
+        return f"the Python number {leaf!r}"
+    return f"a `{type(leaf).__name__}`"
 
 
 def _follow(tree: PyTree, path: KeyPath) -> Any:
@@ -192,6 +237,9 @@ def choose(
     """
     if is_function(choice):
         return [choice(p, x) for p, x in zip(parameters.paths, parameters.arrays)]
+    by_path = parameters.of_paths(choice)
+    if by_path is not None and all(x is not None for x in by_path):
+        return by_path
     prefix = dict(jtu.tree_flatten_with_path(choice, is_leaf=is_leaf)[0])
     chosen = [_longest_prefix(path, prefix, what) for path in parameters.key_paths]
     branches = {p[:k] for p in parameters.all_key_paths for k in range(len(p) + 1)}

@@ -181,3 +181,43 @@ class TestDescribe:
         opt = eqxopt.Adam(lambda path, array: 0.25).init(params)
         line = eqxopt.describe(opt, params).splitlines()[1]
         assert line.split() == "the root (2, 2) float32 0.25 32 B".split()
+
+    def test_choices_inside_groups(self):
+        """A group's optimizer has choices for its own parameters only."""
+        params = {"w": jnp.ones((2, 2)), "b": jnp.ones(3)}
+        opt = eqxopt.Partition(
+            {
+                "a": eqxopt.SGD(lambda path, array: 0.25),
+                "b": eqxopt.Adam({"b": eqxopt.schedules.Constant(0.5), "w": 0.1}),
+            },
+            lambda path, array: "a" if array.ndim > 1 else "b",
+        ).init(params)
+        lines = eqxopt.describe(opt, params).splitlines()
+        assert lines[1].split() == "['b'] (3,) float32 b 0.5 24 B".split()
+        assert lines[2].split() == "['w'] (2, 2) float32 a 0.25 0 B".split()
+        opt = eqxopt.Muon(0.5, fallback=eqxopt.AdamW(lambda path, array: 0.25))
+        wrapped = eqxopt.Chain(eqxopt.ClipByNorm(1.0), eqxopt.EMA(opt, 0.9))
+        lines = eqxopt.describe(wrapped.init(params), params).splitlines()
+        assert lines[1].split()[-4:-2] == ["AdamW", "0.25"]
+        assert lines[2].split()[-4:-2] == ["matrix", "0.5"]
+
+    @pytest.mark.parametrize("model", [{}, (), None, {"a": 3}, 2.5, [jnp.tanh, "a"]])
+    def test_a_model_without_parameters(self, model):
+        inner = eqxopt.SGD(0.1)
+        for opt in (
+            inner,
+            eqxopt.Muon(0.1),
+            eqxopt.ScheduleFreeSGD(0.1),
+            eqxopt.ScheduleFreeAdamW(0.1),
+            eqxopt.ScheduleFree(inner),
+            eqxopt.EMA(inner, 0.9),
+            eqxopt.Lookahead(inner, 2),
+            eqxopt.masked(inner, True),
+        ):
+            opt = opt.init(model)
+            for _ in range(2):
+                assert eqxopt.describe(opt, model).split()[-1] == "B"
+                assert opt.eval_params(model) == model
+                grads = jax.tree.map(lambda x: None, model)
+                new, opt = opt.apply(grads, model)
+                assert new == model

@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from problems import Model
 
@@ -65,6 +66,41 @@ def test_gradient_that_is_no_array(model, opt):
         opt.apply(grads_with(model, weight, 1.0), model)
 
 
+NUMBERS = {"float": 1.0, "int": 3, "bool": True, "complex": 1j, "array": np.arange(2)}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("of_class", ["SGD", "AdamW", "EMA", "Chain"])
+def test_gradient_of_what_is_no_parameter(name, of_class):
+    """JAX gives Python floats a gradient, but nothing could move them."""
+    sgd = eqxopt.SGD(0.1)
+    opt = {"EMA": eqxopt.EMA(sgd, 0.9), "Chain": eqxopt.Chain(sgd), "SGD": sgd}.get(
+        of_class, eqxopt.AdamW(0.1)
+    )
+    params = {"x": jnp.ones(2), "slope": [NUMBERS[name]]}
+    grads = {"x": jnp.ones(2), "slope": [jnp.ones(())]}
+    opt = opt.init(params)
+    match = rf"`{of_class}`: .* at \['slope'\]\[0\], where .*no parameter.*jnp.asarray"
+    for call in (opt.apply, opt.update):
+        with pytest.raises(TypeError, match=match):
+            call(grads, params)
+    # In another container as well.
+    with pytest.raises(TypeError, match=match):
+        opt.apply({"x": jnp.ones(2), "slope": (jnp.ones(()),)}, params)
+    with pytest.raises(TypeError, match=r"`SGD`: .* at the root, where the model has"):
+        sgd.init(NUMBERS[name]).apply(jnp.ones(()), NUMBERS[name])
+
+
+def test_gradients_that_are_none_of_a_number():
+    """`None`, float0, and the number itself, where the model stands for gradients."""
+    params = {"x": jnp.ones(2), "slope": 2.0, "n": jnp.arange(2)}
+    opt = eqxopt.SGD(0.1).init(params)
+    float0 = np.zeros((), jax.dtypes.float0)
+    for grad in (None, float0, 2.0):
+        new, _ = opt.apply({"x": jnp.ones(2), "slope": grad, "n": float0}, params)
+        assert new["slope"] == 2.0 and float(new["x"][0]) == pytest.approx(0.9)
+
+
 def test_complex_gradient_of_a_real_parameter(model, opt):
     grads = grads_with(model, weight, jnp.ones((2, 4), jnp.complex64))
     with pytest.raises(TypeError, match=r"complex64, but the parameter is real"):
@@ -125,6 +161,124 @@ def test_value_that_is_missing():
     match = r"`PolyakSGD` needs the loss: call `opt.apply\(grads, model, value=loss\)`"
     with pytest.raises(ValueError, match=match):
         opt.apply(params, params)
+
+
+X = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+WRONG_ARGUMENTS = {
+    "number": (lambda: eqxopt.Adam("1e-3"), r"`Adam\(learning_rate='1e-3'\)`"),
+    "optional number": (
+        lambda: eqxopt.SGD(0.1, momentum="a"),
+        r"`SGD\(momentum='a'\)`",
+    ),
+    "vector": (lambda: eqxopt.Adam(jnp.ones(2)), r"`Adam\(learning_rate=.*vmap"),
+    "replaced": (lambda: eqxopt.Adam(0.1).replace(b1="x"), r"`Adam\(b1='x'\)`"),
+    "replaced inside": (
+        lambda: eqxopt.Chain(eqxopt.Adam(0.1)).replace(b1="x"),
+        r"`Adam\(b1='x'\)`",
+    ),
+    "option": (
+        lambda: eqxopt.Adam(0.1).replace(nesterov=3),
+        r"`Adam\(nesterov=3\)`.*True or False",
+    ),
+    "seed": (lambda: eqxopt.NoisySGD(0.1, seed="x"), r"`NoisySGD\(seed='x'\)`"),
+    "fraction as a seed": (lambda: eqxopt.NoisySGD(0.1, seed=1.5), r"\(seed=1.5\)`"),
+    "dtype": (lambda: eqxopt.Adam(0.1, mu_dtype="int32"), r"`Adam\(mu_dtype='int32'"),
+    "mask": (lambda: eqxopt.AdamW(0.1, mask=3), r"`AdamW\(mask=3\)`.*True or False"),
+    "matrices": (lambda: eqxopt.Muon(0.1, matrices=3), r"`Muon\(matrices=3\)`"),
+    "optimizer": (lambda: eqxopt.EMA(3, 0.9), r"`EMA\(optimizer=3\)`"),
+    "labels": (
+        lambda: eqxopt.Partition({"a": eqxopt.SGD(0.1)}, 3),
+        r"`Partition\(labels=3\)`",
+    ),
+    "schedule's number": (
+        lambda: eqxopt.schedules.Linear("a", 0.0, 3),
+        r"`Linear\(init_value='a'\)`",
+    ),
+    "three arguments": (
+        lambda: eqxopt.Adam(lambda a, b, c: 1.0),
+        r"`Adam\(learning_rate=.*needs 3 arguments",
+    ),
+    "chosen": (
+        lambda: eqxopt.AdamW(lambda path, array: -1.0).init(X),
+        r"`AdamW\(learning_rate=-1.0\)`: `learning_rate` at \['b'\] must lie in",
+    ),
+    "chosen for some": (
+        lambda: eqxopt.Adam(0.1, b1=lambda path, x: 0.5 * x.ndim).init(X),
+        r"`Adam\(b1=1.0\)`: `b1` at \['w'\] must lie in \[0, 1\)",
+    ),
+    "chosen inside": (
+        lambda: eqxopt.EMA(eqxopt.SGD(lambda path, array: -1.0), 0.9).init(X),
+        r"`SGD\(learning_rate=-1.0\)`",
+    ),
+    "chosen in jit": (
+        lambda: jax.jit(lambda x: eqxopt.AdamW(lambda path, x: -1.0).init(x))(X),
+        r"`AdamW\(learning_rate=-1.0\)`",
+    ),
+    "chosen words": (
+        lambda: eqxopt.AdamW(lambda path, array: "a").init(X),
+        r"`AdamW.learning_rate`, for \['b'\]: ",
+    ),
+    "schedule": (
+        lambda: eqxopt.SGD(lambda step: "a").init(X).apply(X, X),
+        r"`SGD.learning_rate`: a schedule must give .* gave 'a'",
+    ),
+    "value": (
+        lambda: eqxopt.SGD(0.1).init(X).apply(X, X, value="loss"),
+        r"`SGD.apply`: `value` must be a real scalar, .*'loss'",
+    ),
+    "complex value": (
+        lambda: eqxopt.SGD(0.1).init(X).update(X, X, value=1j),
+        r"`SGD.apply`: `value` must be a real scalar, the loss, not 1j",
+    ),
+    "function's value": (
+        lambda: eqxopt.SAM(eqxopt.SGD(0.1)).init(X).apply(X, X, value_fn=lambda x: "a"),
+        r"`SAM.apply`: `value_fn` must give a real scalar, .* 'a'",
+    ),
+    "count": (
+        lambda: jax.tree.map(lambda x: x / 2, eqxopt.SGD(0.1).init(X)).apply(X, X),
+        r"`SGD.count` has dtype float32.*floating-point arrays",
+    ),
+    "inner count": (
+        lambda: (
+            eqx.tree_at(
+                lambda o: o.optimizer.count,
+                eqxopt.EMA(eqxopt.SGD(0.1), 0.9).init(X),
+                jnp.ones(()),
+            )
+        ).apply(X, X),
+        r"`SGD.count` has dtype float32",
+    ),
+    "bits": (
+        lambda: eqx.tree_at(
+            lambda o: o.seed, eqxopt.NoisySGD(0.1).init(X), jnp.ones(2)
+        ).apply(X, X),
+        r"`NoisySGD.seed` has dtype float32",
+    ),
+    "another model": (
+        lambda: eqxopt.describe(eqxopt.Adam(0.1).init(X), {"w": jnp.ones((3, 3))}),
+        r"`describe`: this `Adam` was initialised for another model: .*'w'\]\.mu",
+    ),
+    "no model": (
+        lambda: eqxopt.describe(eqxopt.Adam(0.1), X),
+        r"`Adam` has no state: call",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ARGUMENTS)
+def test_class_and_argument_are_named(name):
+    make, match = WRONG_ARGUMENTS[name]
+    with pytest.raises((TypeError, ValueError), match=match):
+        make()
+
+
+def test_a_choice_of_tracers_passes():
+    @jax.jit
+    def rate(x):
+        opt = eqxopt.SGD(lambda path, array: x).init({"a": x})
+        return opt.hyperparameters()["learning_rate"]["['a']"]
+
+    assert rate(jnp.asarray(-1.0)) == -1
 
 
 def test_dtype_option():

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import reprlib
 from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform, TypeVar
 
@@ -24,12 +25,12 @@ from .._fields import (
     word,
 )
 from .._math import moved
-from .._number import check_fields, integer, NumbersMeta
+from .._number import check_fields, converted, integer, NumbersMeta
 from .._tree import Parameters, replace_fields, with_own_arrays
 from .._types import AnyLeaf, Leaves, Scalar, Self
 from .show import completions, show
-from .step import as_loss, checked_step, Step
 from .spread import kept, settled
+from .step import as_loss, checked_step, Step
 
 
 try:
@@ -142,8 +143,8 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         """
         step = _opened(self, grads, Parameters(params), value, value_fn)
         updates, new = self.advance(step)
-        return step.parameters.tree(updates), new
         new = kept(new, self, step.parameters)
+        return step.parameters.tree(updates), new
 
     def replace(self, **changes: Any) -> Self:
         """This transform with some hyperparameters changed and its state kept.
@@ -227,6 +228,7 @@ class AbstractOptimizer(AbstractTransform):
         if in_jit():
             return _apply(self, grads, params, value, value_fn)
         if value_fn is not None:
+            needed_value_fn(self, value_fn)  # it must be a function
             uses = _uses_value_fn(self)
             value_fn = as_argument(value_fn, params) if uses else _undeclared
         return _compiled_apply(self, grads, params, value, value_fn)
@@ -283,8 +285,7 @@ def _replaced(transform: T, changes: dict[str, Any]) -> T:
     new = transform
     for name, value in changes.items():
         if name in fields:
-            converter: Any = fields[name].metadata.get("converter")
-            value = value if converter is None else converter(value)
+            value = converted(type(new), fields[name], value)
             new = replace_fields(new, **{name: value})
         else:
             label, rest = _owner(new, name)
@@ -298,10 +299,17 @@ def _replaced(transform: T, changes: dict[str, Any]) -> T:
 
 def count_of(transform: AbstractTransform) -> Int[Array, ""]:
     """The count of updates, which `init` starts."""
-    if transform.count is None:
-        name = type(transform).__name__
+    name, count = type(transform).__name__, transform.count
+    if count is None:
         raise ValueError(f"`{name}` has no state: call `opt = opt.init(model)` first")
-    return transform.count
+    if count.dtype.kind not in "iu":
+        raise TypeError(
+            f"`{name}.count` has dtype {count.dtype}, but it counts. To average "
+            "optimizers, average their floating-point arrays and keep the others: "
+            "`jax.tree.map(lambda a, b: (a + b) / 2 if jnp.issubdtype(a.dtype, "
+            "jnp.inexact) else a.copy(), opt, other)`"
+        )
+    return count
 
 
 def needed_value(optimizer: AbstractOptimizer, value: Scalar | None) -> Scalar:
@@ -321,6 +329,11 @@ def needed_value_fn(
     """The loss as a function of the model, for the optimizers that cannot do
     without."""
     name = type(optimizer).__name__
+    if value_fn is not None and not callable(value_fn):
+        raise TypeError(
+            f"`{name}.apply`: `value_fn` must be the loss as a function of the model, "
+            f"not {reprlib.repr(value_fn)}"
+        )
     if value_fn is None:
         raise ValueError(
             f"`{name}` needs the loss as a function of the model: call "
@@ -328,13 +341,7 @@ def needed_value_fn(
         )
 
     def loss(params: Any) -> Scalar:
-        value = jnp.asarray(value_fn(params))
-        if value.shape != ():
-            raise ValueError(
-                f"`{name}.apply`: `value_fn` must give a scalar, but gave an array of "
-                f"shape {value.shape}"
-            )
-        return value
+        return as_loss(name, value_fn(params), "`value_fn` must give")
 
     return loss
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from .._dtype import compute_dtype, real_dtype
 from .._fields import AbstractSelector, at_step, fix_choice, own_keys, PerParameter
+from .._number import check_fields
 from .._tree import array_leaves, is_nothing, Parameters, replace_fields
 from .._types import AnyLeaf, Scalar
 from .optimizer import AbstractTransform, count_of, hyperparameter_names
@@ -31,7 +32,10 @@ def begun(transform: T, parameters: Parameters) -> T:
     # The state is set also where there is none: a field that was never set is another
     # structure than one that is None, and so would be compiled for again.
     zero = jnp.zeros((), jnp.int32)
-    return replace_fields(transform, **fixed, count=zero, state=None)
+    new = replace_fields(transform, **fixed, count=zero, state=None)
+    if any(fixed[field] is not getattr(transform, field) for field in fixed):
+        check_fields(new)  # also what a function has chosen
+    return new
 
 
 def rules(transform: T, parameters: Parameters) -> list[T]:

@@ -1,5 +1,6 @@
 """What one update is given: the record that transforms hand each other."""
 
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -59,12 +60,16 @@ def checked_step(
     return Step(parameters, checked, loss, value_fn)
 
 
-def as_loss(name: str, value: Any) -> Scalar:
+def as_loss(name: str, value: Any, what: str = "`value` must be") -> Scalar:
     """The loss as an array, for a call of the class `name`."""
+    if not eqx.is_array_like(value) or jnp.iscomplexobj(value):
+        raise TypeError(
+            f"`{name}.apply`: {what} a real scalar, the loss, not {reprlib.repr(value)}"
+        )
     value = jnp.asarray(value)
     if value.shape != ():
         raise ValueError(
-            f"`{name}.apply`: `value` must be a scalar, but has shape {value.shape}"
+            f"`{name}.apply`: {what} a scalar, not an array of shape {value.shape}"
         )
     return value
 

@@ -59,7 +59,10 @@ class PerParameter(eqx.Module):
         if self.function is None:
             return choose(self.tree, parameters, what, is_leaf=_is_schedule)
         chosen = choose(self.function, parameters, what)
-        return [_number_or_schedule(value) for value in chosen]
+        return [
+            _chosen(value, f"{what}, for {parameters.path(i)}")
+            for i, value in enumerate(chosen)
+        ]
 
     def by_path(self) -> Iterator[tuple[str, Scalar | AbstractSchedule]]:
         """The choices with the places that they speak for."""
@@ -107,6 +110,14 @@ def _number_or_schedule(x: Any) -> Scalar | AbstractSchedule:
     if isinstance(x, AbstractSchedule) or is_function(x):
         return as_schedule(x)
     return as_number(x)
+
+
+def _chosen(value: Any, what: str) -> Scalar | AbstractSchedule:
+    try:
+        return _number_or_schedule(value)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{what}: {error}") from None
 
 
 def as_hyperparameter(x: Any) -> Scalar | AbstractSchedule | PerParameter:
@@ -199,7 +210,11 @@ def at_step(
     """The scalar that a number or schedule gives at `step`."""
     if not isinstance(value, AbstractSchedule):
         return value
-    scalar = value(step)
+    try:
+        scalar = value(step)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{what}: {error}") from error
     if jax.numpy.shape(scalar) != ():
         raise ValueError(
             f"{what}: a schedule must give a scalar, but it gave an array of shape "

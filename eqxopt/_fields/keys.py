@@ -30,6 +30,8 @@ else:
 def as_key_data(seed: int | Int[Array, ""] | PRNGKeyArray) -> KeyData:
     """The raw bits of a seed or of a key, typed or raw. Bits can be saved and donated
     like any other array."""
+    if not eqx.is_array_like(seed):
+        raise TypeError(f"expected an integer seed or a PRNG key, got {seed!r}")
     dtype = jnp.result_type(seed)
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return jnp.array(jax.random.key_data(seed), copy=True)
@@ -54,6 +56,13 @@ def own_keys(
 ) -> list[dict[str, KeyData]]:
     """For each of `length` parameters, the key fields of `module` with a key of its own
     at the step `count`."""
+    for name in key_names(module):
+        dtype = getattr(module, name).dtype
+        if dtype != jnp.uint32:
+            raise TypeError(
+                f"`{type(module).__name__}.{name}` has dtype {dtype}, but the bits of "
+                "a random key are uint32"
+            )
     columns = {
         name: jax.random.key_data(
             jax.random.split(

@@ -81,30 +81,32 @@ def preconditioned(
         sy, yy, sq = _total([_first_products(pair, x) for pair, x in zip(pairs, q)])
         # The sums are over the parameters that have a gradient now. They are 0 where
         # the buffer is not filled yet. Leave pairs of negative curvature out.
-        sy = jnp.where(sy > 0, sy, jnp.inf)
-        alpha = sq / sy
-        q = [_plus(x, -alpha, pair.y) for pair, x in zip(pairs, q)]
-        return q, (sq, sy, yy)
+        used = sy > 0
+        sq, sy = jnp.where(used, sq, 0), jnp.where(used, sy, 1)
+        q = [_plus(x, -(sq / sy), pair.y) for pair, x in zip(pairs, q)]
+        return q, (sq, sy, yy, used)
 
     def second_loop(r: Arrays, products: Any) -> Any:
-        index, sq, sy = products
+        index, sq, sy, used = products
         pairs = [memory.pair(index) for memory in memories]
         yr = inner_products([pair.y for pair in pairs], r)
-        r = [_plus(x, (sq - yr) / sy, pair.s) for pair, x in zip(pairs, r)]
+        rest = jnp.where(used, sq - yr, 0)
+        r = [_plus(x, rest / sy, pair.s) for pair, x in zip(pairs, r)]
         return r, None
 
     norm = global_norm(grads)
     first_scale = 1 / jnp.maximum(1, norm) if scale_identity else jnp.ones_like(norm)
     # The sums over all parameters make every vector vary as any of them does.
     q = tied_together(list(grads), memories, newest)
-    q, (sq, sy, yy) = jax.lax.scan(first_loop, q, newest_first)
+    q, (sq, sy, yy, used) = jax.lax.scan(first_loop, q, newest_first)
     scale = first_scale
     if scale_identity:
-        known = jnp.isfinite(sy[0]) & (yy[0] > 0)
+        known = used[0] & jnp.isfinite(sy[0]) & (yy[0] > 0)
         newest_scale = divide(jnp.where(known, sy[0], 0), yy[0])
         scale = jnp.where(known, newest_scale, first_scale)
     r = [times(x, scale) for x in q]
-    r, _ = jax.lax.scan(second_loop, r, (newest_first, sq, sy), reverse=True)
+    products = newest_first, sq, sy, used
+    r, _ = jax.lax.scan(second_loop, r, products, reverse=True)
     # H is positive definite, except for rounding.
     downhill = _is_positive(inner_products(r, grads))
     return [

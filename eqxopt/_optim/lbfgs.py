@@ -144,7 +144,7 @@ class LBFGS(AbstractOptimizer):
     pairs: Count = eqx.field(default=None, init=False)
     """The pairs stored since `init`."""
     value: Amount = eqx.field(default=None, init=False)
-    """The loss at the end of the last line search. Infinity before the first."""
+    """The loss at the end of the last line search. 0 before the first."""
     step_size: Amount = eqx.field(default=None, init=False)
     r"""$\eta$ of the last line search that found a lower point."""
     evaluations: Count = eqx.field(default=None, init=False)
@@ -164,7 +164,7 @@ class LBFGS(AbstractOptimizer):
         dtype = widest_real_dtype(parameters.arrays)
         return replace_fields(
             new,
-            value=jnp.full((), jnp.inf, dtype),
+            value=jnp.zeros((), dtype),
             step_size=jnp.ones((), dtype),
             evaluations=zero_count(),
         )
@@ -364,7 +364,7 @@ def _value_and_grad(
         value, grads = evaluated()
     else:
         kept = optimizer.value, [memory.grad for memory in memories]
-        known = jnp.isfinite(optimizer.value)
+        known = (optimizer.evaluations > 0) & jnp.isfinite(optimizer.value)
         value, grads = cond(known, lambda *kept: kept, lambda *kept: evaluated(), *kept)
     return value, parameters.tree(grads)
 

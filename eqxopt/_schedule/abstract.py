@@ -115,7 +115,12 @@ class Custom(AbstractSchedule):
     function: Callable[..., Scalar | float] = eqx.field(static=True)
 
     def __call__(self, step: Step) -> Scalar:
-        value = jnp.asarray(self.function(step), dtype=float)
+        given = self.function(step)
+        if not eqx.is_array_like(given) or jnp.iscomplexobj(given):
+            raise TypeError(
+                f"a schedule must give a scalar, but {self.function} gave {given!r}"
+            )
+        value = jnp.asarray(given, dtype=float)
         if value.shape != ():
             raise ValueError(
                 f"a schedule must give a scalar, but {self.function} gave an array of "

@@ -54,7 +54,8 @@ class Join(AbstractSchedule):
         # the derivative of what `where` selects would be NaN.
         t = jnp.asarray(step, dtype=float)
         first, *others = self.schedules
-        ends = [*self.boundaries, jnp.asarray(jnp.inf, dtype=float)]
+        # The last has no end: take no step that is infinite, which JAX may check.
+        ends = [*self.boundaries, jnp.max(jnp.append(self.boundaries, t))]
         value = first(jnp.minimum(t, ends[0]))
         for schedule, start, end in zip(others, ends, ends[1:]):
             own = schedule(jnp.clip(t, start, end) - start)

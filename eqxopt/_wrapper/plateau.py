@@ -67,7 +67,7 @@ class ReduceOnPlateau(AbstractSharedWrapper):
     scale: Amount = eqx.field(default=None, init=False)
     """The factor of all updates."""
     best_value: Amount = eqx.field(default=None, init=False)
-    """The best mean so far."""
+    """The best mean so far; the largest number before the first."""
     mean_value: Amount = eqx.field(default=None, init=False)
     """The mean of the losses since the last comparison."""
     value_count: Count = eqx.field(default=None, init=False)
@@ -78,10 +78,12 @@ class ReduceOnPlateau(AbstractSharedWrapper):
     """The number of comparisons for which the cooldown still lasts."""
 
     def start_shared(self, parameters: Parameters) -> Self:
+        scale = jnp.ones((), float)
         return replace_fields(
             self,
-            scale=jnp.ones((), float),
-            best_value=jnp.full((), jnp.inf, float),
+            scale=scale,
+            # Not infinity, which `jax.debug_infs` takes for an error.
+            best_value=jnp.full((), jnp.finfo(scale.dtype).max, float),
             mean_value=jnp.zeros((), float),
             value_count=zero_count(),
             plateau_count=zero_count(),
