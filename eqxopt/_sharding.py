@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.core import Tracer
-from jaxtyping import Array
 
 from ._types import AnyLeaf, Leaf
 
 
-A = TypeVar("A", bound=Array)
 T = TypeVar("T")
 
 
@@ -46,7 +44,7 @@ def is_spread(x: Any) -> bool:
     return bool(_shards(x) or varying(x))
 
 
-def tied(x: A, *likes: Any) -> A:
+def tied(x: T, *likes: Any) -> T:
     """`x` where `likes` lie: in the shards of the first that lies in any, and varying
     over every axis over which one of them varies."""
     for like in likes:
@@ -94,19 +92,20 @@ def _shards(x: Any) -> bool:
     return any(getattr(_type_of(x).sharding, "spec", ()))
 
 
-def _in_shards(x: A, sharding: Any) -> A:
+def _in_shards(x: Any, sharding: Any) -> Any:
     # Outside of any mesh no operation may move what is not traced.
     known = isinstance(x, Tracer) or not jax.sharding.get_abstract_mesh().empty
     return jax.sharding.reshard(x, sharding) if known else x
 
 
-def _varying_over(x: A, axes: frozenset[Any]) -> A:
+def _varying_over(x: Any, axes: frozenset[Any]) -> Any:
     missing = tuple(sorted(axes - varying(x), key=str))
     if not missing:
         return x
-    if hasattr(jax.lax, "pcast"):
-        return jax.lax.pcast(x, missing, to="varying")
-    return jax.lax.pvary(x, missing)
+    lax: Any = jax.lax
+    if hasattr(lax, "pcast"):
+        return lax.pcast(x, missing, to="varying")
+    return lax.pvary(x, missing)  # before jax 0.9
 
 
 def placed_with(param: AnyLeaf, state: T) -> T:
@@ -117,6 +116,11 @@ def placed_with(param: AnyLeaf, state: T) -> T:
     # and zeros are computed from nothing. This select ties them to their parameter; it
     # is gone after compilation.
     missing = jnp.isnan(param)
-    return jtu.tree_map(
-        lambda x: jnp.where(missing, x, x) if x.shape == param.shape else x, state
-    )
+
+    def placed(x: Any) -> Any:
+        if x.shape != param.shape:
+            return x
+        x = tied(x, param)  # a select insists on equal types
+        return jnp.where(missing, x, x)
+
+    return jtu.tree_map(placed, state)

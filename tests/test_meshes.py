@@ -1,17 +1,46 @@
 """Types on a mesh: an optimizer is a carry of `scan` with explicit axes and inside
 `jax.shard_map`."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
-from cases import OPTIMIZERS, OWN_OPTIMIZERS, OWN_WRAPPERS, WRAPPERS
+from cases import Case, OPTIMIZERS, OWN_OPTIMIZERS, OWN_WRAPPERS, WRAPPERS
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import eqxopt
 
 
-CASES = OPTIMIZERS | WRAPPERS | OWN_OPTIMIZERS | OWN_WRAPPERS
+class Forgets(eqxopt.AbstractLeafwiseOptimizer):
+    """Makes its next state of constants."""
+
+    def init_leaf(self, param):
+        return jnp.zeros(param.shape), jnp.zeros(param.shape[0])
+
+    def update_leaf(self, t, grad, param, state):
+        moment, rows = state
+        sums = jnp.sum(grad, axis=tuple(range(1, grad.ndim)))
+        return moment - grad, (jnp.ones(moment.shape), rows + sums)
+
+
+OTHERS = {
+    "Forgets": Case(Forgets),
+    "optax": Case(lambda: eqxopt.interop.FromOptax(optax.adafactor(0.1))),
+}
+CASES = OPTIMIZERS | WRAPPERS | OWN_OPTIMIZERS | OWN_WRAPPERS | OTHERS
 SHAPES = {"matrix": (256, 130), "vector": (6,)}  # so large that it can be factored
+
+# Those that look at each parameter alone, and those that may not.
+ALONE = {name: case.make for name, case in OPTIMIZERS.items() if not case.coupled} | {
+    "Accumulate": lambda: eqxopt.Accumulate(eqxopt.AdamW(0.1), 2),
+    "ClipByNorm": lambda: eqxopt.Chain(eqxopt.ClipByNorm(1.0), eqxopt.Lion(0.1)),
+    "EMA": WRAPPERS["EMA"].make,
+    "Lookahead": WRAPPERS["Lookahead reset"].make,
+    "Monitor": WRAPPERS["Monitor"].make,
+}
+COUPLED = [name for name in CASES if name not in OPTIMIZERS or OPTIMIZERS[name].coupled]
 
 
 def mesh(kind=AxisType.Explicit):
@@ -70,7 +99,7 @@ def test_explicit_axes(name):
         jax.eval_shape(run, shapes(P("x")))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", COUPLED)
 def test_inside_shard_map(name):
     def run(params):
         before = params, CASES[name].make().init(params)
@@ -78,6 +107,27 @@ def test_inside_shard_map(name):
         return params
 
     jax.eval_shape(spread(run, P("x")), shapes())
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_inside_shard_map_with_some_that_do_not_vary(name):
+    """A parameter that is the same on all devices, and its state, stay so."""
+
+    def run(params):
+        before = params, ALONE[name]().init(params)
+        after = types(trained(before[1], params))
+        assert after == types(before)
+        still = [at for at in after if "same" in at]
+        assert len(still) >= 2 and not any(after[at][-1] for at in still)
+        assert not after["[1].count"][-1]
+        return params
+
+    arrays = shapes() | {
+        "same": jax.ShapeDtypeStruct((128, 130), jnp.float32),  # as a shard of `matrix`
+        "same_vector": jax.ShapeDtypeStruct((3,), jnp.float32),
+    }
+    specs = {name: P() if "same" in name else P("x") for name in arrays}
+    jax.eval_shape(spread(run, specs, out=specs), arrays)
 
 
 SEARCHES = [eqxopt.ZoomLineSearch(), eqxopt.BacktrackingLineSearch()]
@@ -104,35 +154,6 @@ def test_line_searches(search, explicit):
         jax.eval_shape(spread(run, P("x")), shapes())
 
 
-# Some parameters vary, others do not: each of these looks at a parameter alone.
-ALONE = {name: case.make for name, case in OPTIMIZERS.items() if not case.coupled} | {
-    "Accumulate": lambda: eqxopt.Accumulate(eqxopt.AdamW(0.1), 2),
-    "ClipByNorm": lambda: eqxopt.Chain(eqxopt.ClipByNorm(1.0), eqxopt.Lion(0.1)),
-    "EMA": WRAPPERS["EMA"].make,
-    "Lookahead": WRAPPERS["Lookahead reset"].make,
-    "Monitor": WRAPPERS["Monitor"].make,
-}
-
-
-@pytest.mark.parametrize("name", ALONE)
-def test_what_does_not_vary(name):
-    """A parameter that is the same on all devices, and its state, stay so."""
-
-    def run(params):
-        before = params, ALONE[name]().init(params)
-        after = types(trained(before[1], params))
-        assert after == types(before)
-        still = [at for at in after if "same" in at or "vector" in at]
-        assert len(still) >= 2 and not any(after[at][-1] for at in still)
-        assert not after["[1].count"][-1]
-        return params
-
-    specs = {"matrix": P("x"), "same": P(), "vector": P()}
-    arrays = {"matrix": (8, 4), "same": (4, 4), "vector": (6,)}
-    arrays = {k: jax.ShapeDtypeStruct(x, jnp.float32) for k, x in arrays.items()}
-    jax.eval_shape(spread(run, specs, out=specs), arrays)
-
-
 @pytest.mark.parametrize("name", ["AdamW", "Accumulate", "LBFGS", "Prodigy"])
 def test_each_device_trains_its_own(name):
     params = {"w": jnp.linspace(0.1, 2.0, 8).reshape(4, 2), "b": jnp.arange(4.0)}
@@ -144,9 +165,13 @@ def test_each_device_trains_its_own(name):
             assert jnp.allclose(got[k][rows], own[k], rtol=1e-5, atol=1e-6)
 
 
-def test_each_device_skips_its_own():
+@pytest.mark.parametrize(
+    "wrap",
+    [eqxopt.SkipNonFinite, partial(eqxopt.Accumulate, every=1, drop_nonfinite=True)],
+)
+def test_each_device_skips_its_own(wrap):
     def train(params):
-        opt = eqxopt.SkipNonFinite(eqxopt.SGD(0.1)).init(params)
+        opt = wrap(eqxopt.SGD(0.1)).init(params)
 
         def body(carry, _):
             params, opt = carry
@@ -154,11 +179,12 @@ def test_each_device_skips_its_own():
             return opt.apply(grads, params), None
 
         params, opt = jax.lax.scan(body, (params, opt), length=3)[0]
-        return params, opt.skipped[None]
+        assert kind(opt.optimizer.count)[-1] == {"x"}
+        return params, opt.optimizer.count[None]
 
-    params, skipped = jax.jit(spread(train, P("x")))(jnp.array([4.0, -1.0]))
+    params, counts = jax.jit(spread(train, P("x")))(jnp.array([4.0, -1.0]))
     assert params[0] < 4 and params[1] == -1
-    assert skipped.tolist() == [0, 3]
+    assert counts.tolist() == [3, 0]
 
 
 @pytest.mark.parametrize("name", ["AdamW", "Accumulate"])
