@@ -90,9 +90,9 @@ def _groups_and_rates(
         own = [choose is None or x == label for x in labels]
         places = [i for i, x in enumerate(own) if x]
         inside = _groups_and_rates(inner, parameters.only(own))
-        for i, group, rate in zip(places, *inside):
+        for i, group, shown in zip(places, *inside):
             groups[i] = groups[i] or ".".join(filter(None, [labels[i], group]))
-            rates[i] = rates[i] if rate == "-" else rate
+            rates[i] = rates[i] if shown == "-" else shown
     # A label without an inner transform is the optimizer's own rule.
     return [group or label for group, label in zip(groups, labels)], rates
 

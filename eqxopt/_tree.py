@@ -83,7 +83,7 @@ class Parameters:
             tree = self.treedef.unflatten(leaves)
             kept = self.treedef.flatten_up_to(tree)
         except Exception:
-            kept = []
+            tree, kept = None, []
         if len(kept) == len(leaves) and all(a is b for a, b in zip(kept, leaves)):
             return tree
         return dict(zip(self.paths, values))
