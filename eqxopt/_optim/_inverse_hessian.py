@@ -9,9 +9,9 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Inexact, Int
 
 from .._compile.once import once_per_shape
-from .._dtype import compute_dtype, real_dtype, widest_real_dtype
+from .._dtype import real_dtype, widest_real_dtype, zeros_like
 from .._math import divide, global_norm, inner_product, own_copy, sqrt
-from .._sharding import tied_together
+from .._sharding import placed_with, tied_together
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -40,10 +40,9 @@ class CurvatureMemory(NamedTuple):
 
 
 def empty_memory(param: Leaf, size: int, *, keep_param: bool) -> CurvatureMemory:
-    dtype = compute_dtype(param.dtype)
-    # Compute zeros from the parameter, so that all but the first axis are sharded like
-    # it.
-    zero = jnp.where(jnp.isnan(param), jnp.zeros((), dtype), jnp.zeros((), dtype))
+    # Stacked from zeros like the parameter, so that all but the first axis are sharded
+    # like it.
+    zero = placed_with(param, zeros_like(param))
     diffs = lambda: jnp.stack([zero] * size)
     last = own_copy(param) if keep_param else None
     return CurvatureMemory(zero, diffs(), diffs(), last)
@@ -152,8 +151,13 @@ def with_pair(
     memory: CurvatureMemory, pair: Pair, index: Int[Array, ""], store: Bool[Array, ""]
 ) -> CurvatureMemory:
     """The memory with `pair` at `index` of its ring buffer, if `store` holds."""
-    s, y = memory.param_diffs, memory.grad_diffs
+
+    def stored(old: Array, new: Array) -> Array:
+        # A row in its shards, where the assignment to an index would not know its own.
+        row = jnp.where(store, new, old[index]).astype(old.dtype)
+        return jax.lax.dynamic_update_index_in_dim(old, row, index, 0)
+
     return memory._replace(
-        param_diffs=s.at[index].set(jnp.where(store, pair.s, s[index])),
-        grad_diffs=y.at[index].set(jnp.where(store, pair.y, y[index])),
+        param_diffs=stored(memory.param_diffs, pair.s),
+        grad_diffs=stored(memory.grad_diffs, pair.y),
     )
