@@ -8,11 +8,9 @@ from ._abstract.matrixwise import (
     AbstractMatrixOptimizer as AbstractMatrixOptimizer,
     AbstractRefreshedMatrixOptimizer as AbstractRefreshedMatrixOptimizer,
 )
-from ._abstract.optimizer import (
-    AbstractOptimizer as AbstractOptimizer,
-    AbstractTransform as AbstractTransform,
-)
+from ._abstract.optimizer import AbstractOptimizer as AbstractOptimizer
 from ._abstract.rescaling import AbstractRescaling as AbstractRescaling
+from ._abstract.transform import AbstractTransform as AbstractTransform
 from ._abstract.wrapper import (
     AbstractSharedWrapper as AbstractSharedWrapper,
     AbstractWrapper as AbstractWrapper,

@@ -7,8 +7,8 @@ import jax
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
-from ._abstract.optimizer import AbstractTransform, count_of, inner_transforms
 from ._abstract.rules import rules
+from ._abstract.transform import AbstractTransform, count_of, inner_transforms
 from ._tree import Parameters
 
 

@@ -152,6 +152,17 @@ class Parameters:
                 ) from None
 
 
+def static_leaves(leaves: list[Any]) -> tuple[Any, ...]:
+    """All leaves in order, with `None` in place of arrays."""
+    return tuple(None if eqx.is_array(x) else x for x in leaves)
+
+
+def merged_leaves(static: tuple[Any, ...], arrays: list[Any]) -> list[Any]:
+    """All leaves in order: `arrays` where `static` has `None`."""
+    remaining = iter(arrays)
+    return [next(remaining) if x is None else x for x in static]
+
+
 class _Names:
     """The paths of a model's leaves, found when the first is asked for."""
 

@@ -33,6 +33,7 @@ LAYERS = {
         "show",
         "step",
         "spread",
+        "transform",
         "optimizer",
         "rules",
         "leafwise",
@@ -45,7 +46,16 @@ LAYERS = {
     ],
     "_fields": ["selectors", "options", "keys", "matrices", "hyperparameter"],
     "_math": ["small", "units", "moments", "factored", "linalg"],
-    "_compile": ["once", "opaque", "watch", "closures", "traces"],
+    "_compile": [
+        "staging",
+        "once",
+        "opaque",
+        "watch",
+        "names",
+        "captures",
+        "closures",
+        "traces",
+    ],
 }
 OPTIMIZERS_IN = re.compile(r"\._(optim|matrices)\.")
 

@@ -26,7 +26,7 @@ from training_loops import (
 )
 
 import eqxopt
-from eqxopt._abstract.optimizer import as_optimizer
+from eqxopt._abstract.transform import as_optimizer
 from eqxopt._tree import replace_fields
 
 

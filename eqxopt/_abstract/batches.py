@@ -14,7 +14,8 @@ from .._fields import key_names, KeyData
 from .._sharding import varying
 from .._tree import replace_fields
 from .._types import AnyLeaf
-from .optimizer import AbstractOptimizer, hyperparameter_names
+from .optimizer import AbstractOptimizer
+from .transform import hyperparameter_names
 
 
 R = TypeVar("R", bound=AbstractOptimizer)

@@ -16,9 +16,10 @@ from .._number import copied
 from .._sharding import placed_with
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
-from .optimizer import AbstractOptimizer, count_of, hyperparameter_names
+from .optimizer import AbstractOptimizer
 from .rules import begun, rules, scalar_of, state_tree, states_of
 from .step import Step
+from .transform import count_of, hyperparameter_names
 
 
 class AbstractCoupledOptimizer(AbstractOptimizer):

@@ -14,7 +14,7 @@ from .._math import plus_one
 from .._sharding import placed_with
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
-from .optimizer import AbstractOptimizer, AbstractTransform, count_of
+from .optimizer import AbstractOptimizer
 from .rules import (
     begun,
     check_result,
@@ -28,6 +28,7 @@ from .rules import (
     unseen,
 )
 from .step import Step
+from .transform import AbstractTransform, count_of
 
 
 class AbstractLeafwiseTransform(AbstractTransform):

@@ -21,7 +21,7 @@ from .._sharding import cond, gathered, placed_with, tied
 from .._tree import fill, Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Matrix, Scalar, Self
 from .batches import Batch, batched_by_size, changed, is_none, merged, parted
-from .optimizer import AbstractOptimizer, count_of
+from .optimizer import AbstractOptimizer
 from .rules import (
     begun,
     check_state,
@@ -33,6 +33,7 @@ from .rules import (
     unseen,
 )
 from .step import Step
+from .transform import count_of
 
 
 class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):

@@ -1,186 +1,23 @@
-"""The contract: what transforms and optimizers can do."""
+"""The contract of optimizers: a model in, a trained model out."""
 
 import abc
-import dataclasses
-import reprlib
 from collections.abc import Callable
-from typing import Any, ClassVar, dataclass_transform, TypeVar
+from typing import Any, TypeVar
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jax.core import Tracer
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
+from .._compile.staging import in_jit
 from .._compile.traces import as_argument, compiled
-from .._fields import (
-    at_step,
-    dtype_option,
-    hyperparameter,
-    HyperparameterIn,
-    key_field,
-    mask_of,
-    matrices_of,
-    PerParameter,
-    word,
-)
 from .._math import moved
-from .._number import check_fields, converted, integer, NumbersMeta
-from .._tree import Parameters, replace_fields, with_own_arrays
-from .._types import AnyLeaf, Leaves, Scalar, Self
-from .show import completions, show
-from .spread import kept, settled
-from .step import as_loss, checked_step, Step
-
-
-try:
-    # Far cheaper than a look at what an operation returns. It is not public.
-    from jax._src.core import trace_state_clean
-except ImportError:
-    trace_state_clean = lambda: False
+from .._tree import Parameters
+from .._types import AnyLeaf, Scalar, Self
+from .spread import kept
+from .step import as_loss, needed_value_fn
+from .transform import AbstractTransform, inner_transforms, opened
 
 
 M = TypeVar("M")
 O = TypeVar("O", bound="AbstractOptimizer")
-T = TypeVar("T", bound="AbstractTransform")
-V = TypeVar("V")
-
-
-def as_optimizer(x: Any) -> Any:
-    """A field converter: the optimizer that another one holds."""
-    if not isinstance(x, AbstractOptimizer):
-        raise TypeError(
-            f"a wrapper takes an optimizer first, such as `eqxopt.SGD(0.1)`, not {x!r}"
-        )
-    return x
-
-
-def inner(**options: Any) -> Any:
-    """Declare a field that holds another optimizer."""
-    metadata = {"like": "AbstractOptimizer"}
-    return eqx.field(converter=as_optimizer, metadata=metadata, **options)
-
-
-@dataclass_transform(
-    field_specifiers=(
-        eqx.field,
-        hyperparameter,
-        integer,
-        mask_of,
-        matrices_of,
-        dtype_option,
-        word,
-        key_field,
-        inner,
-    )
-)
-class TransformMeta(NumbersMeta):
-    """The metaclass of transforms: it tells type checkers which functions declare a
-    field."""
-
-
-class AbstractTransform(eqx.Module, metaclass=TransformMeta):
-    """Turns gradients into updates, and carries the hyperparameters and the state that
-    this takes.
-
-    A transform is immutable. Before `init` it has only its hyperparameters; `init`
-    returns one that fits a model, and every `update` returns its successor.
-
-    A subclass writes `start` and `advance`, which are given flat parameters and checked
-    gradients. For most rules there is a base class that writes these two.
-    """
-
-    uses_value_fn: ClassVar[bool] = False
-    """Whether `advance` itself calls `value_fn`, rather than passing it on to inner
-    transforms."""
-    per_example: ClassVar[bool] = False
-    """Whether gradients come for each example, along a leading axis."""
-    count: Int[Array, ""] | None = eqx.field(default=None, init=False)
-    """The number of updates made, or `None` before `init`."""
-    state: PyTree = eqx.field(default=None, init=False)
-    """A tree of the model's shape with each parameter's own state at its place."""
-
-    def __check_init__(self) -> None:
-        check_fields(self)
-
-    def __repr__(self) -> str:
-        return show(self, inner_transforms(self))
-
-    def __dir__(self) -> list[str]:
-        return completions(self)
-
-    @abc.abstractmethod
-    def start(self, parameters: Parameters) -> Self:
-        """This transform with a fresh state for `parameters`."""
-
-    @abc.abstractmethod
-    def advance(self, step: Step) -> tuple[Leaves, Self]:
-        """The update of each parameter, `None` where there is none, and the next
-        transform."""
-
-    def init(self, params: PyTree) -> Self:
-        """This transform with a fresh state for `params`, a model or any pytree.
-
-        Parameters are the inexact arrays; everything else in `params` is ignored. The
-        new transform has arrays of its own, so each may be donated: one recipe starts
-        as many as you like.
-        """
-        parameters = Parameters(params)
-        return _owned(settled(self.start(parameters), parameters), self, params)
-
-    def update(
-        self,
-        grads: PyTree,
-        params: PyTree,
-        *,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
-    ) -> tuple[PyTree, Self]:
-        """The updates, which add to the parameters, and the next transform.
-
-        The updates have the model's shape, with `None` where there is no gradient,
-        and at least float32.
-        """
-        step = _opened(self, grads, Parameters(params), value, value_fn)
-        updates, new = self.advance(step)
-        new = kept(new, self, step.parameters)
-        return step.parameters.tree(updates), new
-
-    def replace(self, **changes: Any) -> Self:
-        """This transform with some hyperparameters changed and its state kept.
-
-        A changed number never recompiles anything. A hyperparameter of an inner
-        transform is changed by its name if only one has it, and otherwise by the name
-        that `hyperparameters` gives it: `opt.replace(**{"SGD.momentum": 0.8})`. The new
-        transform has arrays of its own: the state is copied, except inside a function
-        that you compile.
-
-        **Raises:** a `TypeError` for an unknown name or one that several inner
-        transforms have, a `ValueError` for a value out of range.
-        """
-        return _owned(_replaced(self, changes), self)
-
-    def hyperparameters(self) -> dict[str, Any]:
-        """The values by name that the next update will use, for logging.
-
-        A choice per parameter gives a dictionary from path to value. Names of an inner
-        transform come after its own: `"AdamW.learning_rate"`.
-        """
-        step = jnp.zeros((), jnp.int32) if self.count is None else self.count
-        values = {}
-        for name in hyperparameter_names(self):
-            value = getattr(self, name)
-            what = f"`{type(self).__name__}.{name}`"
-            if isinstance(value, PerParameter):
-                values[name] = {
-                    path: at_step(one, step, what) for path, one in value.by_path()
-                }
-            elif value is not None:
-                values[name] = at_step(value, step, what)
-        for label, inner in inner_transforms(self).items():
-            for name, value in inner.hyperparameters().items():
-                values[f"{label}.{name}"] = value
-        return _owned(values, self)
 
 
 class AbstractOptimizer(AbstractTransform):
@@ -248,102 +85,13 @@ def _apply(
     value: Scalar | None,
     value_fn: Callable[..., Any] | None,
 ) -> tuple[M, O]:
-    step = _opened(optimizer, grads, Parameters(params), value, value_fn)
+    step = opened(optimizer, grads, Parameters(params), value, value_fn)
     updates, new = optimizer.advance(step)
     new = kept(new, optimizer, step.parameters)
     return step.parameters.model(moved(step.parameters.arrays, updates)), new
 
 
 _compiled_apply = compiled(_apply)
-
-
-def _opened(
-    transform: AbstractTransform,
-    grads: PyTree,
-    parameters: Parameters,
-    value: Any,
-    value_fn: Callable[..., Any] | None,
-) -> Step:
-    """The step of a transform that the user called."""
-    count_of(transform)
-    name, per_example = type(transform).__name__, transform.per_example
-    if value_fn is not None:
-        value_fn = needed_value_fn(transform, value_fn)
-    return checked_step(
-        name, grads, parameters, value, value_fn, per_example=per_example
-    )
-
-
-def _owned(new: V, *others: PyTree) -> V:
-    """`new` with arrays of its own, none of them an array of `others`."""
-    # What leaves a compiled function is new in any case.
-    return new if in_jit() else with_own_arrays(new, *others)
-
-
-def _replaced(transform: T, changes: dict[str, Any]) -> T:
-    fields = {f.name: f for f in dataclasses.fields(transform) if f.init}
-    new = transform
-    for name, value in changes.items():
-        if name in fields:
-            value = converted(type(new), fields[name], value)
-            new = replace_fields(new, **{name: value})
-        else:
-            label, rest = _owner(new, name)
-            inner = _replaced(inner_transforms(new)[label], {rest: value})
-            new = replace_inner(new, {label: inner})
-    for cls in type(new).__mro__:  # as Equinox does for a new object
-        if "__check_init__" in vars(cls):
-            vars(cls)["__check_init__"](new)
-    return new
-
-
-def count_of(transform: AbstractTransform) -> Int[Array, ""]:
-    """The count of updates, which `init` starts."""
-    name, count = type(transform).__name__, transform.count
-    if count is None:
-        raise ValueError(f"`{name}` has no state: call `opt = opt.init(model)` first")
-    if count.dtype.kind not in "iu":
-        raise TypeError(
-            f"`{name}.count` has dtype {count.dtype}, but it counts. To average "
-            "optimizers, average their floating-point arrays and keep the others: "
-            "`jax.tree.map(lambda a, b: (a + b) / 2 if jnp.issubdtype(a.dtype, "
-            "jnp.inexact) else a.copy(), opt, other)`"
-        )
-    return count
-
-
-def needed_value(optimizer: AbstractOptimizer, value: Scalar | None) -> Scalar:
-    """The loss, for the optimizers that cannot do without."""
-    if value is None:
-        also = ", value_fn=lambda model: ..." if optimizer.uses_value_fn else ""
-        raise ValueError(
-            f"`{type(optimizer).__name__}` needs the loss: call `opt.apply(grads, "
-            f"model, value=loss{also})`"
-        )
-    return value
-
-
-def needed_value_fn(
-    optimizer: AbstractTransform, value_fn: Callable[..., Any] | None
-) -> Callable[[Any], Scalar]:
-    """The loss as a function of the model, for the optimizers that cannot do
-    without."""
-    name = type(optimizer).__name__
-    if value_fn is not None and not callable(value_fn):
-        raise TypeError(
-            f"`{name}.apply`: `value_fn` must be the loss as a function of the model, "
-            f"not {reprlib.repr(value_fn)}"
-        )
-    if value_fn is None:
-        raise ValueError(
-            f"`{name}` needs the loss as a function of the model: call "
-            "`opt.apply(grads, model, value_fn=lambda model: ...)`"
-        )
-
-    def loss(params: Any) -> Scalar:
-        return as_loss(name, value_fn(params), "`value_fn` must give")
-
-    return loss
 
 
 def _uses_value_fn(transform: AbstractTransform) -> bool:
@@ -354,80 +102,3 @@ def _uses_value_fn(transform: AbstractTransform) -> bool:
 def _undeclared(params: PyTree) -> Scalar:
     # Stands for a function that is not called, and so need not be compiled for.
     raise TypeError("an optimizer that calls `value_fn` says `uses_value_fn = True`")
-
-
-def in_jit() -> bool:
-    """Whether what is computed here becomes part of a program that is compiled."""
-    if trace_state_clean():
-        return False
-    # What is made from nothing is concrete, except where everything is being staged.
-    with jax.transfer_guard_host_to_device("allow"):
-        return isinstance(jnp.zeros(()), Tracer)
-
-
-def hyperparameter_names(transform: AbstractTransform) -> list[str]:
-    return [
-        f.name
-        for f in dataclasses.fields(transform)
-        if isinstance(f.metadata.get("converter"), HyperparameterIn)
-    ]
-
-
-def inner_transforms(transform: AbstractTransform) -> dict[str, AbstractTransform]:
-    """The transforms in the fields of `transform`, by label: the key in a dictionary,
-    and otherwise the name of the class, with a number where that is not enough."""
-    inner: dict[str, AbstractTransform] = {}
-    for field in dataclasses.fields(transform):
-        held = getattr(transform, field.name)
-        if isinstance(held, dict):
-            inner |= {k: x for k, x in held.items() if isinstance(x, AbstractTransform)}
-        for x in held if isinstance(held, tuple) else (held,):
-            if isinstance(x, AbstractTransform):
-                name = type(x).__name__
-                same = sum(label.split("[")[0] == name for label in inner)
-                inner[f"{name}[{same}]" if same else name] = x
-    return inner
-
-
-def replace_inner(transform: T, changes: dict[str, AbstractTransform]) -> T:
-    """`transform` with the inner transforms at some labels exchanged."""
-    new = iter((inner_transforms(transform) | changes).values())
-    fields = {}
-    for field in dataclasses.fields(transform):
-        held = getattr(transform, field.name)
-        swap = lambda x: next(new) if isinstance(x, AbstractTransform) else x
-        if isinstance(held, dict):
-            fields[field.name] = {k: swap(x) for k, x in held.items()}
-        elif type(held) is tuple:  # and no state, which may be a named one
-            fields[field.name] = tuple(swap(x) for x in held)
-        elif isinstance(held, AbstractTransform):
-            fields[field.name] = swap(held)
-    # Leave all other fields out: setting one that was never set changes the structure.
-    return replace_fields(transform, **fields)
-
-
-def _owner(transform: AbstractTransform, name: str) -> tuple[str, str]:
-    """The label of the inner transform that has the hyperparameter `name`, and what
-    it is called there."""
-    known = _all_names(transform)
-    found = [
-        tuple(full.split(".", 1))
-        for full in known
-        if "." in full and (full == name or full.endswith(f".{name}"))
-    ]
-    if len(found) == 1:
-        label, rest = found[0]
-        return label, rest
-    listed = ", ".join(f"`{full}`" for full in known)
-    problem = f"has several `{name}`" if found else f"has no field `{name}`"
-    raise TypeError(f"`{type(transform).__name__}` {problem}; it has {listed}")
-
-
-def _all_names(transform: AbstractTransform) -> list[str]:
-    inner = inner_transforms(transform)
-    own = [f.name for f in dataclasses.fields(transform) if f.init]
-    if inner:  # the fields that hold the inner ones are no hyperparameters
-        own = hyperparameter_names(transform)
-    return own + [
-        f"{label}.{name}" for label, x in inner.items() for name in _all_names(x)
-    ]

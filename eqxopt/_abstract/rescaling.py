@@ -12,9 +12,9 @@ from .._dtype import compute_dtype, real_dtype, widest_real_dtype
 from .._math import global_norm, plus_one, stable_norm
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
-from .optimizer import AbstractTransform, count_of
 from .rules import begun, rules
 from .step import Step
+from .transform import AbstractTransform, count_of
 
 
 class AbstractRescaling(AbstractTransform):

@@ -15,8 +15,8 @@ from .._fields import AbstractSelector, at_step, fix_choice, own_keys, PerParame
 from .._number import check_fields
 from .._tree import array_leaves, is_nothing, Parameters, replace_fields
 from .._types import AnyLeaf, Scalar
-from .optimizer import AbstractTransform, count_of, hyperparameter_names
 from .step import Step
+from .transform import AbstractTransform, count_of, hyperparameter_names
 
 
 T = TypeVar("T", bound=AbstractTransform)

@@ -126,3 +126,37 @@ def _check_shape(
         f"`{name}`: the gradient at {parameters.path(i)} has shape {grad.shape}, but "
         f"{expected}"
     )
+
+
+def needed_value(optimizer: Any, value: Scalar | None) -> Scalar:
+    """The loss, for the optimizers that cannot do without."""
+    if value is None:
+        also = ", value_fn=lambda model: ..." if optimizer.uses_value_fn else ""
+        raise ValueError(
+            f"`{type(optimizer).__name__}` needs the loss: call `opt.apply(grads, "
+            f"model, value=loss{also})`"
+        )
+    return value
+
+
+def needed_value_fn(
+    optimizer: Any, value_fn: Callable[..., Any] | None
+) -> Callable[[Any], Scalar]:
+    """The loss as a function of the model, for the optimizers that cannot do
+    without."""
+    name = type(optimizer).__name__
+    if value_fn is not None and not callable(value_fn):
+        raise TypeError(
+            f"`{name}.apply`: `value_fn` must be the loss as a function of the model, "
+            f"not {reprlib.repr(value_fn)}"
+        )
+    if value_fn is None:
+        raise ValueError(
+            f"`{name}` needs the loss as a function of the model: call "
+            "`opt.apply(grads, model, value_fn=lambda model: ...)`"
+        )
+
+    def loss(params: Any) -> Scalar:
+        return as_loss(name, value_fn(params), "`value_fn` must give")
+
+    return loss

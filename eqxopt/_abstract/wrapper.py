@@ -14,12 +14,7 @@ from .._math import plus_one
 from .._sharding import placed_with
 from .._tree import is_nothing, Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Leaf, Leaves, Scalar, Self
-from .optimizer import (
-    AbstractOptimizer,
-    AbstractTransform,
-    count_of,
-    inner_transforms,
-)
+from .optimizer import AbstractOptimizer
 from .rules import (
     begun,
     check_result,
@@ -32,6 +27,7 @@ from .rules import (
     unseen,
 )
 from .step import Step
+from .transform import AbstractTransform, count_of, inner_transforms
 
 
 W = TypeVar("W", bound="AbstractSharedWrapper")

@@ -20,7 +20,9 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, JaxprEqn, Literal
 from jaxtyping import PyTree
 
-from .closures import as_pytree, Closure
+from .._tree import merged_leaves, static_leaves
+from .captures import Closure
+from .closures import as_pytree
 
 
 class _Program:
@@ -96,36 +98,26 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
         @jax.jit
         def flat(arrays: list[Any]) -> list[Any]:
-            results = function(*treedef.unflatten(_merged(static, arrays)))
+            results = function(*treedef.unflatten(merged_leaves(static, arrays)))
             leaves, structure = jtu.tree_flatten(results)
-            out[:] = structure, _static(leaves)
+            out[:] = structure, static_leaves(leaves)
             return [x for x in leaves if eqx.is_array(x)]
 
         def run(arrays: list[Any]) -> Any:
             made = flat(arrays)
             structure, static_out = out
-            return structure.unflatten(_merged(static_out, made))
+            return structure.unflatten(merged_leaves(static_out, made))
 
         return run
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
         leaves, treedef = jtu.tree_flatten(args)
-        static = _static(leaves)
+        static = static_leaves(leaves)
         run = program(treedef, static, tuple(map(type, static)))
         return run([x for x in leaves if eqx.is_array(x)])
 
     return call
-
-
-def _static(leaves: list[Any]) -> tuple[Any, ...]:
-    return tuple(None if eqx.is_array(x) else x for x in leaves)
-
-
-def _merged(static: tuple[Any, ...], arrays: list[Any]) -> list[Any]:
-    """All leaves in order: `arrays` where `static` has `None`."""
-    remaining = iter(arrays)
-    return [next(remaining) if x is None else x for x in static]
 
 
 class _Is:

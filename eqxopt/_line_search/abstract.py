@@ -9,8 +9,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from .._abstract.optimizer import TransformMeta
 from .._abstract.show import show_search
+from .._abstract.transform import TransformMeta
 from .._fields import at_step, HyperparameterIn, PerParameter
 from .._number import check_fields
 from .._tree import replace_fields

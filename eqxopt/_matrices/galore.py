@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, inner
+from .._abstract.optimizer import AbstractOptimizer
+from .._abstract.transform import inner
 from .._dtype import compute_dtype, real_dtype
 from .._fields import (
     default_matrices,

@@ -3,7 +3,8 @@
 import equinox as eqx
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, inner
+from .._abstract.optimizer import AbstractOptimizer
+from .._abstract.transform import inner
 from .._dtype import zeros_like
 from .._fields import (
     default_matrices,

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, inner
+from .._abstract.optimizer import AbstractOptimizer
+from .._abstract.transform import inner
 from .._dtype import compute_dtype, real_dtype, zeros_like
 from .._fields import (
     default_matrices,

@@ -6,7 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, inner
+from .._abstract.optimizer import AbstractOptimizer
+from .._abstract.transform import inner
 from .._dtype import zeros_like
 from .._fields import (
     default_matrices,

@@ -7,7 +7,8 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int
 
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer, inner
+from .._abstract.optimizer import AbstractOptimizer
+from .._abstract.transform import inner
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
 from .._fields import (
     default_matrices,

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.coupled import AbstractCoupledOptimizer
-from .._abstract.optimizer import needed_value
+from .._abstract.step import needed_value
 from .._dtype import zeros_like
 from .._fields import Hyperparameter, hyperparameter
 from .._math import (

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 
 from .._abstract.coupled import AbstractCoupledOptimizer
-from .._abstract.optimizer import needed_value
+from .._abstract.step import needed_value
 from .._fields import Hyperparameter, hyperparameter, word
 from .._math import divide, squared_norm
 from .._types import AnyLeaf, Leaf, Scalar

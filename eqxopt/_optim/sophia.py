@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from .._abstract.optimizer import AbstractOptimizer, count_of, needed_value_fn
+from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, rules, state_tree, states_of
-from .._abstract.step import Step
+from .._abstract.step import needed_value_fn, Step
+from .._abstract.transform import count_of
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, real_zeros_like, widen, zeros_like
 from .._fields import (

@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from .._compile.closures import watch_of
+from .._tree import merged_leaves, static_leaves
 from ._step import Carry
 
 
@@ -61,7 +62,7 @@ class CompiledStep:
         self, carry: Carry, leaves: list[Any], treedef: Any
     ) -> tuple[list[Array], "_Program"]:
         arrays = [x for x in leaves if eqx.is_array(x)]
-        static = tuple(None if eqx.is_array(x) else x for x in leaves)
+        static = static_leaves(leaves)
         key = (treedef, static)
         program = self._programs.pop(key, None)
         if program is None or not program.is_of_now():
@@ -140,21 +141,15 @@ class _Program:
         return self._compiled(arrays, leaves, treedef, static)
 
     def unflatten(self, arrays: list[Array]) -> Any:
-        return self._treedef.unflatten(_merged(self._static, arrays))
+        return self._treedef.unflatten(merged_leaves(self._static, arrays))
 
     def _run_flat(
         self, arrays: list[Array], leaves: list[Array], treedef: Any, static: Any
     ) -> tuple[list[Array], Any]:
         carry = self.unflatten(arrays)
-        leaves = leaves if static is None else _merged(static, leaves)
+        leaves = leaves if static is None else merged_leaves(static, leaves)
         new, out = self._function(carry, treedef.unflatten(leaves))
         return [x for x in jtu.tree_leaves(new) if eqx.is_array(x)], out
-
-
-def _merged(static: tuple[Any, ...], arrays: list[Any]) -> list[Any]:
-    """All leaves in order: `arrays` where `static` has `None`."""
-    remaining = iter(arrays)
-    return [next(remaining) if x is None else x for x in static]
 
 
 def _containers(tree: Any) -> list[Callable[[Any], Any]] | None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray, PyTree
 
-from .._compile.closures import Closure
+from .._compile.captures import Closure
 from .._types import Scalar
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
-from .._abstract.optimizer import AbstractTransform
+from .._abstract.transform import AbstractTransform
 from .._line_search.abstract import AbstractLineSearch
 from .._schedule.abstract import AbstractSchedule
 from .._tree import KeyPath

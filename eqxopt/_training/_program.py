@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .._compile.closures import Closure, Reader
+from .._compile.captures import Closure
+from .._compile.closures import Reader
 from ._compiled_step import CompiledStep
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Int, PyTree
 
-from .._abstract.optimizer import AbstractOptimizer, count_of
+from .._abstract.optimizer import AbstractOptimizer
+from .._abstract.transform import count_of
 from .._dtype import widen
 from .._wrapper.accumulate import Accumulate
 from ._loss import called, Given, Returned

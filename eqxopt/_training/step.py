@@ -1,7 +1,15 @@
 """A compiled training step."""
 
 from collections.abc import Callable
-from typing import Any, Literal, overload, Protocol, runtime_checkable, TypeVar
+from typing import (
+    Any,
+    Literal,
+    overload,
+    Protocol,
+    runtime_checkable,
+    TypeVar,
+    TypeVarTuple,
+)
 
 from jaxtyping import PRNGKeyArray
 
@@ -18,8 +26,14 @@ O = TypeVar("O", bound=AbstractOptimizer)
 S = TypeVar("S")
 
 
+# What a step gives after the model, the optimizer and the state.
+Out = TypeVarTuple("Out")
+
+
 @runtime_checkable
-class TrainingStep(Protocol):
+class TrainingStep(Protocol[*Out]):
+    """A compiled step, as type checkers see it."""
+
     @overload
     def __call__(
         self,
@@ -29,7 +43,7 @@ class TrainingStep(Protocol):
         state: None = None,
         key: PRNGKeyArray | None = None,
         **others: Any,
-    ) -> tuple[M, O, Scalar]: ...
+    ) -> tuple[M, O, *Out]: ...
     @overload
     def __call__(
         self,
@@ -39,32 +53,7 @@ class TrainingStep(Protocol):
         state: S,
         key: PRNGKeyArray | None = None,
         **others: Any,
-    ) -> tuple[M, O, S, Scalar]: ...
-    def __call__(self, model: Any, opt: Any, *batch: Any, **named: Any) -> Any: ...
-
-
-@runtime_checkable
-class TrainingStepWithAux(Protocol):
-    @overload
-    def __call__(
-        self,
-        model: M,
-        opt: O,
-        *batch: Any,
-        state: None = None,
-        key: PRNGKeyArray | None = None,
-        **others: Any,
-    ) -> tuple[M, O, Scalar, Any]: ...
-    @overload
-    def __call__(
-        self,
-        model: M,
-        opt: O,
-        *batch: Any,
-        state: S,
-        key: PRNGKeyArray | None = None,
-        **others: Any,
-    ) -> tuple[M, O, S, Scalar, Any]: ...
+    ) -> tuple[M, O, S, *Out]: ...
     def __call__(self, model: Any, opt: Any, *batch: Any, **named: Any) -> Any: ...
 
 
@@ -75,7 +64,7 @@ def make_step(
     has_aux: Literal[False] = False,
     donate: bool = True,
     microbatches: int = 1,
-) -> TrainingStep: ...
+) -> TrainingStep[Scalar]: ...
 @overload
 def make_step(
     loss_fn: Callable[..., Any],
@@ -83,7 +72,7 @@ def make_step(
     has_aux: Literal[True],
     donate: bool = True,
     microbatches: int = 1,
-) -> TrainingStepWithAux: ...
+) -> TrainingStep[Scalar, Any]: ...
 def make_step(
     loss_fn: Callable[..., Any],
     *,

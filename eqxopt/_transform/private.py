@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from .._abstract.optimizer import AbstractTransform, count_of
 from .._abstract.rules import begun, scalar_of
 from .._abstract.step import Step
+from .._abstract.transform import AbstractTransform, count_of
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
 from .._fields import (

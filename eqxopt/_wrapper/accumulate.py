@@ -11,9 +11,10 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
-from .._abstract.optimizer import AbstractOptimizer, count_of, inner
+from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, reached, states_of
 from .._abstract.step import Step
+from .._abstract.transform import count_of, inner
 from .._compile.once import all_finite, once_per_shape
 from .._dtype import real_dtype, zeros_like
 from .._fields import Hyperparameter, hyperparameter

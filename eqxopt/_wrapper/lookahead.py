@@ -6,9 +6,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from .._abstract.optimizer import AbstractOptimizer, count_of, inner
+from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, kept_states, reached, rules, states_of
 from .._abstract.step import Step
+from .._abstract.transform import count_of, inner
 from .._compile.once import once_per_shape
 from .._fields import Hyperparameter, hyperparameter
 from .._math import lerp, moved, own_copy, plus_one, select, zero_count

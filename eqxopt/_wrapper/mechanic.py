@@ -6,9 +6,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._abstract.optimizer import AbstractOptimizer, count_of, inner
+from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, scalar_of, states_of
 from .._abstract.step import Step
+from .._abstract.transform import count_of, inner
 from .._compile.once import once_per_shape, summed
 from .._dtype import widest_real_dtype
 from .._fields import Hyperparameter, hyperparameter

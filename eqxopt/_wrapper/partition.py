@@ -5,9 +5,10 @@ from typing import Any
 import equinox as eqx
 import jax.tree_util as jtu
 
-from .._abstract.optimizer import AbstractOptimizer, count_of
+from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun
 from .._abstract.step import Step
+from .._abstract.transform import count_of
 from .._fields import as_labels, as_mask, Labels
 from .._math import plus_one
 from .._tree import fill, is_function, Parameters, replace_fields

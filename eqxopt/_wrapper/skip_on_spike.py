@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._abstract.optimizer import AbstractOptimizer, count_of, inner
+from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, scalar_of
 from .._abstract.step import Step
+from .._abstract.transform import count_of, inner
 from .._fields import Hyperparameter, hyperparameter
 from .._math import global_norm, plus_one, plus_one_if, sqrt, zero_count
 from .._number import integer

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree, Shaped
 
-from .._abstract.optimizer import AbstractOptimizer, count_of
+from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun
 from .._abstract.step import Step
+from .._abstract.transform import count_of
 from .._dtype import compute_dtype
 from .._math import plus_one
 from .._sharding import placed_with

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
-from .._abstract.optimizer import AbstractTransform
+from .._abstract.transform import AbstractTransform
 from .._tree import Parameters
 from ._optax import optax_module
 

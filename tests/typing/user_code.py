@@ -110,3 +110,23 @@ def own(net: Net) -> None:
     assert_type(opt, Descent)
     net, opt = opt.apply(net, net)
     assert_type(net, Net)
+
+
+def training(net: Net, state: eqx.nn.State, x: Array) -> None:
+    def loss_fn(*given: object, **named: object) -> Array:
+        return x
+
+    opt = eqxopt.AdamW(0.1).init(net)
+    step = eqxopt.make_step(loss_fn)
+    assert_type(step(net, opt, x), tuple[Net, eqxopt.AdamW, Array])
+    assert_type(
+        step(net, opt, x, state=state),
+        tuple[Net, eqxopt.AdamW, eqx.nn.State, Array],
+    )
+    net, opt, _, aux = eqxopt.make_step(loss_fn, has_aux=True)(net, opt, x, key=x)
+    net, opt, history = eqxopt.fit(loss_fn, net, opt, [x])
+    assert_type(opt, eqxopt.AdamW)
+    assert_type(history, eqxopt.History)
+    net, opt, state, history = eqxopt.fit(loss_fn, net, opt, [x], state=state)
+    assert_type(state, eqx.nn.State)
+    assert_type(eqxopt.load("run.npz", (net, opt)), tuple[Net, eqxopt.AdamW])

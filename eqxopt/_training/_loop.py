@@ -1,0 +1,75 @@
+"""The compiled loop of `fit`."""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array
+
+from ._batches import Chunk
+from ._compiled_step import CompiledStep
+from ._loss import called, Given
+from ._step import Carry, training_step
+
+
+@functools.cache
+def shared_loop(has_aux: bool) -> CompiledStep:
+    """The loop of all calls, so that a second one compiles nothing."""
+    return new_loop(has_aux)
+
+
+def new_loop(has_aux: bool) -> CompiledStep:
+    """The compiled loop of `n` steps.
+
+    `n` is an argument of the program, so that fewer steps than a chunk has compile
+    nothing.
+    """
+
+    def loop(carry: Carry, args: Any) -> tuple[Carry, Any]:
+        loss_fn, key, chunk, n = args
+        arrays, static = eqx.partition(carry, eqx.is_array)
+
+        def given(i: Array) -> Given:
+            batch = chunk.batch(i)
+            batch = batch if isinstance(batch, tuple) else (batch,)
+            return Given(batch, {}, key)
+
+        def body(i: Array, loop_state: Any) -> Any:
+            arrays, columns = loop_state
+            carry, out = training_step(
+                loss_fn, eqx.combine(arrays, static), given(i), has_aux=has_aux
+            )
+            columns = jtu.tree_map(
+                lambda column, x: column.at[i].set(x.astype(column.dtype)),
+                columns,
+                (out.loss, out.aux or {}),
+            )
+            return eqx.filter(carry, eqx.is_array), columns
+
+        columns = jnp.zeros(chunk.length, float), {}
+        if has_aux:
+            first = jnp.zeros((), jnp.int32)
+            evaluate = lambda: called(loss_fn, True, carry[0], carry[2], given(first))
+            columns = columns[0], _columns(eqx.filter_eval_shape(evaluate).aux, chunk)
+        arrays, columns = jax.lax.fori_loop(0, n, body, (arrays, columns))
+        return eqx.combine(arrays, static), columns
+
+    return CompiledStep(loop, donate=False)
+
+
+def _columns(aux: Any, chunk: Chunk) -> dict[str, Array]:
+    if not isinstance(aux, dict):
+        raise TypeError(
+            "`fit`: beside the loss, the loss function must give a dictionary of named "
+            f"scalars, such as `{{'accuracy': ...}}`, not a `{type(aux).__name__}`"
+        )
+    for name, x in aux.items():
+        if not hasattr(x, "shape") or x.shape != ():
+            raise ValueError(
+                f"`fit`: `aux[{name!r}]` must be a scalar array, but "
+                + (f"has shape {x.shape}" if hasattr(x, "shape") else f"is {x!r}")
+            )
+    return {name: jnp.zeros(chunk.length, x.dtype) for name, x in aux.items()}
