@@ -212,9 +212,14 @@ def converted(cls: Any, field: dataclasses.Field, value: Any) -> Any:
     except (TypeError, ValueError) as error:
         if str(error).startswith(f"`{cls.__name__}"):
             raise
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        given = f"{field.name}={reprlib.repr(value)}"
-        raise kind(f"`{cls.__name__}({given})`: {error}") from error.__cause__
+        given = f"`{cls.__name__}({field.name}={reprlib.repr(value)})`"
+        raise error_about(given, error) from error.__cause__
+
+
+def error_about(what: str, error: Exception) -> Exception:
+    """An error like `error` that says first what it is about."""
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(f"{what}: {error}")
 
 
 class _Name:

@@ -9,7 +9,7 @@ import jax
 import jax.tree_util as jtu
 from jaxtyping import Array, Int, PyTree
 
-from .._number import as_number, copied, Interval, NumberLike
+from .._number import as_number, copied, error_about, Interval, NumberLike
 from .._schedule.abstract import AbstractSchedule, as_schedule
 from .._tree import choose, is_function, needed_arguments, Parameters
 from .._types import Scalar
@@ -116,8 +116,7 @@ def _chosen(value: Any, what: str) -> Scalar | AbstractSchedule:
     try:
         return _number_or_schedule(value)
     except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{what}: {error}") from None
+        raise error_about(what, error) from None
 
 
 def as_hyperparameter(x: Any) -> Scalar | AbstractSchedule | PerParameter:
@@ -213,8 +212,7 @@ def at_step(
     try:
         scalar = value(step)
     except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{what}: {error}") from error
+        raise error_about(what, error) from error
     if jax.numpy.shape(scalar) != ():
         raise ValueError(
             f"{what}: a schedule must give a scalar, but it gave an array of shape "
