@@ -286,6 +286,11 @@ def replace_fields(module: M, **changes: Any) -> M:
     return new
 
 
+def is_key(x: Any) -> bool:
+    """Whether an array is of typed random keys."""
+    return jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def with_own_arrays(tree: T, *others: PyTree) -> T:
     """`tree` with copies of the arrays that it shares with `others`, or has twice."""
     taken = {id(x) for x in jtu.tree_leaves(others)}

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from .._abstract.optimizer import AbstractOptimizer, in_jit
+from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rescaling import wide_gradients
 from .._abstract.rules import begun, kept_states, rules, state_tree, states_of
 from .._abstract.step import needed_value, needed_value_fn, Step
 from .._abstract.transform import count_of
 from .._compile.once import once_per_shape
+from .._compile.staging import in_jit
 from .._compile.traces import as_argument, compiled
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype
 from .._fields import hyperparameter, OptionalHyperparameter

@@ -11,6 +11,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from .._tree import is_key
 from ._stop import Stop
 
 
@@ -91,7 +92,7 @@ class InMemory:
         self._batch_size = batch_size
         self._rows = row_count(data)
         self._per_epoch = self._rows // batch_size
-        words = key if key.dtype == np.uint32 else jax.random.key_data(key)
+        words = jax.random.key_data(key) if is_key(key) else key
         self._entropy = [int(word) for word in np.ravel(jax.device_get(words))]
         self._epoch: tuple[int, np.ndarray] | None = None
 

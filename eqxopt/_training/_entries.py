@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.sharding import AbstractMesh
 from jaxtyping import PyTree
 
-from .._tree import show_path
+from .._tree import is_key, show_path
 
 
 _STORED = (
@@ -55,16 +55,12 @@ def entries_of(tree: PyTree, caller: str) -> dict[str, Any]:
 def kind_of(x: Any) -> Kind:
     if not hasattr(x, "dtype"):
         return Kind(f"{_PYTHON}{type(x).__name__}", ())
-    if not _is_key(x):
+    if not is_key(x):
         return Kind(str(x.dtype), tuple(x.shape))
     # Only a traced key tells its algorithm whatever `x` is, a shape or a deleted array.
     impls: list[Any] = []
     jax.eval_shape(lambda key: impls.append(jax.random.key_impl(key)), x)
     return Kind(f"{_KEY}{impls[0]}", tuple(x.shape))
-
-
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _is_extension(dtype: np.dtype) -> bool:
@@ -88,7 +84,7 @@ def stored_form(name: str, x: Any) -> np.ndarray:
             raise ValueError(
                 f"{where} lies on the devices of several processes: save it with orbax"
             )
-        x = jax.device_get(jax.random.key_data(x) if _is_key(x) else x)
+        x = jax.device_get(jax.random.key_data(x) if is_key(x) else x)
     array = np.asarray(x)
     if _is_extension(array.dtype):
         return array.view(f"u{array.itemsize}")
@@ -102,7 +98,7 @@ def restored(array: np.ndarray, kind: Kind, like: Any) -> Any:
     lies."""
     if not hasattr(like, "dtype"):
         return type(like)(array.item())
-    if _is_key(like):
+    if is_key(like):
         impl = kind.dtype.removeprefix(_KEY)
         bits = jax.device_put(array)
         return _placed(jax.random.wrap_key_data(bits, impl=impl), like)

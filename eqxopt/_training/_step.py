@@ -12,6 +12,7 @@ from jaxtyping import Array, Int, PyTree
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.transform import count_of
 from .._dtype import widen
+from .._tree import is_key
 from .._wrapper.accumulate import Accumulate
 from ._loss import called, Given, Returned
 
@@ -104,10 +105,6 @@ def _over_parts(
     return Returned(jnp.mean(losses), new_state, aux), grads
 
 
-def _is_key(x: Array) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
 def _check_rows(arrays: PyTree, parts: int) -> None:
     rows = [
         (jtu.keystr(path), x.shape[0])
@@ -131,5 +128,5 @@ def _check_rows(arrays: PyTree, parts: int) -> None:
 
 def _split(x: Array, parts: int) -> Array:
     if x.ndim == 0:
-        return jax.random.split(x, parts) if _is_key(x) else jnp.full(parts, x)
+        return jax.random.split(x, parts) if is_key(x) else jnp.full(parts, x)
     return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
