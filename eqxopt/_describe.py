@@ -8,7 +8,12 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from ._abstract.rules import rules
-from ._abstract.transform import AbstractTransform, count_of, inner_transforms
+from ._abstract.transform import (
+    AbstractTransform,
+    count_of,
+    inner_transforms,
+    leaves_by_path,
+)
 from ._tree import Parameters
 
 
@@ -60,7 +65,7 @@ def _check_fit(optimizer: AbstractTransform, parameters: Parameters) -> None:
     start = lambda arrays: optimizer.start(parameters.exchange(arrays))
     expected = jax.eval_shape(start, parameters.arrays)
     new, old = (
-        {jtu.keystr(path): x.shape for path, x in jtu.tree_flatten_with_path(tree)[0]}
+        {jtu.keystr(path): x.shape for path, x in leaves_by_path(tree)}
         for tree in (expected, optimizer)
     )
     for path in new | old:
@@ -106,7 +111,8 @@ def _state_bytes(transform: AbstractTransform, parameters: Parameters) -> list[i
     for field in dataclasses.fields(transform):
         if field.init or field.name == "count":
             continue
-        flat, _ = jtu.tree_flatten_with_path(getattr(transform, field.name))
+        name = "state" if field.name == "kept" else field.name
+        flat, _ = jtu.tree_flatten_with_path(getattr(transform, name))
         for path, leaf in flat:
             for k in range(len(path) + 1):
                 if path[:k] in index_of:

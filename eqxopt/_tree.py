@@ -26,7 +26,8 @@ class Parameters:
     The model is flattened here, once an update; everything else reads the result.
     """
 
-    def __init__(self, model: PyTree):
+    def __init__(self, model: PyTree, *, in_stacks: bool = True):
+        self.in_stacks = in_stacks
         self._leaves, self.treedef = jtu.tree_flatten(model)
         self._names = _Names(model)
         places: tuple[list[int], list[int]] = [], []

@@ -16,8 +16,9 @@ from .._number import copied
 from .._sharding import placed_with
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
+from .groups import first_states, groups, kept_after
 from .optimizer import AbstractOptimizer
-from .rules import begun, rules, scalar_of, state_tree, states_of
+from .rules import begun, check_state, rules, scalar_of, StateMismatch, unfit
 from .step import Step
 from .transform import count_of, hyperparameter_names
 
@@ -69,14 +70,15 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
 
     def start(self, parameters: Parameters) -> Self:
         new = begun(self, parameters)
+        every_rule = _rules(new, parameters)
         states = [
             placed_with(param, rule.init_leaf(param))
-            for rule, param in zip(_rules(new, parameters), parameters.arrays)
+            for rule, param in zip(every_rule, parameters.arrays)
         ]
         whole = _of_all(new, widest_real_dtype(parameters.arrays))
         return replace_fields(
             new,
-            state=state_tree(parameters, states),
+            kept=first_states(parameters, every_rule, states),
             shared=copied(whole.init_shared(parameters.arrays)),
         )
 
@@ -84,20 +86,19 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
         parameters = step.parameters
         count = plus_one(count_of(self))
         t = count.astype(jnp.float32)
-        states = states_of(self, step)
-        leaves = [
-            (i, rule, grad, param)
-            for i, (rule, grad, param) in enumerate(
-                zip(_rules(self, parameters), step.grads, parameters.arrays)
-            )
-            if grad is not None
-        ]
-        terms = []
-        for i, rule, grad, param in leaves:
-            term, states[i] = _measure_leaf(
-                rule, t, grad, param, states[i], self.shared
-            )
-            terms.append(term)
+        every_rule = _rules(self, parameters)
+        terms, measured = [], []
+        for group in groups(self, parameters, every_rule, step.grads):
+            grad, param = group.of(step.grads), group.of(parameters.arrays)
+            try:
+                term, state = group.call(
+                    _measure_leaf,
+                    *(group.rule, t, grad, param, group.state, self.shared),
+                )
+            except StateMismatch as error:
+                raise unfit(self, parameters, group.members[0], str(error)) from None
+            terms.append(group.values(term))
+            measured.append((group, grad, param, state))
         shared = self.shared
         if terms:
             dtype = widest_real_dtype(parameters.arrays)
@@ -106,10 +107,14 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
                 t.astype(dtype), summed(terms, dtype), shared, loss
             )
         updates: Leaves = [None] * len(parameters)
-        for i, rule, grad, param in leaves:
-            updates[i] = _update_leaf(rule, t, grad, param, states[i], shared)
-        state = state_tree(parameters, states)
-        return updates, replace_fields(self, count=count, state=state, shared=shared)
+        for group, grad, param, state in measured:
+            update = group.call(
+                _update_leaf, *(group.rule, t, grad, param, state, shared)
+            )
+            group.part(update, updates, count)
+        states = [(group, state) for group, _, _, state in measured]
+        kept = kept_after(self, parameters, states)
+        return updates, replace_fields(self, count=count, kept=kept, shared=shared)
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
         return parameters.arrays
@@ -134,7 +139,7 @@ def _of_all(
         else None
         for name in hyperparameter_names(optimizer)
     }
-    return replace_fields(optimizer, count=None, state=None, shared=None, **scalars)
+    return replace_fields(optimizer, count=None, kept=None, shared=None, **scalars)
 
 
 @once_per_shape
@@ -146,6 +151,7 @@ def _measure_leaf(
     state: Any,
     shared: Any,
 ) -> tuple[PyTree, Any]:
+    check_state(rule.init_leaf, param, state)
     return rule.measure_leaf(*_wide(t, grad, param, state, shared))
 
 

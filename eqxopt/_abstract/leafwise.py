@@ -14,18 +14,16 @@ from .._math import plus_one
 from .._sharding import placed_with
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
+from .groups import first_states, groups, kept_after
 from .optimizer import AbstractOptimizer
 from .rules import (
     begun,
     check_result,
     check_state,
-    kept_states,
     keyed_rules,
     rules,
-    state_tree,
     StateMismatch,
     unfit,
-    unseen,
 )
 from .step import Step
 from .transform import AbstractTransform, count_of
@@ -54,30 +52,32 @@ class AbstractLeafwiseTransform(AbstractTransform):
 
     def start(self, parameters: Parameters) -> Self:
         new = begun(self, parameters)
+        every_rule = rules(new, parameters)
         states = [
             placed_with(param, _first_state(rule, param))
-            for rule, param in zip(rules(new, parameters), parameters.arrays)
+            for rule, param in zip(every_rule, parameters.arrays)
         ]
-        return replace_fields(new, state=state_tree(parameters, states))
+        return replace_fields(new, kept=first_states(parameters, every_rule, states))
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
         count = plus_one(count_of(self))
         t = count.astype(jnp.float32)
-        states = kept_states(self, parameters)
         updates: Leaves = [None] * len(parameters)
-        for i, rule in enumerate(keyed_rules(self, parameters)):
-            grad, param, state = step.grads[i], parameters.arrays[i], states[i]
-            if grad is None:
-                continue
-            if state is None:
-                raise unseen(self, parameters, i)
+        states = []
+        every_rule = keyed_rules(self, parameters)
+        for group in groups(self, parameters, every_rule, step.grads):
+            grad, param = group.of(step.grads), group.of(parameters.arrays)
             try:
-                updates[i], states[i] = _update_leaf(rule, t, grad, param, state)
+                update, state = group.call(
+                    _update_leaf, group.rule, t, grad, param, group.state
+                )
             except StateMismatch as error:
-                raise unfit(self, parameters, i, str(error)) from None
-        state = state_tree(parameters, states)
-        return updates, replace_fields(self, count=count, state=state)
+                raise unfit(self, parameters, group.members[0], str(error)) from None
+            group.part(update, updates, count)
+            states.append((group, state))
+        kept = kept_after(self, parameters, states)
+        return updates, replace_fields(self, count=count, kept=kept)
 
 
 class AbstractLeafwiseOptimizer(AbstractLeafwiseTransform, AbstractOptimizer):

@@ -25,6 +25,7 @@ from .optimizer import AbstractOptimizer
 from .rules import (
     begun,
     check_state,
+    kept_alone,
     kept_states,
     keyed_rules,
     rules,
@@ -101,7 +102,7 @@ class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):
         if self.fallback is not None:
             others = parameters.only([view is None for view in views])
             new = replace_fields(new, fallback=self.fallback.start(others))
-        return replace_fields(new, state=parameters.tree(states))
+        return replace_fields(new, kept=kept_alone(parameters, states))
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
@@ -131,7 +132,7 @@ class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):
         made = _in_batches([leaf.rule for leaf in leaves], accumulated, count)
         for leaf, (direction, state) in zip(leaves, made):
             updates[leaf.i], states[leaf.i] = leaf.step(count, direction, state)
-        return updates, replace_fields(new, state=parameters.tree(states))
+        return updates, replace_fields(new, kept=kept_alone(parameters, states))
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
         if self.fallback is None:

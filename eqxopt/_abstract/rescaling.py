@@ -37,7 +37,7 @@ class AbstractRescaling(AbstractTransform):
     def start(self, parameters: Parameters) -> Self:
         dtype = widest_real_dtype(parameters.arrays)
         norm = None if self.per_parameter else jnp.zeros((), dtype)
-        return replace_fields(begun(self, parameters), state=(), norm=norm)
+        return replace_fields(begun(self, parameters), kept=(), norm=norm)
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters

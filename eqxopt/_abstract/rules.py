@@ -2,7 +2,7 @@
 and the states that it keeps."""
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -15,6 +15,7 @@ from .._fields import AbstractSelector, at_step, fix_choice, own_keys, PerParame
 from .._number import check_fields
 from .._tree import array_leaves, is_nothing, Parameters, replace_fields
 from .._types import AnyLeaf, Scalar
+from .states import layout_of, states_in
 from .step import Step
 from .transform import AbstractTransform, count_of, hyperparameter_names
 
@@ -32,7 +33,7 @@ def begun(transform: T, parameters: Parameters) -> T:
     # The state is set also where there is none: a field that was never set is another
     # structure than one that is None, and so would be compiled for again.
     zero = jnp.zeros((), jnp.int32)
-    new = replace_fields(transform, **fixed, count=zero, state=None)
+    new = replace_fields(transform, **fixed, count=zero, kept=None)
     if any(fixed[field] is not getattr(transform, field) for field in fixed):
         check_fields(new)  # also what a function has chosen
     return new
@@ -64,7 +65,7 @@ def rules(transform: T, parameters: Parameters) -> list[T]:
                     )
                 scalars[field] = casts[id(number), dtype]
             made[key] = replace_fields(
-                transform, count=None, state=None, **scalars, **on
+                transform, count=None, kept=None, **scalars, **on
             )
         rules.append(made[key])
     return rules
@@ -163,20 +164,39 @@ def states_of(
 
 def kept_states(transform: AbstractTransform, parameters: Parameters) -> list[Any]:
     """The state of each parameter, `None` for one that `init` did not see."""
-    count_of(transform)
-    if is_nothing(transform.state):
+    numbers = state_numbers(transform, parameters)
+    if is_nothing(transform.kept):
         return [()] * len(parameters)
+    states = transform.kept.each()
+    return [None if number is None else states[number] for number in numbers]
+
+
+def state_numbers(
+    transform: AbstractTransform, parameters: Parameters
+) -> list[int | None]:
+    """The number of each parameter's state, `None` for one that `init` did not see."""
+    count_of(transform)
+    if is_nothing(transform.kept):
+        return list(range(len(parameters)))
     what = f"`{type(transform).__name__}`: the optimizer's states"
-    return parameters.align(transform.state, what)
+    return parameters.align(transform.kept.layout.numbers(), what)
 
 
-def state_tree(parameters: Parameters, states: Sequence[Any]) -> PyTree:
-    """The states as the field `state` holds them."""
-    # If no parameter has state, store `()` once: flattening a tree of `()` costs time
-    # in every step.
+def kept_alone(parameters: Parameters, states: Sequence[Any]) -> PyTree:
+    """The states as an optimizer keeps them, each on its own."""
+    return kept_in(parameters, states, [])
+
+
+def kept_in(
+    parameters: Parameters, states: Sequence[Any], stacks: Iterable[Sequence[int]]
+) -> PyTree:
+    """The states as an optimizer keeps them. `stacks` has the parameters in each
+    stack."""
+    # If no parameter has state, keep `()` once: it costs no time in a step.
     if states and all(map(is_nothing, states)):
         return ()
-    return parameters.tree(states)
+    layout, in_order = layout_of(parameters, states, stacks)
+    return states_in(layout, in_order)
 
 
 def unfit(
@@ -188,6 +208,14 @@ def unfit(
         f"the parameter of shape {parameters.arrays[i].shape}: {why}. Call `opt = "
         "opt.init(model)` again."
     )
+
+
+def check_seen(transform: AbstractTransform, step: Step) -> None:
+    """Check that `init` saw every parameter that has a gradient."""
+    numbers = state_numbers(transform, step.parameters)
+    for i, (grad, number) in enumerate(zip(step.grads, numbers)):
+        if grad is not None and number is None:
+            raise unseen(transform, step.parameters, i)
 
 
 def unseen(transform: AbstractTransform, parameters: Parameters, i: int) -> ValueError:

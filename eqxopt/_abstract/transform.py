@@ -2,11 +2,12 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, dataclass_transform, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, Int, PyTree
 
 from .._compile.staging import in_jit
@@ -22,10 +23,11 @@ from .._fields import (
     word,
 )
 from .._number import check_fields, converted, integer, NumbersMeta
-from .._tree import Parameters, replace_fields, with_own_arrays
+from .._tree import KeyPath, Parameters, replace_fields, with_own_arrays
 from .._types import Leaves, Self
 from .show import completions, show
 from .spread import kept, settled
+from .states import check_alike, States
 from .step import checked_step, needed_value_fn, Step
 
 
@@ -84,8 +86,8 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
     """Whether gradients come for each example, along a leading axis."""
     count: Int[Array, ""] | None = eqx.field(default=None, init=False)
     """The number of updates made, or `None` before `init`."""
-    state: PyTree = eqx.field(default=None, init=False)
-    """A tree of the model's shape with each parameter's own state at its place."""
+    kept: PyTree = eqx.field(default=None, init=False)
+    """What `state` shows, as it is kept: small parameters of one shape share arrays."""
 
     def __check_init__(self) -> None:
         check_fields(self)
@@ -96,6 +98,15 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
     def __dir__(self) -> list[str]:
         return completions(self)
 
+    @property
+    def state(self) -> PyTree:
+        """A tree of the model's shape with each parameter's own state at its place, or
+        `None` before `init`.
+
+        It is made when it is read. To change it, give another one to `with_state`.
+        """
+        return self.kept.tree() if isinstance(self.kept, States) else self.kept
+
     @abc.abstractmethod
     def start(self, parameters: Parameters) -> Self:
         """This transform with a fresh state for `parameters`."""
@@ -105,14 +116,18 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         """The update of each parameter, `None` where there is none, and the next
         transform."""
 
-    def init(self, params: PyTree) -> Self:
+    def init(self, params: PyTree, *, in_stacks: bool = True) -> Self:
         """This transform with a fresh state for `params`, a model or any pytree.
 
         Parameters are the inexact arrays; everything else in `params` is ignored. The
         new transform has arrays of its own, so each may be donated: one recipe starts
         as many as you like.
+
+        The states of small parameters of one shape share arrays, which saves time in
+        every step: [state in stacks][state-in-stacks]. With `in_stacks=False` each
+        parameter has arrays of its own.
         """
-        parameters = Parameters(params)
+        parameters = Parameters(params, in_stacks=in_stacks)
         return _owned(settled(self.start(parameters), parameters), self, params)
 
     def update(
@@ -146,6 +161,24 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         transforms have, a `ValueError` for a value out of range.
         """
         return _owned(_replaced(self, changes), self)
+
+    def with_state(self, state: PyTree) -> Self:
+        """This transform with another state, a tree like the property `state`.
+
+        The state of one layer starts again with
+
+        ```python
+        fresh = opt.init(model).state.layers[0]
+        opt = opt.with_state(eqx.tree_at(lambda s: s.layers[0], opt.state, fresh))
+        ```
+
+        **Raises:** a `ValueError` if `state` has another structure, or an array in it
+        another shape or dtype.
+        """
+        count_of(self)
+        check_alike(type(self).__name__, state, self.state)
+        new = self.kept.like(state) if isinstance(self.kept, States) else state
+        return _owned(replace_fields(self, kept=new), self, state)
 
     def hyperparameters(self) -> dict[str, Any]:
         """The values by name that the next update will use, for logging.
@@ -247,6 +280,48 @@ def inner_transforms(transform: AbstractTransform) -> dict[str, AbstractTransfor
                 same = sum(label.split("[")[0] == name for label in inner)
                 inner[f"{name}[{same}]" if same else name] = x
     return inner
+
+
+def leaves_by_path(tree: PyTree) -> Iterator[tuple[KeyPath, Any]]:
+    """The leaves of `tree` with the paths by which a user reads them: those of a state
+    are what `state` shows."""
+    for path, x in jtu.tree_flatten_with_path(tree, is_leaf=is_transform)[0]:
+        if not is_transform(x):
+            yield path, x
+            continue
+        for name, value in _dynamic_fields(x):
+            key = jtu.GetAttrKey("state" if name == "kept" else name)
+            inside = leaves_by_path(x.state if name == "kept" else value)
+            yield from (((*path, key, *rest), leaf) for rest, leaf in inside)
+
+
+def map_by_path(function: Callable[[KeyPath, Any], Any], tree: V) -> V:
+    """`tree` with `function` of the path and the leaf at each of `leaves_by_path`."""
+
+    def mapped(path: KeyPath, x: Any) -> Any:
+        if not is_transform(x):
+            return function(path, x)
+        fields = {}
+        for name, value in _dynamic_fields(x):
+            key = jtu.GetAttrKey("state" if name == "kept" else name)
+            inside = lambda rest, leaf, at=(*path, key): function((*at, *rest), leaf)
+            new = map_by_path(inside, x.state if name == "kept" else value)
+            fields[name] = value.like(new) if isinstance(value, States) else new
+        return replace_fields(x, **fields)
+
+    return jtu.tree_map_with_path(mapped, tree, is_leaf=is_transform)
+
+
+def is_transform(x: object) -> bool:
+    return isinstance(x, AbstractTransform)
+
+
+def _dynamic_fields(transform: AbstractTransform) -> list[tuple[str, Any]]:
+    return [
+        (field.name, vars(transform)[field.name])
+        for field in dataclasses.fields(transform)
+        if field.name in vars(transform) and not field.metadata.get("static")
+    ]
 
 
 def replace_inner(transform: T, changes: dict[str, AbstractTransform]) -> T:

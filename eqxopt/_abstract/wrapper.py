@@ -14,17 +14,17 @@ from .._math import plus_one
 from .._sharding import placed_with
 from .._tree import is_nothing, Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Leaf, Leaves, Scalar, Self
+from .groups import first_states, groups, kept_after
 from .optimizer import AbstractOptimizer
 from .rules import (
     begun,
     check_result,
+    check_seen,
     check_state,
-    kept_states,
     rules,
-    state_tree,
+    state_numbers,
     StateMismatch,
     unfit,
-    unseen,
 )
 from .step import Step
 from .transform import AbstractTransform, count_of, inner_transforms
@@ -84,53 +84,55 @@ class AbstractSharedWrapper(AbstractOptimizer):
         optimizer = self.optimizer.start(parameters)
         new = replace_fields(begun(self, parameters), optimizer=optimizer)
         new = new.start_shared(parameters)
+        every_rule = _rules(new, parameters)
         states = [
             placed_with(param, rule.init_leaf(param))
-            for rule, param in zip(_rules(new, parameters), parameters.arrays)
+            for rule, param in zip(every_rule, parameters.arrays)
         ]
-        return replace_fields(new, state=state_tree(parameters, states))
+        return replace_fields(new, kept=first_states(parameters, every_rule, states))
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
         count = plus_one(count_of(self))
         t = count.astype(jnp.float32)
-        states = kept_states(self, parameters)
-        for i, (grad, state) in enumerate(zip(step.grads, states)):
-            if (
-                grad is not None and state is None
-            ):  # before the optimizer inside says so
-                raise unseen(self, parameters, i)
+        check_seen(self, step)  # before the optimizer inside says so
         lowered, new = self.lower(step)
         every_rule = _rules(new, parameters)
         inner_updates, optimizer = new.optimizer.advance(lowered)
         updates = list(inner_updates)  # the list itself may be that of the gradients
-        for i, rule in enumerate(every_rule):
-            grad, update, state = step.grads[i], updates[i], states[i]
-            if grad is None or update is None:
-                continue
-            param = parameters.arrays[i]
+        both = [
+            None if update is None else grad
+            for grad, update in zip(step.grads, updates)
+        ]
+        states = []
+        for group in groups(self, parameters, every_rule, both):
+            each = map(group.of, (step.grads, parameters.arrays, inner_updates))
             try:
-                updates[i], states[i] = _wrap_leaf(rule, t, grad, param, update, state)
+                update, state = group.call(
+                    _wrap_leaf, group.rule, t, *each, group.state
+                )
             except StateMismatch as error:
-                raise unfit(self, parameters, i, str(error)) from None
-        state = state_tree(parameters, states)
-        return updates, replace_fields(
-            new, count=count, state=state, optimizer=optimizer
-        )
+                raise unfit(self, parameters, group.members[0], str(error)) from None
+            group.part(update, updates, count)
+            states.append((group, state))
+        kept = kept_after(self, parameters, states)
+        return updates, replace_fields(new, count=count, kept=kept, optimizer=optimizer)
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
-        states = kept_states(self, parameters)
+        count = count_of(self)
+        numbers = state_numbers(self, parameters)
         inner = self.optimizer.evaluate(parameters)
-        if is_nothing(self.state):
+        if is_nothing(self.kept):
             return inner
-        return [
-            evaluated
-            if state is None or is_nothing(state)
-            else _eval_leaf(rule, param, evaluated, state)
-            for rule, param, evaluated, state in zip(
-                _rules(self, parameters), parameters.arrays, inner, states
-            )
-        ]
+        evaluated = list(inner)
+        every_rule = _rules(self, parameters)
+        seen = [None if n is None else x for n, x in zip(numbers, inner)]
+        for group in groups(self, parameters, every_rule, seen):
+            if group.state != ():
+                each = map(group.of, (parameters.arrays, inner))
+                new = group.call(_eval_leaf, group.rule, *each, group.state)
+                group.part(new, evaluated, count)
+        return evaluated
 
 
 class AbstractWrapper(AbstractSharedWrapper):

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Int
+import numpy as np
+from jaxtyping import Array, Int, UInt
 
 
 def opaque_indices(
     indices: Sequence[int], count: Int[Array, ""]
-) -> tuple[Int[Array, ""], ...]:
+) -> tuple[UInt[Array, ""], ...]:
     """`indices` as numbers that the compiler cannot fold into the program.
 
     Slices of one size at unknown indices share one kernel. At known indices each gets
@@ -22,6 +22,6 @@ def opaque_indices(
     """
     return jax.lax.cond(
         count < 0,
-        lambda: tuple(jnp.zeros((), jnp.int32) for _ in indices),
-        lambda: tuple(jnp.asarray(i, jnp.int32) for i in indices),
+        lambda: tuple(np.uint32(0) for _ in indices),
+        lambda: tuple(np.uint32(i) for i in indices),
     )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rescaling import wide_gradients
-from .._abstract.rules import begun, kept_states, rules, state_tree, states_of
+from .._abstract.rules import begun, kept_alone, kept_states, rules, states_of
 from .._abstract.step import needed_value, needed_value_fn, Step
 from .._abstract.transform import count_of
 from .._compile.once import once_per_shape
@@ -153,7 +153,9 @@ class LBFGS(AbstractOptimizer):
             for param in parameters.arrays
         ]
         new = replace_fields(
-            begun(self, parameters), state=parameters.tree(memories), pairs=zero_count()
+            begun(self, parameters),
+            kept=kept_alone(parameters, memories),
+            pairs=zero_count(),
         )
         if fixed:
             return new
@@ -205,8 +207,8 @@ class LBFGS(AbstractOptimizer):
             )
         fill(updates, has_grad, active_updates)
         fill(states, has_grad, memories)
-        state = state_tree(step.parameters, states)
-        return updates, replace_fields(new, count=count, state=state)
+        kept = kept_alone(step.parameters, states)
+        return updates, replace_fields(new, count=count, kept=kept)
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
         return parameters.arrays

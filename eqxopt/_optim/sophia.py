@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.rules import begun, rules, state_tree, states_of
+from .._abstract.rules import begun, kept_alone, rules, states_of
 from .._abstract.step import needed_value_fn, Step
 from .._abstract.transform import count_of
 from .._compile.once import once_per_shape
@@ -111,7 +111,7 @@ class Sophia(AbstractOptimizer):
         )
         states = [placed_with(param, zeros(param)) for param in parameters.arrays]
         new = begun(self, parameters)
-        return replace_fields(new, state=state_tree(parameters, states))
+        return replace_fields(new, kept=kept_alone(parameters, states))
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters, count = step.parameters, count_of(self)
@@ -141,8 +141,8 @@ class Sophia(AbstractOptimizer):
         )
         for i, hessian in zip(means, hessians):
             states[i] = Curvature(means[i], hessian)
-        state = state_tree(parameters, states)
-        return updates, replace_fields(self, count=plus_one(count), state=state)
+        kept = kept_alone(parameters, states)
+        return updates, replace_fields(self, count=plus_one(count), kept=kept)
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
         return parameters.arrays

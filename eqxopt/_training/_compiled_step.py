@@ -12,6 +12,7 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array
 
+from .._abstract.transform import leaves_by_path
 from .._compile.closures import watch_of
 from .._tree import merged_leaves, static_leaves
 from ._step import Carry
@@ -232,6 +233,6 @@ def _explain(carry: Carry, args: Any, error: Exception) -> None:
 
 def _arrays(carry: Carry) -> Iterator[tuple[str, Array]]:
     for name, part in zip(_NAMES, carry):
-        for path, x in jtu.tree_leaves_with_path(part):
+        for path, x in leaves_by_path(part):
             if isinstance(x, jax.Array):
                 yield f"`{name}{jtu.keystr(path)}`", x

@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jax.sharding import AbstractMesh
 from jaxtyping import PyTree
 
+from .._abstract.transform import leaves_by_path
 from .._tree import is_key, show_path
 
 
@@ -42,7 +43,7 @@ class Kind(NamedTuple):
 def entries_of(tree: PyTree, caller: str) -> dict[str, Any]:
     """The leaves of `tree` that a checkpoint stores, by their paths."""
     entries: dict[str, Any] = {}
-    for path, leaf in jtu.tree_flatten_with_path(tree)[0]:
+    for path, leaf in leaves_by_path(tree):
         if isinstance(leaf, _STORED):
             if jtu.keystr(path) in entries:
                 raise ValueError(

@@ -7,18 +7,14 @@ from typing import Any
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
-from .._abstract.transform import AbstractTransform
+from .._abstract.transform import is_transform
 from .._line_search.abstract import AbstractLineSearch
 from .._schedule.abstract import AbstractSchedule
 from .._tree import KeyPath
 
 
-def is_transform(x: object) -> bool:
-    return isinstance(x, AbstractTransform)
-
-
 def _is_part(x: object) -> bool:
-    return isinstance(x, AbstractTransform | AbstractSchedule | AbstractLineSearch)
+    return is_transform(x) or isinstance(x, AbstractSchedule | AbstractLineSearch)
 
 
 def _parts(tree: PyTree, above: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

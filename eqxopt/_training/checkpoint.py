@@ -7,12 +7,13 @@ import jax
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
+from .._abstract.transform import is_transform, map_by_path
 from .._fields import as_mask, Mask, MaskLike
 from .._tree import is_function
 from . import _archive
 from ._archive import PathLike
 from ._entries import entries_of, Kind, kind_of, restored, stored_form
-from ._parts import arguments_of, is_transform, parts_of
+from ._parts import arguments_of, parts_of
 
 
 T = TypeVar("T")
@@ -131,8 +132,7 @@ def load(
             name: restored(read(name), kind, entries[name])
             for name, kind in expected.items()
         }
-    flat, treedef = jtu.tree_flatten_with_path(like)
-    return treedef.unflatten([loaded.get(jtu.keystr(at), x) for at, x in flat])
+    return map_by_path(lambda at, x: loaded.get(jtu.keystr(at), x), like)
 
 
 def _branches(name: str) -> Iterator[str]:

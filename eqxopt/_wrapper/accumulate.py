@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool
 
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.rules import begun, reached, states_of
+from .._abstract.rules import begun, kept_alone, reached, states_of
 from .._abstract.step import Step
 from .._abstract.transform import count_of, inner
 from .._compile.once import all_finite, once_per_shape
@@ -103,7 +103,7 @@ class Accumulate(AbstractOptimizer):
         return replace_fields(
             begun(self, parameters),
             optimizer=self.optimizer.start(parameters),
-            state=parameters.tree(totals),
+            kept=kept_alone(parameters, totals),
             micro_steps=zero_count(),
             calls=zero_count(),
             dropped=zero_count(),
@@ -162,7 +162,7 @@ class Accumulate(AbstractOptimizer):
             self,
             optimizer=optimizer,
             count=plus_one_if(complete, count),
-            state=step.parameters.tree(states),
+            kept=kept_alone(step.parameters, states),
             micro_steps=zero_if_complete(micro_steps),
             calls=plus_one(self.calls),
             dropped=plus_one_if(~kept, self.dropped),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.rules import begun, kept_states, reached, rules, states_of
+from .._abstract.rules import begun, kept_alone, kept_states, reached, rules, states_of
 from .._abstract.step import Step
 from .._abstract.transform import count_of, inner
 from .._compile.once import once_per_shape
@@ -77,7 +77,7 @@ class Lookahead(AbstractOptimizer):
         return replace_fields(
             begun(self, parameters),
             optimizer=self.optimizer.start(parameters),
-            state=parameters.tree([Slow(own_copy(p)) for p in parameters.arrays]),
+            kept=kept_alone(parameters, [Slow(own_copy(p)) for p in parameters.arrays]),
             fast_steps=zero_count(),
         )
 
@@ -102,7 +102,7 @@ class Lookahead(AbstractOptimizer):
             self,
             optimizer=optimizer,
             count=count,
-            state=parameters.tree(states),
+            kept=kept_alone(parameters, states),
             fast_steps=jnp.where(sync, 0, fast_steps),
         )
 

@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.rules import begun, scalar_of, states_of
+from .._abstract.rules import begun, kept_alone, scalar_of, states_of
 from .._abstract.step import Step
 from .._abstract.transform import count_of, inner
 from .._compile.once import once_per_shape, summed
@@ -108,7 +109,9 @@ class Mechanic(AbstractOptimizer):
         return replace_fields(
             new,
             optimizer=self.optimizer.start(parameters),
-            state=parameters.tree([Start(own_copy(p)) for p in parameters.arrays]),
+            kept=kept_alone(
+                parameters, [Start(own_copy(p)) for p in parameters.arrays]
+            ),
             bets=Bets(zeros(), zeros(), zeros(), scale=zeros() + first),
         )
 
@@ -128,7 +131,8 @@ class Mechanic(AbstractOptimizer):
         updates: Leaves = [None] * len(params)
         if leaves:
             terms = [_terms(grad, param, start) for _, grad, param, _, start in leaves]
-            before, bets = self._bet(summed(terms, widest_real_dtype(params)))
+            rows = jtu.tree_map(lambda x: x[None], terms)
+            before, bets = self._bet(summed(rows, widest_real_dtype(params)))
             after = jnp.sum(bets.scale)
             for i, _, param, update, start in leaves:
                 updates[i] = _rescaled(update, param, start, before, after)

@@ -95,7 +95,7 @@ class FromOptax(AbstractOptimizer):
         state = _map_at_parameters(
             lambda i, x: placed_with(parameters.arrays[i], x), parameters, state
         )
-        return replace_fields(begun(self, parameters), state=state)
+        return replace_fields(begun(self, parameters), kept=state)
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
@@ -132,7 +132,7 @@ class FromOptax(AbstractOptimizer):
         # Keep the state's own containers: a checkpoint may have restored others than
         # optax's.
         state = jtu.tree_structure(self.state).unflatten(jtu.tree_leaves(new))
-        return updates, replace_fields(advanced, state=state)
+        return updates, replace_fields(advanced, kept=state)
 
     def fresh_state(self, params: PyTree) -> PyTree:
         """Optax's state for `params`: strongly typed arrays, each in its own buffer."""
