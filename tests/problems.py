@@ -22,7 +22,15 @@ def nested_params(dtype=jnp.float32, *, large: bool = False):
     )
 
 
-SHAPES = {"scalar": (), "vector": (3,), "matrix": (4, 3), "empty": (0, 2)}
+# Parameters of one shape share a stack.
+SHAPES = {
+    "scalar": (),
+    "vector": (3,),
+    "matrix": (4, 3),
+    "empty": (0, 2),
+    "vector2": (3,),
+    "matrix2": (4, 3),
+}
 
 
 def small_params(dtype=jnp.float32, seed=0):

@@ -241,8 +241,11 @@ def test_sharded_state(name):
     """State lies where its parameter lies, and the numbers stay."""
     mesh = jax.make_mesh((8,), ("x",))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
-    params = {"w": jax.random.normal(jax.random.key(0), (16, 4))}
-    grads = {"w": jax.random.normal(jax.random.key(1), (16, 4))}
+    keys = jax.random.split(jax.random.key(0), (2, 2))
+    params, grads = (
+        {name: jax.random.normal(key, (16, 4)) for name, key in zip("wv", row)}
+        for row in keys
+    )
     expected, _ = step(OPTIMIZERS[name].make().init(params), params, grads)
     params, grads = jax.device_put((params, grads), rows)
     inits = (

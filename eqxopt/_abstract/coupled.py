@@ -18,7 +18,7 @@ from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
 from .groups import first_states, groups, kept_after
 from .optimizer import AbstractOptimizer
-from .rules import begun, check_state, rules, scalar_of, StateMismatch, unfit
+from .rules import begun, check_state, rules, scalar_of
 from .step import Step
 from .transform import count_of, hyperparameter_names
 
@@ -78,7 +78,7 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
         whole = _of_all(new, widest_real_dtype(parameters.arrays))
         return replace_fields(
             new,
-            kept=first_states(parameters, every_rule, states),
+            kept=first_states(parameters, states, every_rule),
             shared=copied(whole.init_shared(parameters.arrays)),
         )
 
@@ -88,16 +88,12 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
         t = count.astype(jnp.float32)
         every_rule = _rules(self, parameters)
         terms, measured = [], []
-        for group in groups(self, parameters, every_rule, step.grads):
+        for group in groups(self, parameters, step.grads, every_rule):
             grad, param = group.of(step.grads), group.of(parameters.arrays)
-            try:
-                term, state = group.call(
-                    _measure_leaf,
-                    *(group.rule, t, grad, param, group.state, self.shared),
-                )
-            except StateMismatch as error:
-                raise unfit(self, parameters, group.members[0], str(error)) from None
-            terms.append(group.values(term))
+            term, state = group.call(
+                _measure_leaf, group.rule, t, grad, param, group.state, self.shared
+            )
+            terms.append(group.numbers(term))
             measured.append((group, grad, param, state))
         shared = self.shared
         if terms:
@@ -108,9 +104,7 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
             )
         updates: Leaves = [None] * len(parameters)
         for group, grad, param, state in measured:
-            update = group.call(
-                _update_leaf, *(group.rule, t, grad, param, state, shared)
-            )
+            update = group.call(_update_leaf, group.rule, t, grad, param, state, shared)
             group.part(update, updates, count)
         states = [(group, state) for group, _, _, state in measured]
         kept = kept_after(self, parameters, states)

@@ -14,13 +14,13 @@ from .._compile.opaque import opaque_indices
 from .._sharding import varying
 from .._tree import is_nothing, Parameters
 from .._types import AnyLeaf
-from .rules import kept_in, state_numbers, unseen
+from .rules import kept_in, state_numbers, StateMismatch, unfit, unseen
 from .states import States
 from .transform import AbstractTransform
 
 
-# The most entries of a parameter whose state is kept in a stack. See `stacks`.
-_LARGEST = 64 * 64
+# The most entries of a parameter whose state is kept in a stack.
+LARGEST = 64 * 64
 
 
 class Rows(NamedTuple):
@@ -29,176 +29,155 @@ class Rows(NamedTuple):
     array: Shaped[Array, "rows ..."]
 
 
-def _is_rows(x: Any) -> bool:
-    return isinstance(x, Rows)
-
-
 class Group(NamedTuple):
-    """Parameters that one call of a rule treats, and their rule and state.
+    """Parameters that one call of a rule treats, with their rule and their state.
 
-    With several of them every array is `Rows`.
+    If their states are in a stack, every array that they have is `Rows`.
     """
 
+    transform: AbstractTransform
+    parameters: Parameters
     members: list[int]
+    """Which of the parameters."""
     rule: Any
     state: PyTree
-    place: "_Place"
+    stack: int | None
+    """The stack that the states are in, or `None` for a state alone."""
+    places: tuple[int, ...]
+    """Their rows in the stack, or the number of the state."""
 
     def of(self, column: Sequence[Any]) -> Any:
         """What `column` has for these parameters."""
-        if self.place.stack is None:
+        if self.stack is None:
             return column[self.members[0]]
         return Rows(jnp.stack([column[i] for i in self.members]))
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """`function`, of one parameter, for each of these. Arguments that are no `Rows`
-        are the same for all of them."""
-        if self.place.stack is None:
-            return function(*args)
-        leaves, treedef = jtu.tree_flatten(args, is_leaf=_is_rows)
-        axes = tuple(0 if _is_rows(x) else None for x in leaves)
-        arrays = [x.array if _is_rows(x) else x for x in leaves]
-        return jtu.tree_map(Rows, _over_rows(function, treedef, axes, arrays))
+        """`function`, of one parameter, for each of these. Arguments other than
+        `Rows` are the same for all of them."""
+        try:
+            if self.stack is None:
+                return function(*args)
+            leaves, treedef = jtu.tree_flatten(args, is_leaf=_is_rows)
+            axes = tuple(0 if _is_rows(x) else None for x in leaves)
+            arrays = [x.array if _is_rows(x) else x for x in leaves]
+            return jtu.tree_map(Rows, _over_rows(function, treedef, axes, arrays))
+        except StateMismatch as error:
+            first = self.members[0]
+            raise unfit(self.transform, self.parameters, first, str(error)) from None
 
-    def values(self, made: Any) -> Any:
-        """What `call` made, with an array of rows for each number a parameter."""
-        if self.place.stack is None:
+    def numbers(self, made: PyTree) -> PyTree:
+        """What `call` made of numbers, with a vector for each: a number a parameter."""
+        if self.stack is None:
             return jtu.tree_map(lambda x: x[None], made)
-        return jtu.tree_map(lambda x: x.array, made, is_leaf=_is_rows)
+        return _arrays(made)
 
-    def part(self, values: Any, into: list[Any], count: Int[Array, ""]) -> None:
-        """Put what `call` made for each parameter at its place in the list `into`."""
-        if self.place.stack is None:
-            into[self.members[0]] = values
+    def part(self, made: Any, into: list[Any], count: Int[Array, ""]) -> None:
+        """Put the array that `call` made for each parameter at its place in `into`."""
+        if self.stack is None:
+            into[self.members[0]] = made
             return
-        places = opaque_indices(range(len(self.members)), count)
-        for i, place in zip(self.members, places):
-            into[i] = jax.lax.dynamic_index_in_dim(values.array, place, keepdims=False)
-
-
-class _Place(NamedTuple):
-    """Where the state of a group is kept: in some rows of a stack, or alone."""
-
-    stack: int | None
-    rows: tuple[int, ...]
-    """The rows, or the number of the state that is alone."""
-    all_rows: bool
+        indices = opaque_indices(range(len(self.members)), count)
+        for i, k in zip(self.members, indices):
+            into[i] = jax.lax.dynamic_index_in_dim(made.array, k, keepdims=False)
 
 
 def first_states(
-    parameters: Parameters, every_rule: Sequence[Any], states: Sequence[PyTree]
-) -> Any:
+    parameters: Parameters,
+    states: Sequence[PyTree],
+    every_rule: Sequence[Any] | None = None,
+) -> PyTree:
     """The states before the first update, as an optimizer keeps them."""
-    return kept_in(parameters, states, _stacks(parameters, every_rule, states))
+    every_rule = every_rule or [None] * len(states)
+    return kept_in(parameters, states, _stacks(parameters, states, every_rule))
 
 
 def _stacks(
-    parameters: Parameters, every_rule: Sequence[Any], states: Sequence[PyTree]
+    parameters: Parameters, states: Sequence[PyTree], every_rule: Sequence[Any]
 ) -> list[list[int]]:
-    """Which parameters share a stack."""
+    """Which parameters share a stack: small ones, alike in all that a rule sees."""
     if not parameters.in_stacks:
         return []
-    structures = _Structures()
+    structure_of = _structures()
     alike: dict[Hashable, list[int]] = {}
     for i, (param, state) in enumerate(zip(parameters.arrays, states)):
-        if state is None or not 0 < param.size <= _LARGEST:
-            continue
-        arrays, treedef = jtu.tree_flatten(state)
-        kinds = tuple((x.shape, x.dtype, x.weak_type) for x in arrays)
-        rule = structures.of(every_rule[i])
-        key = rule, treedef, kinds, _kind(param), _sharding(param)
-        alike.setdefault(key, []).append(i)
+        if state is not None and 0 < param.size <= LARGEST:
+            arrays, record = jtu.tree_flatten(state)
+            kinds = tuple((x.shape, x.dtype, x.weak_type) for x in arrays)
+            rule = structure_of(every_rule[i])
+            key = rule, record, kinds, _kind(param), _sharding(param)
+            alike.setdefault(key, []).append(i)
     return [members for members in alike.values() if len(members) > 1]
-
-
-def _kind(x: AnyLeaf) -> Hashable:
-    return x.shape, x.dtype, varying(x), getattr(jax.typeof(x), "sharding", None)
-
-
-def _sharding(x: AnyLeaf) -> Hashable:
-    """Where `x` lies, if that is known and matters."""
-    if isinstance(x, Tracer) or x.is_fully_replicated:
-        return None
-    return x.sharding
 
 
 def groups(
     transform: AbstractTransform,
     parameters: Parameters,
-    every_rule: Sequence[Any],
     grads: Sequence[AnyLeaf | None],
+    every_rule: Sequence[Any] | None = None,
 ) -> list[Group]:
     """The parameters that have a gradient, in groups of equal kind."""
+    every_rule = every_rule or [None] * len(grads)
     kept = transform.kept
     numbers = state_numbers(transform, parameters)
-    structures = _Structures()
+    structure_of = _structures()
     alike: dict[Hashable, list[int]] = {}
     for i, (grad, number) in enumerate(zip(grads, numbers)):
         if grad is None:
             continue
         if number is None:
             raise unseen(transform, parameters, i)
-        place = kept.layout.places.get(number) if isinstance(kept, States) else None
-        if place is None:
-            alike[i] = [i]
+        stack, _ = _place(kept, number)
+        key: Hashable = i
+        if stack is not None:
+            rule = structure_of(every_rule[i])
+            key = stack, rule, _kind(parameters.arrays[i]), _kind(grad)
+        alike.setdefault(key, []).append(i)
+    result = []
+    for members in alike.values():
+        places = [_place(kept, numbers[i]) for i in members]
+        stack, rows = places[0][0], tuple(row for _, row in places)
+        if is_nothing(kept):
+            state = ()
+        elif stack is None:
+            state = kept.at(rows[0])
         else:
-            rule = structures.of(every_rule[i])
-            key = place[0], rule, _kind(parameters.arrays[i]), _kind(grad)
-            alike.setdefault(key, []).append(i)
-    return [
-        _group(kept, [numbers[i] for i in members], members, every_rule)
-        for members in alike.values()
-    ]
-
-
-def _group(
-    kept: Any, numbers: list[Any], members: list[int], every_rule: Sequence[Any]
-) -> Group:
-    first = every_rule[members[0]]
-    if is_nothing(kept):
-        return Group(members, first, (), _Place(None, (), False))
-    stack = kept.layout.places.get(numbers[0], (None,))[0]
-    if stack is None:
-        return Group(
-            members, first, kept.at(numbers[0]), _Place(None, (*numbers,), False)
-        )
-    rows = tuple(kept.layout.places[number][1] for number in numbers)
-    place = _Place(stack, rows, rows == tuple(range(len(kept.layout.stacks[stack]))))
-    state = kept.stacks[stack]
-    if not place.all_rows:
-        state = jtu.tree_map(lambda x: x[jnp.asarray(rows)], state)
-    rule = _rule_of_all([every_rule[i] for i in members])
-    return Group(members, rule, jtu.tree_map(Rows, state), place)
+            state = jtu.tree_map(Rows, _rows_of(kept, stack, rows))
+        rule = _rule_of_all([every_rule[i] for i in members])
+        result.append(Group(transform, parameters, members, rule, state, stack, rows))
+    return result
 
 
 def kept_after(
     transform: AbstractTransform,
     parameters: Parameters,
     results: Iterable[tuple[Group, PyTree]],
-) -> Any:
-    """The states as they are kept after an update, of which `results` has the next
+) -> PyTree:
+    """The states as an optimizer keeps them, after an update. `results` has the next
     state of each group."""
     kept = transform.kept
     if is_nothing(kept):
         return ()
     alone, stacks = dict(zip(kept.layout.alone, kept.alone)), list(kept.stacks)
     for group, state in results:
-        stack, rows, all_rows = group.place
-        if stack is None:
-            alone[rows[0]] = state
+        if group.stack is None:
+            alone[group.places[0]] = state
             continue
-        new = jtu.tree_map(lambda x: x.array, state, is_leaf=_is_rows)
-        if not all_rows:
-            put = lambda old, x: old.at[jnp.asarray(rows)].set(x)
-            new = jtu.tree_map(put, stacks[stack], new)
-        stacks[stack] = new
+        new = _arrays(state)
+        if not _all_rows(kept, group.stack, group.places):
+            rows = jnp.asarray(group.places)
+            put = lambda old, x: old.at[rows].set(x)
+            new = jtu.tree_map(put, stacks[group.stack], new)
+        stacks[group.stack] = new
     new = States(tuple(alone.values()), tuple(stacks), kept.layout)
     return _fitted(new, transform, parameters)
 
 
-def _fitted(kept: States, transform: AbstractTransform, parameters: Parameters) -> Any:
+def _fitted(
+    kept: States, transform: AbstractTransform, parameters: Parameters
+) -> PyTree:
     """`kept` in the containers of the model. Usually it is, but the model may have come
-    back in others than `init` saw, or without some parameters."""
+    back in others than `init` saw, or other labels leave `transform` fewer of it."""
     numbers = state_numbers(transform, parameters)
     own = jtu.tree_structure(parameters.tree(numbers))
     order = [number for number in numbers if number is not None]
@@ -212,16 +191,22 @@ def _fitted(kept: States, transform: AbstractTransform, parameters: Parameters) 
     return kept_in(parameters, states, stacks.values())
 
 
-class _Structures:
-    """What is static in rules, found once for all parameters that share a rule."""
+def _place(kept: PyTree, number: Any) -> tuple[int | None, int]:
+    """The stack and the row of a state, or `None` and its number."""
+    if is_nothing(kept):
+        return None, number
+    return kept.layout.places.get(number, (None, number))
 
-    def __init__(self) -> None:
-        self._known: dict[int, Hashable] = {}
 
-    def of(self, rule: Any) -> Hashable:
-        if id(rule) not in self._known:
-            self._known[id(rule)] = jtu.tree_structure(rule)
-        return self._known[id(rule)]
+def _all_rows(kept: States, stack: int, rows: tuple[int, ...]) -> bool:
+    return rows == tuple(range(len(kept.layout.stacks[stack])))
+
+
+def _rows_of(kept: States, stack: int, rows: tuple[int, ...]) -> PyTree:
+    state = kept.stacks[stack]
+    if _all_rows(kept, stack, rows):
+        return state
+    return jtu.tree_map(lambda x: x[jnp.asarray(rows)], state)
 
 
 def _rule_of_all(every_rule: Sequence[Any]) -> Any:
@@ -246,3 +231,34 @@ def _over_rows(
 ) -> Any:
     one = lambda *leaves: function(*treedef.unflatten(leaves))
     return jax.vmap(one, in_axes=axes)(*arrays)
+
+
+def _structures() -> Callable[[Any], Hashable]:
+    """What is static in a rule, found once for all parameters that share it."""
+    known: dict[int, Hashable] = {}
+
+    def structure_of(rule: Any) -> Hashable:
+        if id(rule) not in known:
+            known[id(rule)] = jtu.tree_structure(rule)
+        return known[id(rule)]
+
+    return structure_of
+
+
+def _kind(x: AnyLeaf) -> Hashable:
+    return x.shape, x.dtype, varying(x), getattr(jax.typeof(x), "sharding", None)
+
+
+def _sharding(x: AnyLeaf) -> Hashable:
+    """Where `x` lies, if that is known and matters."""
+    if isinstance(x, Tracer) or x.is_fully_replicated:
+        return None
+    return x.sharding
+
+
+def _is_rows(x: Any) -> bool:
+    return isinstance(x, Rows)
+
+
+def _arrays(tree: PyTree) -> PyTree:
+    return jtu.tree_map(lambda x: x.array, tree, is_leaf=_is_rows)

@@ -22,8 +22,6 @@ from .rules import (
     check_state,
     keyed_rules,
     rules,
-    StateMismatch,
-    unfit,
 )
 from .step import Step
 from .transform import AbstractTransform, count_of
@@ -57,7 +55,7 @@ class AbstractLeafwiseTransform(AbstractTransform):
             placed_with(param, _first_state(rule, param))
             for rule, param in zip(every_rule, parameters.arrays)
         ]
-        return replace_fields(new, kept=first_states(parameters, every_rule, states))
+        return replace_fields(new, kept=first_states(parameters, states, every_rule))
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
@@ -66,14 +64,11 @@ class AbstractLeafwiseTransform(AbstractTransform):
         updates: Leaves = [None] * len(parameters)
         states = []
         every_rule = keyed_rules(self, parameters)
-        for group in groups(self, parameters, every_rule, step.grads):
+        for group in groups(self, parameters, step.grads, every_rule):
             grad, param = group.of(step.grads), group.of(parameters.arrays)
-            try:
-                update, state = group.call(
-                    _update_leaf, group.rule, t, grad, param, group.state
-                )
-            except StateMismatch as error:
-                raise unfit(self, parameters, group.members[0], str(error)) from None
+            update, state = group.call(
+                _update_leaf, group.rule, t, grad, param, group.state
+            )
             group.part(update, updates, count)
             states.append((group, state))
         kept = kept_after(self, parameters, states)

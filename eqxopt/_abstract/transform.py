@@ -312,6 +312,14 @@ def map_by_path(function: Callable[[KeyPath, Any], Any], tree: V) -> V:
     return jtu.tree_map_with_path(mapped, tree, is_leaf=is_transform)
 
 
+def kept_like(new: T, old: T) -> T:
+    """`new`, whose states are kept in the form in which `old` keeps its own."""
+    if jtu.tree_structure(new) == jtu.tree_structure(old):
+        return new
+    leaves = {jtu.keystr(path): x for path, x in leaves_by_path(new)}
+    return map_by_path(lambda path, _: leaves[jtu.keystr(path)], old)
+
+
 def is_transform(x: object) -> bool:
     return isinstance(x, AbstractTransform)
 

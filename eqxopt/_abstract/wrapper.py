@@ -23,8 +23,6 @@ from .rules import (
     check_state,
     rules,
     state_numbers,
-    StateMismatch,
-    unfit,
 )
 from .step import Step
 from .transform import AbstractTransform, count_of, inner_transforms
@@ -89,7 +87,7 @@ class AbstractSharedWrapper(AbstractOptimizer):
             placed_with(param, rule.init_leaf(param))
             for rule, param in zip(every_rule, parameters.arrays)
         ]
-        return replace_fields(new, kept=first_states(parameters, every_rule, states))
+        return replace_fields(new, kept=first_states(parameters, states, every_rule))
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
@@ -105,14 +103,9 @@ class AbstractSharedWrapper(AbstractOptimizer):
             for grad, update in zip(step.grads, updates)
         ]
         states = []
-        for group in groups(self, parameters, every_rule, both):
+        for group in groups(self, parameters, both, every_rule):
             each = map(group.of, (step.grads, parameters.arrays, inner_updates))
-            try:
-                update, state = group.call(
-                    _wrap_leaf, group.rule, t, *each, group.state
-                )
-            except StateMismatch as error:
-                raise unfit(self, parameters, group.members[0], str(error)) from None
+            update, state = group.call(_wrap_leaf, group.rule, t, *each, group.state)
             group.part(update, updates, count)
             states.append((group, state))
         kept = kept_after(self, parameters, states)
@@ -127,7 +120,7 @@ class AbstractSharedWrapper(AbstractOptimizer):
         evaluated = list(inner)
         every_rule = _rules(self, parameters)
         seen = [None if n is None else x for n, x in zip(numbers, inner)]
-        for group in groups(self, parameters, every_rule, seen):
+        for group in groups(self, parameters, seen, every_rule):
             if group.state != ():
                 each = map(group.of, (parameters.arrays, inner))
                 new = group.call(_eval_leaf, group.rule, *each, group.state)

@@ -11,8 +11,9 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
+from .._abstract.groups import first_states, groups, kept_after
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.rules import begun, kept_alone, reached, states_of
+from .._abstract.rules import begun, check_seen, reached, StateMismatch
 from .._abstract.step import Step
 from .._abstract.transform import count_of, inner
 from .._compile.once import all_finite, once_per_shape
@@ -103,7 +104,7 @@ class Accumulate(AbstractOptimizer):
         return replace_fields(
             begun(self, parameters),
             optimizer=self.optimizer.start(parameters),
-            kept=kept_alone(parameters, totals),
+            kept=first_states(parameters, totals),
             micro_steps=zero_count(),
             calls=zero_count(),
             dropped=zero_count(),
@@ -129,7 +130,7 @@ class Accumulate(AbstractOptimizer):
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         count = count_of(self)
-        states = states_of(self, step)
+        check_seen(self, step)
         loss = None if step.value is None else step.value.astype(float)
 
         kept = all_finite([*step.grads, loss] if self.drop_nonfinite else [])
@@ -142,11 +143,15 @@ class Accumulate(AbstractOptimizer):
         total_value, next_value = (
             (self.total_value,) * 2 if loss is None else add(self.total_value, loss)
         )
-        totals: Leaves = [None] * len(states)
-        for i, (state, grad) in enumerate(zip(states, step.grads)):
-            if grad is not None:
-                totals[i], kept_total = add(state.total, grad)
-                states[i] = Accumulated(kept_total)
+        totals: Leaves = [None] * len(step.grads)
+        states = []
+        for group in groups(self, step.parameters, step.grads):
+            grad, state = group.of(step.grads), group.state
+            total, next_total = group.call(
+                _add, state.total, grad, self.weight, used, complete
+            )
+            group.part(total, totals, self.calls)
+            states.append((group, Accumulated(next_total)))
 
         def update(
             optimizer: AbstractOptimizer, totals: Leaves
@@ -162,7 +167,7 @@ class Accumulate(AbstractOptimizer):
             self,
             optimizer=optimizer,
             count=plus_one_if(complete, count),
-            kept=kept_alone(step.parameters, states),
+            kept=kept_after(self, step.parameters, states),
             micro_steps=zero_if_complete(micro_steps),
             calls=plus_one(self.calls),
             dropped=plus_one_if(~kept, self.dropped),
@@ -184,6 +189,8 @@ def _add(
     complete: Bool[Array, ""],
 ) -> tuple[Leaf, Leaf]:
     """The total with one more, and the total to go on with."""
+    if total.shape != new.shape:
+        raise StateMismatch(f"it has shape {total.shape}")
     total = _plus(total, new, weight, used)
     return total, jnp.where(complete, jnp.zeros_like(total), total)
 

@@ -6,10 +6,18 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from .._abstract.groups import first_states, groups, kept_after
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.rules import begun, kept_alone, kept_states, reached, rules, states_of
+from .._abstract.rules import (
+    begun,
+    check_seen,
+    kept_states,
+    reached,
+    rules,
+    StateMismatch,
+)
 from .._abstract.step import Step
-from .._abstract.transform import count_of, inner
+from .._abstract.transform import count_of, inner, kept_like
 from .._compile.once import once_per_shape
 from .._fields import Hyperparameter, hyperparameter
 from .._math import lerp, moved, own_copy, plus_one, select, zero_count
@@ -74,35 +82,44 @@ class Lookahead(AbstractOptimizer):
     """The number of steps since the slow weights moved."""
 
     def start(self, parameters: Parameters) -> Self:
+        slow = [Slow(own_copy(param)) for param in parameters.arrays]
         return replace_fields(
             begun(self, parameters),
             optimizer=self.optimizer.start(parameters),
-            kept=kept_alone(parameters, [Slow(own_copy(p)) for p in parameters.arrays]),
+            kept=first_states(parameters, slow),
             fast_steps=zero_count(),
         )
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
         count = plus_one(count_of(self))
-        states = states_of(self, step)
+        check_seen(self, step)
         fast_updates, optimizer = self.optimizer.advance(step)
         fast_steps = plus_one(self.fast_steps)
         sync = reached(self, fast_steps, "sync_period")
         updates = list(fast_updates)
-        for i, rule in enumerate(rules(self, parameters)):
-            update, param = updates[i], parameters.arrays[i]
-            if step.grads[i] is not None and update is not None:
-                updates[i], states[i] = _synchronized(
-                    states[i], param, update, rule.slow_step_size, sync
-                )
+        both = [
+            None if update is None else grad
+            for grad, update in zip(step.grads, updates)
+        ]
+        every_rule = rules(replace_fields(self, optimizer=None), parameters)
+        states = []
+        for group in groups(self, parameters, both, every_rule):
+            each = map(group.of, (parameters.arrays, fast_updates))
+            update, state = group.call(
+                _synchronized, group.state, *each, group.rule.slow_step_size, sync
+            )
+            group.part(update, updates, count)
+            states.append((group, state))
         if self.reset_state:
             after = parameters.exchange(moved(parameters.arrays, updates))
-            optimizer = select(sync, self.optimizer.start(after), optimizer)
+            fresh = kept_like(self.optimizer.start(after), optimizer)
+            optimizer = select(sync, fresh, optimizer)
         return updates, replace_fields(
             self,
             optimizer=optimizer,
             count=count,
-            kept=kept_alone(parameters, states),
+            kept=kept_after(self, parameters, states),
             fast_steps=jnp.where(sync, 0, fast_steps),
         )
 
@@ -119,6 +136,8 @@ def _synchronized(
 ) -> tuple[Leaf, Slow]:
     """The update and the slow weights; both have moved if it is time to `sync`."""
     slow = state.slow
+    if slow.shape != param.shape:
+        raise StateMismatch(f"it has shape {slow.shape}")
     param = param.astype(slow.dtype)
     new = lerp(slow, param + update, step_size)
     return jnp.where(sync, new - param, update), Slow(jnp.where(sync, new, slow))

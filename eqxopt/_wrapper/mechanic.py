@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
+from .._abstract.groups import first_states, groups
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.rules import begun, kept_alone, scalar_of, states_of
+from .._abstract.rules import begun, check_seen, scalar_of, StateMismatch
 from .._abstract.step import Step
 from .._abstract.transform import count_of, inner
 from .._compile.once import once_per_shape, summed
@@ -106,36 +106,41 @@ class Mechanic(AbstractOptimizer):
         for name in ("weight_decay", "eps"):
             scalar_of(new, name)  # raises an error for a choice per parameter
         first = scalar_of(new, "s_init").astype(dtype)
+        starts = [Start(own_copy(param)) for param in parameters.arrays]
         return replace_fields(
             new,
             optimizer=self.optimizer.start(parameters),
-            kept=kept_alone(
-                parameters, [Start(own_copy(p)) for p in parameters.arrays]
-            ),
+            kept=first_states(parameters, starts),
             bets=Bets(zeros(), zeros(), zeros(), scale=zeros() + first),
         )
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
-        params = step.parameters.arrays
+        parameters, params = step.parameters, step.parameters.arrays
         count = plus_one(count_of(self))
-        states = states_of(self, step)
+        check_seen(self, step)
         inner_updates, optimizer = self.optimizer.advance(step)
         new = replace_fields(self, optimizer=optimizer, count=count)
-        leaves = [
-            (i, grad, param, update, state.start)
-            for i, (grad, param, update, state) in enumerate(
-                zip(step.grads, params, inner_updates, states)
-            )
-            if grad is not None and update is not None
-        ]
         updates: Leaves = [None] * len(params)
-        if leaves:
-            terms = [_terms(grad, param, start) for _, grad, param, _, start in leaves]
-            rows = jtu.tree_map(lambda x: x[None], terms)
-            before, bets = self._bet(summed(rows, widest_real_dtype(params)))
+        both = [
+            None if update is None else grad
+            for grad, update in zip(step.grads, inner_updates)
+        ]
+        every_group = groups(self, parameters, both)
+        if every_group:
+            terms = [
+                group.numbers(
+                    group.call(
+                        _terms, group.of(both), group.of(params), group.state.start
+                    )
+                )
+                for group in every_group
+            ]
+            before, bets = self._bet(summed(terms, widest_real_dtype(params)))
             after = jnp.sum(bets.scale)
-            for i, _, param, update, start in leaves:
-                updates[i] = _rescaled(update, param, start, before, after)
+            for group in every_group:
+                each = map(group.of, (inner_updates, params))
+                update = group.call(_rescaled, *each, group.state.start, before, after)
+                group.part(update, updates, count)
             new = replace_fields(new, bets=bets)
         return updates, new
 
@@ -169,6 +174,8 @@ class Mechanic(AbstractOptimizer):
 
 @once_per_shape
 def _terms(grad: Leaf, param: Leaf, start: Leaf) -> Terms:
+    if start.shape != param.shape:
+        raise StateMismatch(f"it has shape {start.shape}")
     grad, param = squarable(grad.astype(start.dtype)), param.astype(start.dtype)
     back = start - param
     return Terms(
