@@ -11,7 +11,8 @@ from .imports import import_times
 from .large import large_array
 from .matrices import muon
 from .report import machine, save, table
-from .steps import training_steps
+from .stacks import stacks
+from .steps import plain_loops, training_steps
 from .tricks import tricks
 from .update import eager, many_leaves
 
@@ -20,14 +21,18 @@ PARTS = {
     "update": lambda: [
         *many_leaves(60),
         *many_leaves(200),
-        *many_leaves(600, bars=(0.45, 1.05, 1.05)),
+        *many_leaves(600, bars=(0.27, 1.0, 0.6)),
         *many_leaves(1200),
-        eager(60, bar=0.2),
+        eager(60, bar=0.1),
     ],
-    "steps": lambda: training_steps(60, bars=(0.3, 0.2)),
+    "steps": lambda: [
+        *plain_loops(bar=0.65),
+        *training_steps(60, bars=(0.3, 0.2)),
+    ],
+    "stacks": stacks,
     "large": lambda: [*large_array(4096, bar=1.05), *large_array(8192, bar=1.05)],
     "matrices": lambda: muon(12, bars=(0.6, 0.5)),
-    "everyone": lambda: small_and_large(bar=1.1),
+    "everyone": lambda: small_and_large(bars=(1.0, 1.1)),
     "imports": import_times,
     "tricks": tricks,
 }

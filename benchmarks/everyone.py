@@ -83,10 +83,10 @@ def every_optimizer(params, what: str, *, bar: float, rounds: int = 3) -> list[F
     ]
 
 
-def small_and_large(*, bar: float) -> list[Figure]:
+def small_and_large(*, bars: tuple[float, float]) -> list[Figure]:
     small = eqx.filter(ResidualMLP(60, key=jax.random.key(0)), eqx.is_inexact_array)
     large = jax.random.normal(jax.random.key(0), (2048, 2048))
     return [
-        *every_optimizer(small, "60 leaves", bar=bar),
-        *every_optimizer(large, "4.2M entries", bar=bar),
+        *every_optimizer(small, "60 leaves", bar=bars[0]),
+        *every_optimizer(large, "4.2M entries", bar=bars[1]),
     ]

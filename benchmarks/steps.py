@@ -17,6 +17,58 @@ STEPS = 200
 ROWS, BATCH = 2048, 32
 
 
+def plain_loops(*, bar: float) -> list[Figure]:
+    """The loop that the README shows, beside that of optax; times are of one step.
+
+    The layers are small, as in the models of many Equinox users.
+    """
+    return [_plain_loop(leaves, width=32, bar=bar) for leaves in (60, 300)]
+
+
+def _plain_loop(leaves: int, *, width: int, bar: float) -> Figure:
+    tx = optax.adamw(1e-3)
+    steps = 12_000 // leaves
+    x = jax.random.normal(jax.random.key(1), (BATCH, width))
+    model = ResidualMLP(leaves, width, key=jax.random.key(0))
+
+    @eqx.filter_jit
+    def our_step(model, opt, x):
+        value, grads = eqx.filter_value_and_grad(loss)(model, x)
+        model, opt = opt.apply(grads, model)
+        return model, opt, value
+
+    def looped(step, *carry):
+        def run():
+            for _ in range(steps):
+                *run.carry, value = step(*run.carry, x)
+            return value
+
+        run.carry = carry
+        return run
+
+    state = tx.init(eqx.filter(model, eqx.is_inexact_array))
+    return interleaved(
+        f"{leaves} leaves, a step: plain loop",
+        looped(our_step, model, eqxopt.AdamW(1e-3).init(model)),
+        looped(_usual_step(tx), model, state),
+        bar=bar,
+        per=steps,
+    )
+
+
+def _usual_step(tx: optax.GradientTransformation):
+    """A step of optax, as people write it."""
+
+    @eqx.filter_jit
+    def step(model, state, x):
+        value, grads = eqx.filter_value_and_grad(loss)(model, x)
+        params = eqx.filter(model, eqx.is_inexact_array)
+        updates, state = tx.update(grads, state, params)
+        return eqx.apply_updates(model, updates), state, value
+
+    return step
+
+
 def training_steps(leaves: int, *, bars: tuple[float, float]) -> list[Figure]:
     """`make_step` and `fit` beside the usual loop; times are of one step.
 
@@ -28,12 +80,7 @@ def training_steps(leaves: int, *, bars: tuple[float, float]) -> list[Figure]:
     x = jax.device_put(data[:BATCH])
     tx = optax.adamw(1e-3)
 
-    @eqx.filter_jit
-    def usual_step(model, state, x):
-        value, grads = eqx.filter_value_and_grad(loss)(model, x)
-        params = eqx.filter(model, eqx.is_inexact_array)
-        updates, state = tx.update(grads, state, params)
-        return eqx.apply_updates(model, updates), state, value
+    usual_step = _usual_step(tx)
 
     def fresh():
         return ResidualMLP(leaves, key=jax.random.key(0))

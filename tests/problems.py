@@ -28,8 +28,8 @@ SHAPES = {
     "vector": (3,),
     "matrix": (4, 3),
     "empty": (0, 2),
-    "vector2": (3,),
-    "matrix2": (4, 3),
+    "bias": (3,),
+    "weight": (4, 3),
 }
 
 

@@ -105,7 +105,7 @@ class AbstractCoupledOptimizer(AbstractOptimizer):
         updates: Leaves = [None] * len(parameters)
         for group, grad, param, state in measured:
             update = group.call(_update_leaf, group.rule, t, grad, param, state, shared)
-            group.part(update, updates, count)
+            group.part(update, updates)
         states = [(group, state) for group, _, _, state in measured]
         kept = kept_after(self, parameters, states)
         return updates, replace_fields(self, count=count, kept=kept, shared=shared)

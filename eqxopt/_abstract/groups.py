@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.core import Tracer
-from jaxtyping import Array, Int, PyTree, Shaped
+from jaxtyping import Array, PyTree, Shaped, UInt
 
 from .._compile.opaque import opaque_indices
 from .._sharding import varying
@@ -16,7 +16,7 @@ from .._tree import is_nothing, Parameters
 from .._types import AnyLeaf
 from .rules import kept_in, state_numbers, StateMismatch, unfit, unseen
 from .states import States
-from .transform import AbstractTransform
+from .transform import AbstractTransform, count_of
 
 
 # The most entries of a parameter whose state is kept in a stack.
@@ -44,7 +44,9 @@ class Group(NamedTuple):
     stack: int | None
     """The stack that the states are in, or `None` for a state alone."""
     places: tuple[int, ...]
-    """Their rows in the stack, or the number of the state."""
+    """Their rows in the stack, or the place of the state among those alone."""
+    indices: tuple[UInt[Array, ""], ...]
+    """0, 1, ... as numbers that the compiler cannot know."""
 
     def of(self, column: Sequence[Any]) -> Any:
         """What `column` has for these parameters."""
@@ -72,13 +74,13 @@ class Group(NamedTuple):
             return jtu.tree_map(lambda x: x[None], made)
         return _arrays(made)
 
-    def part(self, made: Any, into: list[Any], count: Int[Array, ""]) -> None:
+    def part(self, made: Any, into: list[Any]) -> None:
         """Put the array that `call` made for each parameter at its place in `into`."""
         if self.stack is None:
             into[self.members[0]] = made
             return
-        indices = opaque_indices(range(len(self.members)), count)
-        for i, k in zip(self.members, indices):
+        # A stack of one has no indices of its own: that group may be the longest.
+        for i, k in zip(self.members, self.indices or (0,)):
             into[i] = jax.lax.dynamic_index_in_dim(made.array, k, keepdims=False)
 
 
@@ -133,6 +135,8 @@ def groups(
             rule = structure_of(every_rule[i])
             key = stack, rule, _kind(parameters.arrays[i]), _kind(grad)
         alike.setdefault(key, []).append(i)
+    longest = max(map(len, alike.values()), default=0)
+    several = opaque_indices(range(longest), count_of(transform)) if longest > 1 else ()
     result = []
     for members in alike.values():
         places = [_place(kept, numbers[i]) for i in members]
@@ -140,11 +144,13 @@ def groups(
         if is_nothing(kept):
             state = ()
         elif stack is None:
-            state = kept.at(rows[0])
+            state = kept.alone[rows[0]]
         else:
             state = jtu.tree_map(Rows, _rows_of(kept, stack, rows))
         rule = _rule_of_all([every_rule[i] for i in members])
-        result.append(Group(transform, parameters, members, rule, state, stack, rows))
+        result.append(
+            Group(transform, parameters, members, rule, state, stack, rows, several)
+        )
     return result
 
 
@@ -158,7 +164,7 @@ def kept_after(
     kept = transform.kept
     if is_nothing(kept):
         return ()
-    alone, stacks = dict(zip(kept.layout.alone, kept.alone)), list(kept.stacks)
+    alone, stacks = list(kept.alone), list(kept.stacks)
     for group, state in results:
         if group.stack is None:
             alone[group.places[0]] = state
@@ -169,7 +175,7 @@ def kept_after(
             put = lambda old, x: old.at[rows].set(x)
             new = jtu.tree_map(put, stacks[group.stack], new)
         stacks[group.stack] = new
-    new = States(tuple(alone.values()), tuple(stacks), kept.layout)
+    new = States(tuple(alone), tuple(stacks), kept.layout)
     return _fitted(new, transform, parameters)
 
 
@@ -183,19 +189,18 @@ def _fitted(
     order = [number for number in numbers if number is not None]
     if order == list(range(len(kept.layout))) and own == kept.layout.structure:
         return kept
-    states = [None if number is None else kept.at(number) for number in numbers]
+    each = kept.each()
+    states = [None if number is None else each[number] for number in numbers]
     stacks: dict[int, list[int]] = {}
     for i, number in enumerate(numbers):
-        if number in kept.layout.places:
-            stacks.setdefault(kept.layout.places[number][0], []).append(i)
+        if number is not None and (stack := _place(kept, number)[0]) is not None:
+            stacks.setdefault(stack, []).append(i)
     return kept_in(parameters, states, stacks.values())
 
 
 def _place(kept: PyTree, number: Any) -> tuple[int | None, int]:
-    """The stack and the row of a state, or `None` and its number."""
-    if is_nothing(kept):
-        return None, number
-    return kept.layout.places.get(number, (None, number))
+    """The stack and the row of a state, or `None` and its place among those alone."""
+    return (None, 0) if is_nothing(kept) else kept.layout.places[number]
 
 
 def _all_rows(kept: States, stack: int, rows: tuple[int, ...]) -> bool:

@@ -69,7 +69,7 @@ class AbstractLeafwiseTransform(AbstractTransform):
             update, state = group.call(
                 _update_leaf, group.rule, t, grad, param, group.state
             )
-            group.part(update, updates, count)
+            group.part(update, updates)
             states.append((group, state))
         kept = kept_after(self, parameters, states)
         return updates, replace_fields(self, count=count, kept=kept)

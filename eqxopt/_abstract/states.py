@@ -55,13 +55,14 @@ class Layout:
         return hash(self._content)
 
     @cached_property
-    def places(self) -> dict[int, tuple[int, int]]:
-        """The stack and the row of each state that is in one."""
-        return {
-            number: (k, row)
-            for k, stack in enumerate(self.stacks)
-            for row, number in enumerate(stack)
-        }
+    def places(self) -> list[tuple[int | None, int]]:
+        """The stack and the row of each state, or `None` and its place among those that
+        are alone."""
+        places: list[tuple[int | None, int]] = [(None, 0)] * len(self)
+        for k, members in [(None, self.alone), *enumerate(self.stacks)]:
+            for row, number in enumerate(members):
+                places[number] = k, row
+        return places
 
     def __len__(self) -> int:
         return self.structure.num_leaves
@@ -100,24 +101,13 @@ class States:
 
     def each(self) -> list[PyTree]:
         """The states in the order of their numbers."""
-        states: list[PyTree] = [None] * len(self.layout)
-        for number, state in zip(self.layout.alone, self.alone):
-            states[number] = state
-        for k, members in enumerate(self.layout.stacks):
-            for row, number in enumerate(members):
-                states[number] = self._state_in(k, row)
-        return states
+        return [self._at(*place) for place in self.layout.places]
 
-    def at(self, number: int) -> PyTree:
-        """One state."""
-        place = self.layout.places.get(number)
-        if place is None:
-            return self.alone[self.layout.alone.index(number)]
-        return self._state_in(*place)
-
-    def _state_in(self, k: int, row: int) -> PyTree:
-        treedef, ranks = self.layout.records[k]
-        arrays = treedef.flatten_up_to(self.stacks[k])
+    def _at(self, stack: int | None, row: int) -> PyTree:
+        if stack is None:
+            return self.alone[row]
+        treedef, ranks = self.layout.records[stack]
+        arrays = treedef.flatten_up_to(self.stacks[stack])
         return treedef.unflatten([_row(x, row, n) for x, n in zip(arrays, ranks)])
 
     def like(self, tree: PyTree) -> "States":

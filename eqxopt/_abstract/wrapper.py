@@ -106,13 +106,12 @@ class AbstractSharedWrapper(AbstractOptimizer):
         for group in groups(self, parameters, both, every_rule):
             each = map(group.of, (step.grads, parameters.arrays, inner_updates))
             update, state = group.call(_wrap_leaf, group.rule, t, *each, group.state)
-            group.part(update, updates, count)
+            group.part(update, updates)
             states.append((group, state))
         kept = kept_after(self, parameters, states)
         return updates, replace_fields(new, count=count, kept=kept, optimizer=optimizer)
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
-        count = count_of(self)
         numbers = state_numbers(self, parameters)
         inner = self.optimizer.evaluate(parameters)
         if is_nothing(self.kept):
@@ -124,7 +123,7 @@ class AbstractSharedWrapper(AbstractOptimizer):
             if group.state != ():
                 each = map(group.of, (parameters.arrays, inner))
                 new = group.call(_eval_leaf, group.rule, *each, group.state)
-                group.part(new, evaluated, count)
+                group.part(new, evaluated)
         return evaluated
 
 

@@ -150,7 +150,7 @@ class Accumulate(AbstractOptimizer):
             total, next_total = group.call(
                 _add, state.total, grad, self.weight, used, complete
             )
-            group.part(total, totals, self.calls)
+            group.part(total, totals)
             states.append((group, Accumulated(next_total)))
 
         def update(

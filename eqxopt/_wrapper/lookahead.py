@@ -109,7 +109,7 @@ class Lookahead(AbstractOptimizer):
             update, state = group.call(
                 _synchronized, group.state, *each, group.rule.slow_step_size, sync
             )
-            group.part(update, updates, count)
+            group.part(update, updates)
             states.append((group, state))
         if self.reset_state:
             after = parameters.exchange(moved(parameters.arrays, updates))

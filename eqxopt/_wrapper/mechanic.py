@@ -140,7 +140,7 @@ class Mechanic(AbstractOptimizer):
             for group in every_group:
                 each = map(group.of, (inner_updates, params))
                 update = group.call(_rescaled, *each, group.state.start, before, after)
-                group.part(update, updates, count)
+                group.part(update, updates)
             new = replace_fields(new, bets=bets)
         return updates, new
 
