@@ -7,13 +7,14 @@ from typing import Any, Generic, TypeVar
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Inexact, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Inexact, Int, PyTree, Shaped
 
 from .._compile.opaque import opaque_indices
 from .._fields import key_names, KeyData
 from .._sharding import varying
 from .._tree import replace_fields
-from .._types import AnyLeaf
+from .._types import AnyLeaf, Scalar
+from .groups import Rows
 from .optimizer import AbstractOptimizer
 from .transform import hyperparameter_names
 
@@ -70,22 +71,29 @@ def _rule_of_all(every_rule: Sequence[R], lengths: Sequence[int]) -> R:
     columns: dict[str, Any] = {}
     for name in hyperparameter_names(first):
         scalars = [getattr(rule, name) for rule in every_rule]
-        if len({id(x) for x in scalars}) > 1:
-            each = [jnp.full((n, 1, 1), x) for x, n in zip(scalars, lengths)]
+        if len({id(x) for x in scalars}) > 1 or isinstance(scalars[0], Rows):
+            each = [_column(x, n) for x, n in zip(scalars, lengths)]
             columns[name] = jnp.concatenate(each)
     for name in key_names(first):
         keys = [getattr(rule, name) for rule in every_rule]
-        columns[name] = jnp.concatenate(
-            [_keys_of_stack(key, n) for key, n in zip(keys, lengths)]
-        )
+        each = [_keys_of_matrices(key, n) for key, n in zip(keys, lengths)]
+        columns[name] = jnp.concatenate(each)
     return replace_fields(first, **columns)
 
 
-def _keys_of_stack(key: KeyData, length: int) -> KeyData:
-    if length == 1:
-        return key[None]
-    keys = jax.random.split(jax.random.wrap_key_data(key), length)
-    return jax.random.key_data(keys)
+def _column(number: Scalar | Rows, length: int) -> Float[Array, "batch 1 1"]:
+    """A number of one parameter, or of several, for each of `length` matrices."""
+    each = number.array if isinstance(number, Rows) else number[None]
+    return jnp.repeat(each, length // len(each))[:, None, None]
+
+
+def _keys_of_matrices(key: KeyData | Rows, length: int) -> KeyData:
+    each = key.array if isinstance(key, Rows) else key[None]
+    number = length // len(each)
+    if number == 1:
+        return each
+    split = lambda key: jax.random.split(jax.random.wrap_key_data(key), number)
+    return jax.random.key_data(jax.vmap(split)(each)).reshape(length, -1)
 
 
 def is_none(x: Any) -> bool:

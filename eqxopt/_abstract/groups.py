@@ -74,6 +74,20 @@ class Group(NamedTuple):
             return jtu.tree_map(lambda x: x[None], made)
         return _arrays(made)
 
+    def joined(self, made: PyTree) -> PyTree:
+        """What `call` made, with the first two axes as one: for each parameter its own
+        first axis."""
+        if self.stack is None:
+            return made
+        return jtu.tree_map(lambda x: x.reshape(-1, *x.shape[2:]), _arrays(made))
+
+    def split(self, joined: PyTree) -> PyTree:
+        """The opposite of `joined`."""
+        if self.stack is None:
+            return joined
+        n = len(self.members)
+        return jtu.tree_map(lambda x: Rows(x.reshape(n, -1, *x.shape[1:])), joined)
+
     def part(self, made: Any, into: list[Any]) -> None:
         """Put the array that `call` made for each parameter at its place in `into`."""
         if self.stack is None:

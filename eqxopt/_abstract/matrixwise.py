@@ -21,18 +21,9 @@ from .._sharding import cond, gathered, placed_with, tied
 from .._tree import fill, Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Matrix, Scalar, Self
 from .batches import Batch, batched_by_size, changed, is_none, merged, parted
+from .groups import first_states, Group, groups, kept_after
 from .optimizer import AbstractOptimizer
-from .rules import (
-    begun,
-    check_state,
-    kept_alone,
-    kept_states,
-    keyed_rules,
-    rules,
-    StateMismatch,
-    unfit,
-    unseen,
-)
+from .rules import begun, check_state, keyed_rules, rules
 from .step import Step
 from .transform import count_of
 
@@ -94,21 +85,20 @@ class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):
     def start(self, parameters: Parameters) -> Self:
         new = begun(self, parameters)
         views = self.views(parameters)
-        own_rules = rules(replace_fields(new, fallback=None), parameters)
+        every_rule = rules(replace_fields(new, fallback=None), parameters)
         states = [
             None if view is None else placed_with(param, rule.init_matrix(param, view))
-            for rule, param, view in zip(own_rules, parameters.arrays, views)
+            for rule, param, view in zip(every_rule, parameters.arrays, views)
         ]
         if self.fallback is not None:
             others = parameters.only([view is None for view in views])
             new = replace_fields(new, fallback=self.fallback.start(others))
-        return replace_fields(new, kept=kept_alone(parameters, states))
+        return replace_fields(new, kept=first_states(parameters, states, every_rule))
 
     def advance(self, step: Step) -> tuple[Leaves, Self]:
         parameters = step.parameters
         count = plus_one(count_of(self))
         views = self.views(parameters)
-        states = kept_states(self, parameters)
         updates: Leaves = [None] * len(parameters)
         new = replace_fields(self, count=count)
         if self.fallback is not None:
@@ -117,22 +107,25 @@ class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):
             fill(updates, other, rest)
             new = replace_fields(new, fallback=fallback)
 
-        leaves = []
-        for i, rule in enumerate(self._rules(parameters)):
-            grad, view = step.grads[i], views[i]
-            if grad is None or view is None:
-                continue
-            if states[i] is None:
-                raise unseen(self, parameters, i)
-            if grad.size == 0:  # no maximum, no mean, no eigenvectors
-                updates[i] = grad.astype(compute_dtype(parameters.arrays[i].dtype))
-            else:
-                leaves.append(_Leaf(self, rule, grad, parameters, i, states[i], view))
-        accumulated = [leaf.accumulate(count) for leaf in leaves]
-        made = _in_batches([leaf.rule for leaf in leaves], accumulated, count)
-        for leaf, (direction, state) in zip(leaves, made):
-            updates[leaf.i], states[leaf.i] = leaf.step(count, direction, state)
-        return updates, replace_fields(new, kept=kept_alone(parameters, states))
+        grads: Leaves = [None] * len(parameters)
+        for i, (grad, view) in enumerate(zip(step.grads, views)):
+            if grad is not None and view is not None:
+                if grad.size:
+                    grads[i] = grad
+                else:  # no maximum, no mean, no eigenvectors
+                    updates[i] = grad.astype(compute_dtype(parameters.arrays[i].dtype))
+        leaves = [
+            _Leaves(group, group.of(parameters.arrays), views[group.members[0]])
+            for group in groups(self, parameters, grads, self._rules(parameters))
+        ]
+        accumulated = [x.accumulate(count, x.group.of(grads)) for x in leaves]
+        made = _in_batches([x.group.rule for x in leaves], accumulated, count)
+        states = []
+        for x, (direction, state) in zip(leaves, made):
+            update, state = x.step(count, direction, state)
+            x.group.part(update, updates)
+            states.append((x.group, state))
+        return updates, replace_fields(new, kept=kept_after(self, parameters, states))
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
         if self.fallback is None:
@@ -184,33 +177,31 @@ class AbstractMatrixOptimizer(AbstractRefreshedMatrixOptimizer):
         return state
 
 
-class _Leaf(NamedTuple):
-    """One parameter that is a matrix or a stack of matrices, and its gradient."""
+class _Leaves(NamedTuple):
+    """Parameters that are matrices, or stacks of matrices, of one shape."""
 
-    optimizer: AbstractRefreshedMatrixOptimizer
-    rule: AbstractRefreshedMatrixOptimizer
-    grad: AnyLeaf
-    parameters: Parameters
-    i: int
-    state: PyTree
-    view: MatrixView
+    group: Group
+    param: Any
+    view: MatrixView | None
 
-    def accumulate(self, count: Int[Array, ""]) -> tuple[Matrix, PyTree]:
+    def accumulate(self, count: Int[Array, ""], grad: Any) -> tuple[Matrix, PyTree]:
         """What is to be preconditioned, and the next state, as matrices."""
-        param = self.parameters.arrays[self.i]
-        try:
-            return _accumulate(
-                self.rule, count, self.grad, param, self.state, self.view
+        rule, state = self.group.rule, self.group.state
+        return self.group.joined(
+            self.group.call(
+                _accumulate, rule, count, grad, self.param, state, self.view
             )
-        except StateMismatch as error:
-            raise unfit(self.optimizer, self.parameters, self.i, str(error)) from None
+        )
 
     def step(
         self, count: Int[Array, ""], direction: Matrix, state: PyTree
-    ) -> tuple[AnyLeaf, PyTree]:
-        """The update, and the next state as it is kept."""
-        param = self.parameters.arrays[self.i]
-        return _step(self.rule, count, direction, param, state, self.state, self.view)
+    ) -> tuple[Any, PyTree]:
+        """The updates, and the next states as they are kept."""
+        direction, state = self.group.split((direction, state))
+        rule, kept = self.group.rule, self.group.state
+        return self.group.call(
+            _step, rule, count, direction, self.param, state, kept, self.view
+        )
 
 
 @once_per_shape
@@ -261,7 +252,7 @@ def _in_batches(
     accumulated: Sequence[tuple[AnyLeaf, PyTree]],
     count: Int[Array, ""],
 ) -> list[tuple[AnyLeaf, PyTree]]:
-    """The direction and the next state of each parameter."""
+    """The directions and the next states of each group of parameters."""
     batches = batched_by_size(every_rule, accumulated)
     states = _refreshed(batches, count)
     results: list[Any] = [None] * len(accumulated)
