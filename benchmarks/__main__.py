@@ -22,7 +22,6 @@ PARTS = {
         *many_leaves(60),
         *many_leaves(200),
         *many_leaves(600, bars=(0.27, 1.0, 0.6)),
-        *many_leaves(1200),
         eager(60, bar=0.1),
     ],
     "steps": lambda: [

@@ -60,7 +60,10 @@ def test_a_model_is_flattened_once(monkeypatch):
     monkeypatch.setattr(
         _tree.Parameters,
         "__init__",
-        lambda self, model: (made.append(model), parameters(self, model))[1],
+        lambda self, *args, **options: (
+            made.append(args),
+            parameters(self, *args, **options),
+        )[1],
     )
     opt, params = five_storeys().init(model()), model()
     made.clear()

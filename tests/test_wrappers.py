@@ -27,7 +27,6 @@ from training_loops import (
 
 import eqxopt
 from eqxopt._abstract.transform import as_optimizer
-from eqxopt._tree import replace_fields
 
 
 WRAPPERS = TABLE | OWN_WRAPPERS
@@ -207,12 +206,10 @@ def test_checkpoint(wrapper, tmp_path):
 
 @every_wrapper
 def test_other_containers(wrapper):
-    """A checkpoint may give the states back in tuples instead of lists."""
-    params = {"layers": [jnp.ones(2), jnp.ones(3)]}
+    """A model may come back with lists where `init` saw tuples."""
+    params = {"layers": [jnp.ones(2), jnp.ones(3), jnp.ones(2)]}
     opt = WRAPPERS[wrapper].make().init(params)
-    as_tuple = lambda state: state and {"layers": tuple(state["layers"])}
-    inner = replace_fields(opt.optimizer, state=as_tuple(opt.optimizer.state))
-    restored = replace_fields(opt, state=as_tuple(opt.state), optimizer=inner)
+    restored = WRAPPERS[wrapper].make().init({"layers": tuple(params["layers"])})
     for _ in range(2):
         expected, opt = opt.apply(params, params, value=1.0, value_fn=curved)
         got, restored = restored.apply(params, params, value=1.0, value_fn=curved)

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree, Shaped, UInt
 
 from .._compile.opaque import opaque_indices
 from .._sharding import varying
-from .._tree import is_nothing, Parameters
+from .._tree import array_leaves, is_nothing, Parameters
 from .._types import AnyLeaf
 from .rules import kept_in, state_numbers, StateMismatch, unfit, unseen
 from .states import States
@@ -67,6 +67,20 @@ class Group(NamedTuple):
         except StateMismatch as error:
             first = self.members[0]
             raise unfit(self.transform, self.parameters, first, str(error)) from None
+
+    def check_shape(self) -> None:
+        """Check that the first array of each state has its parameter's shape, for
+        transforms whose states are like the parameters."""
+        param = self.parameters.arrays[self.members[0]]
+        first = next(array_leaves(self.state), param)
+        shape = first.shape if self.stack is None else first.shape[1:]
+        if shape != param.shape:
+            raise unfit(
+                self.transform,
+                self.parameters,
+                self.members[0],
+                f"it has shape {shape}",
+            )
 
     def numbers(self, made: PyTree) -> PyTree:
         """What `call` made of numbers, with a vector for each: a number a parameter."""

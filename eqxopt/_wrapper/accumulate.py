@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool
 
 from .._abstract.groups import first_states, groups, kept_after
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.rules import begun, check_seen, reached, StateMismatch
+from .._abstract.rules import begun, check_seen, reached
 from .._abstract.step import Step
 from .._abstract.transform import count_of, inner
 from .._compile.once import all_finite, once_per_shape
@@ -146,6 +146,7 @@ class Accumulate(AbstractOptimizer):
         totals: Leaves = [None] * len(step.grads)
         states = []
         for group in groups(self, step.parameters, step.grads):
+            group.check_shape()
             grad, state = group.of(step.grads), group.state
             total, next_total = group.call(
                 _add, state.total, grad, self.weight, used, complete
@@ -189,8 +190,6 @@ def _add(
     complete: Bool[Array, ""],
 ) -> tuple[Leaf, Leaf]:
     """The total with one more, and the total to go on with."""
-    if total.shape != new.shape:
-        raise StateMismatch(f"it has shape {total.shape}")
     total = _plus(total, new, weight, used)
     return total, jnp.where(complete, jnp.zeros_like(total), total)
 

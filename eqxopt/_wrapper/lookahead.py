@@ -14,7 +14,6 @@ from .._abstract.rules import (
     kept_states,
     reached,
     rules,
-    StateMismatch,
 )
 from .._abstract.step import Step
 from .._abstract.transform import count_of, inner, kept_like
@@ -105,6 +104,7 @@ class Lookahead(AbstractOptimizer):
         every_rule = rules(replace_fields(self, optimizer=None), parameters)
         states = []
         for group in groups(self, parameters, both, every_rule):
+            group.check_shape()
             each = map(group.of, (parameters.arrays, fast_updates))
             update, state = group.call(
                 _synchronized, group.state, *each, group.rule.slow_step_size, sync
@@ -136,8 +136,6 @@ def _synchronized(
 ) -> tuple[Leaf, Slow]:
     """The update and the slow weights; both have moved if it is time to `sync`."""
     slow = state.slow
-    if slow.shape != param.shape:
-        raise StateMismatch(f"it has shape {slow.shape}")
     param = param.astype(slow.dtype)
     new = lerp(slow, param + update, step_size)
     return jnp.where(sync, new - param, update), Slow(jnp.where(sync, new, slow))

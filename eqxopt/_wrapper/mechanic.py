@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from .._abstract.groups import first_states, groups
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.rules import begun, check_seen, scalar_of, StateMismatch
+from .._abstract.rules import begun, check_seen, scalar_of
 from .._abstract.step import Step
 from .._abstract.transform import count_of, inner
 from .._compile.once import once_per_shape, summed
@@ -126,6 +126,8 @@ class Mechanic(AbstractOptimizer):
             for grad, update in zip(step.grads, inner_updates)
         ]
         every_group = groups(self, parameters, both)
+        for group in every_group:
+            group.check_shape()
         if every_group:
             terms = [
                 group.numbers(
@@ -174,8 +176,6 @@ class Mechanic(AbstractOptimizer):
 
 @once_per_shape
 def _terms(grad: Leaf, param: Leaf, start: Leaf) -> Terms:
-    if start.shape != param.shape:
-        raise StateMismatch(f"it has shape {start.shape}")
     grad, param = squarable(grad.astype(start.dtype)), param.astype(start.dtype)
     back = start - param
     return Terms(
