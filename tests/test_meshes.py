@@ -30,8 +30,14 @@ OTHERS = {
     "optax": Case(lambda: eqxopt.interop.FromOptax(optax.adafactor(0.1))),
 }
 CASES = OPTIMIZERS | WRAPPERS | OWN_OPTIMIZERS | OWN_WRAPPERS | OTHERS
-# A matrix so large that it can be factored, and vectors whose states share a stack.
-SHAPES = {"matrix": (256, 130), "vector": (6,), "vector2": (6,)}
+# A matrix so large that it can be factored, and others whose states share stacks.
+SHAPES = {
+    "matrix": (256, 130),
+    "vector": (6,),
+    "bias": (6,),
+    "weight": (4, 2),
+    "weight2": (4, 2),
+}
 
 # Those that look at each parameter alone, and those that may not.
 ALONE = {name: case.make for name, case in OPTIMIZERS.items() if not case.coupled} | {
