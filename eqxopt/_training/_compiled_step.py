@@ -3,7 +3,7 @@
 import dataclasses
 import operator
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -201,7 +201,9 @@ def _same(contents: tuple[Any, ...], held: tuple[Any, ...]) -> bool:
 
 def check_alive(carry: Carry, error: Exception | None = None) -> None:
     """Raise an error for an array that was donated to an earlier step."""
-    for where, x in _arrays(carry):
+    if not any(x.is_deleted() for _, x in _arrays(carry, jtu.tree_leaves_with_path)):
+        return
+    for where, x in _arrays(carry, leaves_by_path):  # which makes new arrays of others
         if x.is_deleted():
             raise ValueError(
                 f"{where} was given away: it was donated to an earlier step, whose "
@@ -214,7 +216,7 @@ def _explain(carry: Carry, args: Any, error: Exception) -> None:
     """Raise what is wrong with the arrays' memory, if anything is."""
     check_alive(carry, error)
     donated: dict[int, str] = {}
-    for where, x in _arrays(carry):
+    for where, x in _arrays(carry, jtu.tree_leaves_with_path):
         if id(x) in donated:
             raise ValueError(
                 f"{donated[id(x)]} and {where} are one array, which cannot be donated "
@@ -231,8 +233,10 @@ def _explain(carry: Carry, args: Any, error: Exception) -> None:
             ) from error
 
 
-def _arrays(carry: Carry) -> Iterator[tuple[str, Array]]:
+def _arrays(
+    carry: Carry, flat: Callable[[Any], Iterable[tuple[Any, Any]]]
+) -> Iterator[tuple[str, Array]]:
     for name, part in zip(_NAMES, carry):
-        for path, x in leaves_by_path(part):
+        for path, x in flat(part):
             if isinstance(x, jax.Array):
                 yield f"`{name}{jtu.keystr(path)}`", x
