@@ -27,6 +27,7 @@ def tricks() -> list[Figure]:
             lambda: eqxopt.AdamW(1e-3),
             240,
             {"_abstract.leafwise._update_leaf": _unwrapped},
+            in_stacks=False,
         ),
         *_compared(
             "`in_jit`: AdamW, 240 parameters",
@@ -47,6 +48,16 @@ def tricks() -> list[Figure]:
             {
                 "_abstract.batches.opaque_indices": lambda old: (
                     lambda indices, count: indices
+                )
+            },
+        ),
+        *_compared(
+            "`opaque_indices` of rows: AdamW, 240 parameters",
+            lambda: eqxopt.AdamW(1e-3),
+            240,
+            {
+                "_abstract.groups.opaque_indices": lambda old: (
+                    lambda indices, count: tuple(indices)
                 )
             },
         ),
@@ -72,12 +83,14 @@ def _compared(
     make: Callable[[], eqxopt.AbstractOptimizer],
     leaves: int,
     without: dict[str, Callable[[Any], Any]],
+    *,
+    in_stacks: bool = True,
 ) -> list[Figure]:
     """Trace and lower, compile, run."""
     model = ResidualMLP(leaves, key=jax.random.key(0))
     grads = random_like(model, jax.random.key(1))
     arrays, static = eqx.partition(model, eqx.is_array)
-    opt = make().init(model)
+    opt = make().init(model, in_stacks=in_stacks)
 
     def step(arrays: Any, opt: Any, grads: Any) -> Any:
         model, opt = opt.apply(grads, eqx.combine(arrays, static))
