@@ -101,11 +101,12 @@ class TestSameInSameOut:
         step(plain.replace(**{rate: 0.5}), small_params(), grads)
         assert step._cache_size() == programs
 
-    def test_scan_equals_loop(self, name):
-        params = small_params()
+    def test_scan_equals_loop(self, name, x64):
+        # In float64: some optimizers keep a difference of nearly equal sums.
+        params = small_params(float)
         opt = OPTIMIZERS[name].make().init(params)
-        grads = [small_params(seed=i) for i in range(1, 4)]
-        assert_close(scanned(opt, params, grads), stepped(opt, params, grads), 1e-5)
+        grads = [small_params(float, seed=i) for i in range(1, 4)]
+        assert_close(scanned(opt, params, grads), stepped(opt, params, grads), 1e-9)
 
     def test_donation_right_after_init(self, name):
         params = small_params()
