@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree, Shaped, UInt
 from .._compile.opaque import opaque_indices
 from .._sharding import varying
 from .._tree import array_leaves, is_nothing, Parameters
-from .._types import AnyLeaf
+from .._types import AnyLeaf, Leaves
 from .rules import kept_in, state_numbers, StateMismatch, unfit, unseen
 from .states import States
 from .transform import AbstractTransform, count_of
@@ -184,6 +184,11 @@ def groups(
             Group(transform, parameters, members, rule, state, stack, rows, several)
         )
     return result
+
+
+def where_updated(grads: Leaves, updates: Leaves) -> Leaves:
+    """The gradients of the parameters that another transform has updated."""
+    return [None if update is None else grad for grad, update in zip(grads, updates)]
 
 
 def kept_after(

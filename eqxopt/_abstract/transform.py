@@ -289,9 +289,8 @@ def leaves_by_path(tree: PyTree) -> Iterator[tuple[KeyPath, Any]]:
         if not is_transform(x):
             yield path, x
             continue
-        for name, value in _dynamic_fields(x):
-            key = jtu.GetAttrKey("state" if name == "kept" else name)
-            inside = leaves_by_path(x.state if name == "kept" else value)
+        for _, key, value in _shown_fields(x):
+            inside = leaves_by_path(value)
             yield from (((*path, key, *rest), leaf) for rest, leaf in inside)
 
 
@@ -302,11 +301,10 @@ def map_by_path(function: Callable[[KeyPath, Any], Any], tree: V) -> V:
         if not is_transform(x):
             return function(path, x)
         fields = {}
-        for name, value in _dynamic_fields(x):
-            key = jtu.GetAttrKey("state" if name == "kept" else name)
+        for name, key, value in _shown_fields(x):
             inside = lambda rest, leaf, at=(*path, key): function((*at, *rest), leaf)
-            new = map_by_path(inside, x.state if name == "kept" else value)
-            fields[name] = value.like(new) if isinstance(value, States) else new
+            new, old = map_by_path(inside, value), getattr(x, name)
+            fields[name] = old.like(new) if isinstance(old, States) else new
         return replace_fields(x, **fields)
 
     return jtu.tree_map_with_path(mapped, tree, is_leaf=is_transform)
@@ -324,11 +322,20 @@ def is_transform(x: object) -> bool:
     return isinstance(x, AbstractTransform)
 
 
-def _dynamic_fields(transform: AbstractTransform) -> list[tuple[str, Any]]:
-    return [
-        (field.name, vars(transform)[field.name])
+def _shown_fields(
+    transform: AbstractTransform,
+) -> list[tuple[str, Any, Any]]:
+    """The fields that have leaves, with the keys and values that a user sees: `state`
+    stands for `kept`."""
+    names = [
+        field.name
         for field in dataclasses.fields(transform)
         if field.name in vars(transform) and not field.metadata.get("static")
+    ]
+    shown = ["state" if name == "kept" else name for name in names]
+    return [
+        (name, jtu.GetAttrKey(seen), getattr(transform, seen))
+        for name, seen in zip(names, shown)
     ]
 
 

@@ -14,7 +14,7 @@ from .._math import plus_one
 from .._sharding import placed_with
 from .._tree import is_nothing, Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Leaf, Leaves, Scalar, Self
-from .groups import first_states, groups, kept_after
+from .groups import first_states, groups, kept_after, where_updated
 from .optimizer import AbstractOptimizer
 from .rules import (
     begun,
@@ -98,10 +98,7 @@ class AbstractSharedWrapper(AbstractOptimizer):
         every_rule = _rules(new, parameters)
         inner_updates, optimizer = new.optimizer.advance(lowered)
         updates = list(inner_updates)  # the list itself may be that of the gradients
-        both = [
-            None if update is None else grad
-            for grad, update in zip(step.grads, updates)
-        ]
+        both = where_updated(step.grads, updates)
         states = []
         for group in groups(self, parameters, both, every_rule):
             each = map(group.of, (step.grads, parameters.arrays, inner_updates))

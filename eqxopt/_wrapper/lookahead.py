@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from .._abstract.groups import first_states, groups, kept_after
+from .._abstract.groups import first_states, groups, kept_after, where_updated
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import (
     begun,
@@ -97,10 +97,7 @@ class Lookahead(AbstractOptimizer):
         fast_steps = plus_one(self.fast_steps)
         sync = reached(self, fast_steps, "sync_period")
         updates = list(fast_updates)
-        both = [
-            None if update is None else grad
-            for grad, update in zip(step.grads, updates)
-        ]
+        both = where_updated(step.grads, updates)
         every_rule = rules(replace_fields(self, optimizer=None), parameters)
         states = []
         for group in groups(self, parameters, both, every_rule):

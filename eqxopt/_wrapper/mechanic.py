@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._abstract.groups import first_states, groups
+from .._abstract.groups import first_states, groups, where_updated
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, check_seen, scalar_of
 from .._abstract.step import Step
@@ -121,10 +121,7 @@ class Mechanic(AbstractOptimizer):
         inner_updates, optimizer = self.optimizer.advance(step)
         new = replace_fields(self, optimizer=optimizer, count=count)
         updates: Leaves = [None] * len(params)
-        both = [
-            None if update is None else grad
-            for grad, update in zip(step.grads, inner_updates)
-        ]
+        both = where_updated(step.grads, inner_updates)
         every_group = groups(self, parameters, both)
         for group in every_group:
             group.check_shape()
