@@ -15,6 +15,7 @@ from ._abstract.wrapper import (
     AbstractSharedWrapper as AbstractSharedWrapper,
     AbstractWrapper as AbstractWrapper,
 )
+from ._curvature.lbfgs import LBFGS as LBFGS
 from ._describe import describe as describe
 from ._fields.hyperparameter import PerParameter as PerParameter
 from ._line_search.backtracking import BacktrackingLineSearch as BacktrackingLineSearch
@@ -52,7 +53,6 @@ from ._optim.fromage import Fromage as Fromage
 from ._optim.lamb import LAMB as LAMB
 from ._optim.laprop import LaProp as LaProp
 from ._optim.lars import LARS as LARS
-from ._optim.lbfgs import LBFGS as LBFGS
 from ._optim.lion import Lion as Lion
 from ._optim.madgrad import MADGRAD as MADGRAD
 from ._optim.mars import MARS as MARS

@@ -19,6 +19,8 @@ RealLeaf: TypeAlias = Float[Array, "*shape"]
 """What is real and has a parameter's shape: a second moment."""
 AnyLeaf: TypeAlias = Inexact[Array, "..."]
 """A parameter, or what belongs to one, of any shape: where several shapes meet."""
+Vector: TypeAlias = Float[Array, " n"]
+"""All parameters, or all residuals, one after the other."""
 Leaves: TypeAlias = list[Inexact[Array, "..."] | None]
 """An array for each parameter, `None` where a parameter is left alone."""
 Matrix: TypeAlias = Inexact[Array, "batch rows columns"]

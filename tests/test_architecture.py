@@ -47,7 +47,7 @@ LAYERS = {
         "averages",
     ],
     "_fields": ["selectors", "options", "keys", "matrices", "hyperparameter"],
-    "_math": ["small", "units", "moments", "factored", "linalg"],
+    "_math": ["small", "units", "moments", "factored", "linalg", "vectors"],
     "_compile": [
         "staging",
         "once",
@@ -59,7 +59,7 @@ LAYERS = {
         "traces",
     ],
 }
-OPTIMIZERS_IN = re.compile(r"\._(optim|matrices)\.")
+OPTIMIZERS_IN = re.compile(r"\._(optim|matrices|curvature)\.")
 
 
 def imports(path):

@@ -12,7 +12,7 @@ from .._math import moved
 from .._tree import Parameters
 from .._types import AnyLeaf, Scalar, Self
 from .spread import kept
-from .step import as_loss, needed_value_fn
+from .step import as_loss, needed_residual_fn, needed_value_fn
 from .transform import AbstractTransform, inner_transforms, opened
 
 
@@ -34,6 +34,7 @@ class AbstractOptimizer(AbstractTransform):
         *,
         value: Any = None,
         value_fn: Callable[..., Any] | None = None,
+        residual_fn: Callable[..., Any] | None = None,
     ) -> tuple[M, Self]:
         """One step of training: the next model and the next optimizer.
 
@@ -52,6 +53,9 @@ class AbstractOptimizer(AbstractTransform):
         - `value_fn`: the loss as a function of the model. Only some optimizers need
             it. It is evaluated with what the arrays, globals and attributes that it
             reads are now. A `lambda` of the batch, made in every step, compiles once.
+        - `residual_fn`: the residuals as a function of the model, any tree of arrays.
+            The loss is half the sum of their squares, and so this stands for `value_fn`
+            too. Only some optimizers need it.
 
         **Returns:** `(params, optimizer)`, with the types, shapes and dtypes that went
         in.
@@ -63,12 +67,18 @@ class AbstractOptimizer(AbstractTransform):
             value = as_loss(type(self).__name__, value)
         # Inside a function that is being compiled another jit would only cost time.
         if in_jit():
-            return _apply(self, grads, params, value, value_fn)
+            return _apply(self, grads, params, value, value_fn, residual_fn)
+        calls_value, calls_residuals = _calls(self)
+        calls_residuals |= calls_value and value_fn is None
         if value_fn is not None:
             needed_value_fn(self, value_fn)  # it must be a function
-            uses = _uses_value_fn(self)
-            value_fn = as_argument(value_fn, params) if uses else _undeclared
-        return _compiled_apply(self, grads, params, value, value_fn)
+            value_fn = as_argument(value_fn, params) if calls_value else _undeclared
+        if residual_fn is not None:
+            needed_residual_fn(self, residual_fn)
+            residual_fn = (
+                as_argument(residual_fn, params) if calls_residuals else _undeclared
+            )
+        return _compiled_apply(self, grads, params, value, value_fn, residual_fn)
 
     def eval_params(self, params: M) -> M:
         """The model to evaluate: an averaged one for the methods that keep an average,
@@ -84,8 +94,10 @@ def _apply(
     params: M,
     value: Scalar | None,
     value_fn: Callable[..., Any] | None,
+    residual_fn: Callable[..., Any] | None,
 ) -> tuple[M, O]:
-    step = opened(optimizer, grads, Parameters(params), value, value_fn)
+    functions = value_fn, residual_fn
+    step = opened(optimizer, grads, Parameters(params), value, *functions)
     updates, new = optimizer.advance(step)
     new = kept(new, optimizer, step.parameters)
     return step.parameters.model(moved(step.parameters.arrays, updates)), new
@@ -94,11 +106,17 @@ def _apply(
 _compiled_apply = compiled(_apply)
 
 
-def _uses_value_fn(transform: AbstractTransform) -> bool:
-    inner = inner_transforms(transform).values()
-    return transform.uses_value_fn or any(_uses_value_fn(x) for x in inner)
+def _calls(transform: AbstractTransform) -> tuple[bool, bool]:
+    """Whether this or what it wraps calls `value_fn`, and whether `residual_fn`."""
+    inner = [_calls(x) for x in inner_transforms(transform).values()]
+    own = transform.uses_value_fn, transform.uses_residual_fn
+    values, residuals = zip(own, *inner)
+    return any(values), any(residuals)
 
 
 def _undeclared(params: PyTree) -> Scalar:
     # Stands for a function that is not called, and so need not be compiled for.
-    raise TypeError("an optimizer that calls `value_fn` says `uses_value_fn = True`")
+    raise TypeError(
+        "an optimizer that calls `value_fn` or `residual_fn` says `uses_value_fn = "
+        "True` or `uses_residual_fn = True`"
+    )

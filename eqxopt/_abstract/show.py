@@ -110,6 +110,7 @@ _FOR_AUTHORS = {
     "views",
     "groups",
     "uses_value_fn",
+    "uses_residual_fn",
     "per_example",
     "needs_inner_rate",
     "shared_hyperparameters",

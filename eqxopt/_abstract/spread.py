@@ -11,7 +11,7 @@ from .._math import sum_of_squares
 from .._sharding import is_spread, tied
 from .._tree import Parameters
 from .._types import AnyLeaf, Scalar
-from .step import Step
+from .step import as_residuals, Step
 
 
 T = TypeVar("T")
@@ -55,7 +55,8 @@ def _updated(transform: Any, parameters: Parameters) -> Any:
         grads = [grad[None] for grad in grads]
     value = _loss(parameters.arrays).astype(float)
     loss = lambda model: _loss(Parameters(model).arrays)
-    return transform.advance(Step(parameters, list(grads), value, loss))[1]
+    residuals = lambda model: as_residuals("", Parameters(model).arrays)
+    return transform.advance(Step(parameters, list(grads), value, loss, residuals))[1]
 
 
 def _loss(arrays: list[AnyLeaf]) -> Scalar:

@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
+from .._dtype import widest_real_dtype
+from .._math import as_vector
 from .._tree import Parameters
-from .._types import Leaves, Scalar
+from .._types import Leaves, Scalar, Vector
 
 
 class Step(NamedTuple):
@@ -28,6 +31,8 @@ class Step(NamedTuple):
     """The loss, if `apply` was given it."""
     value_fn: Callable[..., Any] | None
     """The loss as a function of the model, if `apply` was given it."""
+    residual_fn: Callable[..., Any] | None = None
+    """The residuals as a function of the model, if `apply` was given it."""
 
     def with_grads(self, grads: Leaves) -> "Step":
         """The same step with other gradients."""
@@ -47,6 +52,7 @@ def checked_step(
     parameters: Parameters,
     value: Any,
     value_fn: Callable[..., Any] | None,
+    residual_fn: Callable[..., Any] | None,
     *,
     per_example: bool,
 ) -> Step:
@@ -57,7 +63,9 @@ def checked_step(
     """
     checked = _gradients(name, grads, parameters, per_example=per_example)
     loss = None if value is None else as_loss(name, value)
-    return Step(parameters, checked, loss, value_fn)
+    if value_fn is None and residual_fn is not None:
+        value_fn = lambda model: half_squares(as_residuals(name, residual_fn(model)))
+    return Step(parameters, checked, loss, value_fn, residual_fn)
 
 
 def as_loss(name: str, value: Any, what: str = "`value` must be") -> Scalar:
@@ -72,6 +80,25 @@ def as_loss(name: str, value: Any, what: str = "`value` must be") -> Scalar:
             f"`{name}.apply`: {what} a scalar, not an array of shape {value.shape}"
         )
     return value
+
+
+def as_residuals(name: str, residuals: PyTree) -> Vector:
+    """A tree of residuals as one real vector, for a call of the class `name`."""
+    leaves = jtu.tree_leaves(residuals)
+    for x in leaves:
+        if not (eqx.is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact)):
+            raise TypeError(
+                f"`{name}.apply`: `residual_fn` must give arrays of floating point, "
+                f"the residuals, not {reprlib.repr(x)}"
+            )
+    if not any(x.size for x in leaves):
+        raise ValueError(f"`{name}.apply`: `residual_fn` gave no residuals")
+    return as_vector(leaves, widest_real_dtype(leaves))
+
+
+def half_squares(residuals: Vector) -> Scalar:
+    """The loss that residuals stand for."""
+    return 0.5 * jnp.sum(jnp.square(residuals))
 
 
 def _gradients(
@@ -160,3 +187,22 @@ def needed_value_fn(
         return as_loss(name, value_fn(params), "`value_fn` must give")
 
     return loss
+
+
+def needed_residual_fn(
+    optimizer: Any, residual_fn: Callable[..., Any] | None
+) -> Callable[[Any], Vector]:
+    """The residuals as a vector, for the optimizers that cannot do without."""
+    name = type(optimizer).__name__
+    if residual_fn is not None and not callable(residual_fn):
+        raise TypeError(
+            f"`{name}.apply`: `residual_fn` must be the residuals as a function of the "
+            f"model, not {reprlib.repr(residual_fn)}"
+        )
+    if residual_fn is None:
+        raise ValueError(
+            f"`{name}` needs the residuals as a function of the model: call "
+            "`opt.apply(grads, model, residual_fn=lambda model: ...)`, or train with "
+            "`make_step(residual_fn, residuals=True)` or `fit(..., residuals=True)`"
+        )
+    return lambda params: as_residuals(name, residual_fn(params))

@@ -28,7 +28,7 @@ from .._types import Leaves, Self
 from .show import completions, show
 from .spread import kept, settled
 from .states import check_alike, States
-from .step import checked_step, needed_value_fn, Step
+from .step import checked_step, needed_residual_fn, needed_value_fn, Step
 
 
 T = TypeVar("T", bound="AbstractTransform")
@@ -82,6 +82,8 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
     uses_value_fn: ClassVar[bool] = False
     """Whether `advance` itself calls `value_fn`, rather than passing it on to inner
     transforms."""
+    uses_residual_fn: ClassVar[bool] = False
+    """The same of `residual_fn`."""
     per_example: ClassVar[bool] = False
     """Whether gradients come for each example, along a leading axis."""
     count: Int[Array, ""] | None = eqx.field(default=None, init=False)
@@ -137,13 +139,14 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         *,
         value: Any = None,
         value_fn: Callable[..., Any] | None = None,
+        residual_fn: Callable[..., Any] | None = None,
     ) -> tuple[PyTree, Self]:
         """The updates, which add to the parameters, and the next transform.
 
         The updates have the model's shape, with `None` where there is no gradient,
         and at least float32.
         """
-        step = opened(self, grads, Parameters(params), value, value_fn)
+        step = opened(self, grads, Parameters(params), value, value_fn, residual_fn)
         updates, new = self.advance(step)
         new = kept(new, self, step.parameters)
         return step.parameters.tree(updates), new
@@ -209,14 +212,18 @@ def opened(
     parameters: Parameters,
     value: Any,
     value_fn: Callable[..., Any] | None,
+    residual_fn: Callable[..., Any] | None,
 ) -> Step:
     """The step of a transform that the user called."""
     count_of(transform)
     name, per_example = type(transform).__name__, transform.per_example
     if value_fn is not None:
         value_fn = needed_value_fn(transform, value_fn)
+    if residual_fn is not None:
+        residual_fn = needed_residual_fn(transform, residual_fn)
+    functions = value_fn, residual_fn
     return checked_step(
-        name, grads, parameters, value, value_fn, per_example=per_example
+        name, grads, parameters, value, *functions, per_example=per_example
     )
 
 

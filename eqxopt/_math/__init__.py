@@ -61,3 +61,9 @@ from .units import (
     is_one_unit as is_one_unit,
     UnitAxis as UnitAxis,
 )
+from .vectors import (
+    as_arrays as as_arrays,
+    as_vector as as_vector,
+    multiplied as multiplied,
+    size_as_vector as size_as_vector,
+)

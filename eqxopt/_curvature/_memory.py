@@ -1,29 +1,21 @@
 """The inverse Hessian of L-BFGS, from the last changes of parameters and gradients."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Inexact, Int
 
 from .._compile.once import once_per_shape
-from .._dtype import real_dtype, widest_real_dtype, zeros_like
-from .._math import divide, global_norm, inner_product, own_copy, sqrt
-from .._sharding import placed_with, tied_together
+from .._dtype import real_dtype
+from .._math import divide, global_norm, inner_product
+from .._sharding import tied_together
 from .._types import AnyLeaf, Leaf, Scalar
+from ._pairs import inner_products, is_positive, Last, Pair, times, total
 
 
-T = TypeVar("T")
 Arrays: TypeAlias = Sequence[AnyLeaf]
-
-
-class Pair(NamedTuple):
-    """The change $s$ of one parameter in a step, and the change $y$ of its gradient."""
-
-    s: Leaf
-    y: Leaf
 
 
 class CurvatureMemory(NamedTuple):
@@ -39,26 +31,11 @@ class CurvatureMemory(NamedTuple):
         return Pair(self.param_diffs[index], self.grad_diffs[index])
 
 
-def empty_memory(param: Leaf, size: int, *, keep_param: bool) -> CurvatureMemory:
+def empty_memory(last: Last, size: int) -> CurvatureMemory:
     # Stacked from zeros like the parameter, so that all but the first axis are sharded
     # like it.
-    zero = placed_with(param, zeros_like(param))
-    diffs = lambda: jnp.stack([zero] * size)
-    last = own_copy(param) if keep_param else None
-    return CurvatureMemory(zero, diffs(), diffs(), last)
-
-
-def _total(terms: Sequence[T]) -> T:
-    """The sums over all parameters, in the widest real dtype of the terms."""
-    dtype = widest_real_dtype(jtu.tree_leaves(terms))
-    return jtu.tree_map(
-        lambda *xs: jnp.sum(jnp.stack([x.astype(dtype) for x in xs])), *terms
-    )
-
-
-def inner_products(x: Arrays, y: Arrays) -> Scalar:
-    r"""$\langle x, y \rangle$ over all parameters."""
-    return _total([inner_product(a, b) for a, b in zip(x, y)])
+    diffs = lambda: jnp.stack([last.grad] * size)
+    return CurvatureMemory(last.grad, diffs(), diffs(), last.param)
 
 
 def preconditioned(
@@ -77,7 +54,7 @@ def preconditioned(
     # cheaper again for each parameter, and with it the sums over all parameters.
     def first_loop(q: Arrays, index: Int[Array, ""]) -> Any:
         pairs = [memory.pair(index) for memory in memories]
-        sy, yy, sq = _total([_first_products(pair, x) for pair, x in zip(pairs, q)])
+        sy, yy, sq = total([_first_products(pair, x) for pair, x in zip(pairs, q)])
         # The sums are over the parameters that have a gradient now. They are 0 where
         # the buffer is not filled yet. Leave pairs of negative curvature out.
         used = sy > 0
@@ -107,7 +84,7 @@ def preconditioned(
     products = newest_first, sq, sy, used
     r, _ = jax.lax.scan(second_loop, r, products, reverse=True)
     # H is positive definite, except for rounding.
-    downhill = _is_positive(inner_products(r, grads))
+    downhill = is_positive(inner_products(r, grads))
     return [
         jnp.where(downhill, x, times(grad, first_scale)) for x, grad in zip(r, grads)
     ]
@@ -122,28 +99,6 @@ def _first_products(pair: Pair, q: Leaf) -> tuple[Scalar, Scalar, Scalar]:
 @once_per_shape
 def _plus(x: Leaf, factor: Scalar, y: Leaf) -> Leaf:
     return x + factor.astype(real_dtype(x.dtype)) * y
-
-
-@once_per_shape
-def times(x: Leaf, factor: Scalar) -> Leaf:
-    return factor.astype(real_dtype(x.dtype)) * x
-
-
-def has_curvature(pairs: Sequence[Pair]) -> Bool[Array, ""]:
-    r"""Whether $\langle s, y \rangle$ over all parameters is positive by more than
-    rounding. Only such a pair is of use."""
-    sy, ss, yy = _total([_pair_products(pair) for pair in pairs])
-    return _is_positive(sy - jnp.finfo(sy.dtype).eps * sqrt(ss) * sqrt(yy))
-
-
-def _is_positive(x: Scalar) -> Bool[Array, ""]:
-    return jnp.sqrt(jnp.maximum(x, 0)) > 0  # a root, so that XLA computes `x` once
-
-
-@once_per_shape
-def _pair_products(pair: Pair) -> tuple[Scalar, Scalar, Scalar]:
-    s, y = pair
-    return inner_product(s, y), inner_product(s, s), inner_product(y, y)
 
 
 @once_per_shape

@@ -1,0 +1,1 @@
+"""Optimizers that know how the loss curves, one file a family."""

@@ -1,0 +1,66 @@
+"""Changes of parameters and gradients, and products over all parameters together."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool
+
+from .._compile.once import once_per_shape
+from .._dtype import real_dtype, widest_real_dtype
+from .._math import inner_product, sqrt
+from .._types import AnyLeaf, Leaf, Scalar
+
+
+T = TypeVar("T")
+
+
+class Last(NamedTuple):
+    """What every such optimizer keeps of a parameter: its last gradient, and without a
+    line search its last value."""
+
+    grad: Leaf
+    param: Leaf | None
+
+
+class Pair(NamedTuple):
+    """The change $s$ of one parameter in a step, and the change $y$ of its gradient."""
+
+    s: Leaf
+    y: Leaf
+
+
+def total(terms: Sequence[T]) -> T:
+    """The sums over all parameters, in the widest real dtype of the terms."""
+    dtype = widest_real_dtype(jtu.tree_leaves(terms))
+    return jtu.tree_map(
+        lambda *xs: jnp.sum(jnp.stack([x.astype(dtype) for x in xs])), *terms
+    )
+
+
+def inner_products(x: Sequence[AnyLeaf], y: Sequence[AnyLeaf]) -> Scalar:
+    r"""$\langle x, y \rangle$ over all parameters."""
+    return total([inner_product(a, b) for a, b in zip(x, y)])
+
+
+def has_curvature(pairs: Sequence[Pair]) -> Bool[Array, ""]:
+    r"""Whether $\langle s, y \rangle$ over all parameters is positive by more than
+    rounding. Only such a pair is of use."""
+    sy, ss, yy = total([_pair_products(pair) for pair in pairs])
+    return is_positive(sy - jnp.finfo(sy.dtype).eps * sqrt(ss) * sqrt(yy))
+
+
+@once_per_shape
+def _pair_products(pair: Pair) -> tuple[Scalar, Scalar, Scalar]:
+    s, y = pair
+    return inner_product(s, y), inner_product(s, s), inner_product(y, y)
+
+
+def is_positive(x: Scalar) -> Bool[Array, ""]:
+    return jnp.sqrt(jnp.maximum(x, 0)) > 0  # a root, so that XLA computes `x` once
+
+
+@once_per_shape
+def times(x: Leaf, factor: Scalar) -> Leaf:
+    return factor.astype(real_dtype(x.dtype)) * x
