@@ -1,15 +1,22 @@
 """Runs the benchmarks and prints their table.
 
 python -m benchmarks [PART ...] [--save FOLDER]
+
+Without names it runs all parts but those that take long: cutest, fits, heat, newton and
+poisson.
 """
 
 import argparse
 import pathlib
 
+from .cutest import cutest
 from .everyone import small_and_large
+from .fits import fits
 from .imports import import_times
 from .large import large_array
 from .matrices import muon
+from .newton_steps import newton_steps
+from .pinns import heat, poisson
 from .report import machine, save, table
 from .stacks import stacks
 from .steps import plain_loops, training_steps
@@ -34,7 +41,13 @@ PARTS = {
     "everyone": lambda: small_and_large(bars=(1.0, 1.1)),
     "imports": import_times,
     "tricks": tricks,
+    "newton": newton_steps,
+    "fits": fits,
+    "poisson": poisson,
+    "heat": heat,
+    "cutest": cutest,
 }
+LONG = ("newton", "fits", "poisson", "heat", "cutest")
 
 
 def main() -> None:
@@ -46,7 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     print(machine(), "\n")
     parts = {}
-    for part in args.parts or PARTS:
+    for part in args.parts or [name for name in PARTS if name not in LONG]:
         parts[part] = PARTS[part]()
         print(table(parts[part]), "\n", flush=True)
     if args.save:

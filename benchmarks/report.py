@@ -4,10 +4,12 @@ import dataclasses
 import json
 import pathlib
 import platform
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
 import matplotlib
+import numpy as np
 import optax
 
 from .timing import Figure
@@ -15,6 +17,7 @@ from .timing import Figure
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 
 plt.rcParams["svg.hashsalt"] = "benchmarks"
@@ -23,13 +26,27 @@ plt.rcParams["svg.hashsalt"] = "benchmarks"
 GREY, HELD, MISSED = "#808080", "#5c6bc0", "#ef5350"
 
 
+class Results(Protocol):
+    """What a part measured, where that is not a list of times beside a peer's."""
+
+    def table(self) -> str: ...
+
+    def verdict(self) -> str: ...
+
+    def rows(self) -> list[dict[str, Any]]: ...
+
+    def draw(self, output: pathlib.Path) -> None: ...
+
+
 def machine() -> str:
     device = jax.devices()[0].device_kind
     versions = f"jax {jax.__version__}, equinox {eqx.__version__}"
     return f"{device} ({platform.machine()}), {versions}, optax {optax.__version__}"
 
 
-def table(figures: list[Figure]) -> str:
+def table(figures: list[Figure] | Results) -> str:
+    if not isinstance(figures, list):
+        return figures.table()
     lines = [
         "| what | eqxopt, ms | peer, ms | ratio | bound |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -46,28 +63,43 @@ def table(figures: list[Figure]) -> str:
 def verdict(figures: list[Figure]) -> str:
     """Which ratios miss their bounds."""
     missed = [f"{f.what}: {f.ratio:.3f}" for f in figures if not f.holds]
-    bounds = sum(f.bar is not None for f in figures)
+    return summary(sum(f.bar is not None for f in figures), missed)
+
+
+def summary(bounds: int, missed: list[str]) -> str:
     if not missed:
         return "Every bound is kept."
     return f"Of {bounds} bounds, {len(missed)} are missed ({'; '.join(missed)})."
 
 
-def save(parts: dict[str, list[Figure]], folder: pathlib.Path) -> None:
+def markdown(header: dict[str, bool], rows: list[list[str]]) -> str:
+    """A table. `header` says of each column whether it holds numbers."""
+    lines = [list(header), ["---:" if x else "---" for x in header.values()], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def save(parts: dict[str, list[Figure] | Results], folder: pathlib.Path) -> None:
     """The tables that the documentation shows, all figures as JSON, and pictures. Parts
     that were saved there before and are not among `parts` stay."""
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / "benchmarks.json"
     kept = json.loads(output.read_text()) if output.exists() else {}
     for part, figures in parts.items():
-        rows = [dataclasses.asdict(f) | {"ratio": f.ratio} for f in figures]
+        if isinstance(figures, list):
+            rows = [dataclasses.asdict(f) | {"ratio": f.ratio} for f in figures]
+        else:
+            rows = figures.rows()
         kept[part] = {"machine": machine(), "figures": rows}
         show(part, figures, folder)
     output.write_text(json.dumps(kept, indent=1) + "\n")
 
 
-def show(part: str, figures: list[Figure], folder: pathlib.Path) -> None:
+def show(part: str, figures: list[Figure] | Results, folder: pathlib.Path) -> None:
     text = table(figures) + "\n"
-    if any(f.bar is not None for f in figures):
+    if not isinstance(figures, list):
+        text = f"{figures.verdict()}\n\n{text}"
+        figures.draw(folder / f"benchmarks-{part}.svg")
+    elif any(f.bar is not None for f in figures):
         text = f"{verdict(figures)}\n\n{text}"
         draw(figures, folder / f"benchmarks-{part}.svg")
     (folder / f"benchmarks-{part}.md").write_text(text)
@@ -90,10 +122,47 @@ def draw(figures: list[Figure], output: pathlib.Path) -> None:
     )
     axes.axvline(1, color=GREY, linewidth=0.8)
     axes.set_yticks(places, [f.what for f in shown], fontsize=7)
-    axes.set_xlabel("time, as a multiple of the peer's (mark: bound)", color=GREY)
+    axes.set_xlabel("time, as a multiple of the peer's (mark: bound)")
     axes.set(xlim=(0, None), ylim=(-0.8, len(shown) - 0.2))
-    axes.tick_params(colors=GREY)
+    in_grey(axes)
+    figure.savefig(output, transparent=True, metadata={"Date": None})
+    plt.close(figure)
+
+
+def in_grey(axes: Axes) -> None:
+    """The frame and its labels in a colour for both pages."""
+    axes.tick_params(which="both", colors=GREY)
+    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
+        label.set_color(GREY)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color(GREY)
+
+
+def draw_lines(
+    panels: list[dict[str, Any]],
+    lines: list[list[dict[str, Any]]],
+    output: pathlib.Path,
+) -> None:
+    """Panels side by side, with one legend. Each line has `x`, `y` and options of
+    `Axes.plot`, each panel options of `Axes.set`."""
+    figure, every = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels) + 1.4, 3.6), layout="constrained"
+    )
+    shown = {}
+    for axes, panel, panel_lines in zip(np.atleast_1d(every), panels, lines):
+        for line in panel_lines:
+            options = {k: v for k, v in line.items() if k not in ("x", "y", "label")}
+            (drawn,) = axes.plot(line["x"], line["y"], linewidth=1.2, **options)
+            shown.setdefault(line["label"], drawn)
+        axes.set(**panel)
+        in_grey(axes)
+    figure.legend(
+        shown.values(),
+        shown,
+        loc="outside right upper",
+        labelcolor=GREY,
+        frameon=False,
+        fontsize=8,
+    )
     figure.savefig(output, transparent=True, metadata={"Date": None})
     plt.close(figure)

@@ -15,10 +15,15 @@ from ._abstract.wrapper import (
     AbstractSharedWrapper as AbstractSharedWrapper,
     AbstractWrapper as AbstractWrapper,
 )
+from ._curvature.bfgs import BFGS as BFGS, SSBFGS as SSBFGS, SSBroyden as SSBroyden
+from ._curvature.gauss_newton import GaussNewton as GaussNewton
 from ._curvature.lbfgs import LBFGS as LBFGS
+from ._curvature.levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
+from ._curvature.newton_cg import NewtonCG as NewtonCG
 from ._describe import describe as describe
 from ._fields.hyperparameter import PerParameter as PerParameter
 from ._line_search.backtracking import BacktrackingLineSearch as BacktrackingLineSearch
+from ._line_search.grid import GridLineSearch as GridLineSearch
 from ._line_search.zoom import ZoomLineSearch as ZoomLineSearch
 from ._matrices._newton_schulz import NewtonSchulz as NewtonSchulz
 from ._matrices.apollo import APOLLO as APOLLO

@@ -57,6 +57,15 @@ def as_numbers(x: NumbersLike) -> Vector:
     return _own(x, float)
 
 
+def as_real_array(x: Any) -> Float[Array, "..."]:
+    """`x` as an array of the default float dtype and any shape, always a copy."""
+    if isinstance(x, bool) or not eqx.is_array_like(x):
+        raise TypeError(f"expected a real number or an array of them, got {x!r}")
+    if jnp.iscomplexobj(x) or jnp.asarray(x).dtype == bool:
+        raise TypeError(f"expected real numbers, got {x}")
+    return _own(x, float)
+
+
 def copied(tree: T) -> T:
     """`tree` with copies of its arrays, concrete ones also under `jax.jit`."""
     return jtu.tree_map(lambda x: _own(x) if eqx.is_array(x) else x, tree)

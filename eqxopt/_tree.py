@@ -255,8 +255,9 @@ def choose(
     prefix = dict(jtu.tree_flatten_with_path(choice, is_leaf=is_leaf)[0])
     chosen = [_longest_prefix(path, prefix, what) for path in parameters.key_paths]
     branches = {p[:k] for p in parameters.all_key_paths for k in range(len(p) + 1)}
-    for path in prefix:
-        if path and path not in branches:
+    for path, entry in prefix.items():
+        # A tree made from the model also has the model's own `None`s.
+        if path and path not in branches and entry is not None:
             raise ValueError(
                 f"{what} has an entry at {show_path(path)}, where the model has none"
             )

@@ -69,6 +69,7 @@ OPTIMIZERS: dict[str, Case] = {
             seed=1,
         ),
     ),
+    "BFGS": Case(lambda: eqxopt.BFGS(0.1, linesearch=None), coupled=True),
     "CAME": Case(
         lambda: eqxopt.CAME(
             0.01,
@@ -106,6 +107,10 @@ OPTIMIZERS: dict[str, Case] = {
             fallback=eqxopt.AdamW(0.01),
         ),
     ),
+    "GaussNewton": Case(
+        lambda: eqxopt.GaussNewton(0.1, 0.1, momentum=0.5, max_norm=0.5),
+        coupled=True,
+    ),
     "KLShampoo": Case(
         lambda: eqxopt.KLShampoo(
             0.01,
@@ -126,6 +131,9 @@ OPTIMIZERS: dict[str, Case] = {
     "LBFGS": Case(
         lambda: eqxopt.LBFGS(0.1, memory_size=3, linesearch=None),
         coupled=True,
+    ),
+    "LevenbergMarquardt": Case(
+        lambda: eqxopt.LevenbergMarquardt(0.1), smooth=False, coupled=True
     ),
     "Lion": Case(lambda: eqxopt.Lion(0.01, weight_decay=0.1)),
     "MADGRAD": Case(lambda: eqxopt.MADGRAD(0.1, weight_decay=0.1, eps=1e-3)),
@@ -157,6 +165,11 @@ OPTIMIZERS: dict[str, Case] = {
     ),
     "NAdam": Case(lambda: eqxopt.NAdam(0.01)),
     "NAdamW": Case(lambda: eqxopt.NAdamW(0.01, weight_decay=0.1)),
+    "NewtonCG": Case(
+        lambda: eqxopt.NewtonCG(0.1, 2.0, 4, 2, linesearch=None, cg_rtol=1e-8, seed=1),
+        smooth=False,
+        coupled=True,
+    ),
     "NoisySGD": Case(lambda: eqxopt.NoisySGD(0.01, eta=0.1, seed=1)),
     "NorMuon": Case(
         lambda: eqxopt.NorMuon(
@@ -239,6 +252,10 @@ OPTIMIZERS: dict[str, Case] = {
             fallback=eqxopt.AdamW(0.01),
         ),
         smooth=False,
+    ),
+    "SSBFGS": Case(lambda: eqxopt.SSBFGS(0.1, linesearch=None), coupled=True),
+    "SSBroyden": Case(
+        lambda: eqxopt.SSBroyden(0.1, linesearch=None), coupled=True, smooth=False
     ),
     "StableAdamW": Case(
         lambda: eqxopt.StableAdamW(0.01, b2=0.9, clipping_threshold=0.5),

@@ -67,10 +67,27 @@ def still_loss(params, step):
     return nested_loss(moving, step) + 0 * jnp.sum(params["still"])
 
 
+def still_residuals(params, step):
+    """Residuals in the same parameters. Their sum of squares is another loss."""
+    phase = 1 + 0.1 * step
+    moving = [x for k, x in params.items() if k != "still"]
+    return [jnp.sin(phase * x) + 0.3 * x for x in moving]
+
+
 def curved(params):
     """A loss of any model."""
     leaves = [x for x in jax.tree.leaves(params) if eqx.is_inexact_array(x)]
     return sum((jnp.sum(jnp.abs(x) ** 2).astype(jnp.float32) for x in leaves), 1.0)
+
+
+def curved_residuals(params):
+    """Residuals whose half sum of squares is `curved`."""
+    leaves = [x for x in jax.tree.leaves(params) if eqx.is_inexact_array(x)]
+    return [jnp.asarray(2**0.5, x.dtype) * x for x in (*leaves, jnp.ones(()))]
+
+
+# What an optimizer may need beside the gradients.
+CURVED = {"value": 1.0, "value_fn": curved, "residual_fn": curved_residuals}
 
 
 class Model(eqx.Module):

@@ -46,8 +46,15 @@ LAYERS = {
         "rescaling",
         "averages",
     ],
-    "_fields": ["selectors", "options", "keys", "matrices", "hyperparameter"],
-    "_math": ["small", "units", "moments", "factored", "linalg", "vectors"],
+    "_fields": [
+        "selectors",
+        "options",
+        "keys",
+        "matrices",
+        "hyperparameter",
+        "bounds",
+    ],
+    "_math": ["small", "box", "units", "moments", "factored", "linalg", "vectors"],
     "_compile": [
         "staging",
         "once",

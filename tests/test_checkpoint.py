@@ -19,7 +19,7 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 from cases import OPTIMIZERS, OWN_OPTIMIZERS, TRANSFORMS, WRAPPERS
-from problems import curved, Model, small_params
+from problems import CURVED, Model, small_params
 
 import eqxopt
 from eqxopt.schedules import Constant, ExponentialDecay, Linear
@@ -72,7 +72,7 @@ def zeroed(x):
 def trained(opt, model, steps=1):
     for i in range(steps):
         grads = jax.tree.map(jnp.sin, eqx.filter(model, eqx.is_inexact_array))
-        model, opt = opt.apply(grads, model, value=1.0 + i, value_fn=curved)
+        model, opt = opt.apply(grads, model, **CURVED | {"value": 1.0 + i})
     return model, opt
 
 

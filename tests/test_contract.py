@@ -7,7 +7,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from cases import OPTIMIZERS as TABLE, OWN_OPTIMIZERS
-from problems import curved, Model, small_params
+from problems import CURVED, Model, small_params
 from training_loops import (
     arrays,
     assert_close,
@@ -69,7 +69,7 @@ class TestSameInSameOut:
         def one_step():
             params, grads = small_params(dtype), small_params(grad_dtype, seed=1)
             opt = case.make().init(params)
-            after = opt.apply(grads, params, value=1.0, value_fn=curved)
+            after = opt.apply(grads, params, **CURVED)
             return (params, opt), after
 
         before, after = jax.eval_shape(one_step)
@@ -79,7 +79,7 @@ class TestSameInSameOut:
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
                 assert jnp.finfo(leaf.dtype).bits >= 32
         updates = jax.eval_shape(
-            lambda p, o: o.update(p, p, value=1.0, value_fn=curved)[0],
+            lambda p, o: o.update(p, p, **CURVED)[0],
             before[0],
             before[1],
         )
@@ -129,7 +129,7 @@ class TestSameInSameOut:
 
 def next_step(model, opt):
     grads = jax.tree.map(jnp.sin, eqx.filter(model, eqx.is_inexact_array))
-    return opt.apply(grads, model, value=1.0, value_fn=curved)
+    return opt.apply(grads, model, **CURVED)
 
 
 def hyperparameter(opt):
@@ -144,9 +144,9 @@ class TestModelInModelOut:
         model = Model()
         opt = OPTIMIZERS[name].make().init(model)
         grads = eqx.filter(model, eqx.is_inexact_array)
-        after, opt = opt.apply(grads, model, value=1.0, value_fn=curved)
+        after, opt = opt.apply(grads, model, **CURVED)
         # The first step of some only gathers statistics.
-        after, opt = opt.apply(grads, after, value=1.0, value_fn=curved)
+        after, opt = opt.apply(grads, after, **CURVED)
         assert type(after) is Model and after.activation is model.activation
         assert (after.steps, after.name, after.nothing) == (3, "model", None)
         assert not np.array_equal(after.layers[0].weight, model.layers[0].weight)
@@ -179,7 +179,7 @@ class TestModelInModelOut:
         params, opt = step(opt, params, small_params(seed=1))
         grads = small_params(seed=2)
         grads |= {"matrix": None, "scalar": np.zeros((), jax.dtypes.float0)}
-        new, new_opt = opt.apply(grads, params, value=1.0, value_fn=curved)
+        new, new_opt = opt.apply(grads, params, **CURVED)
         for absent in ("matrix", "scalar"):
             assert_equal(new[absent], params[absent])
             if opt.state != ():
@@ -189,9 +189,7 @@ class TestModelInModelOut:
     def test_empty_model(self, name):
         for model in ({}, None, {"f": jnp.tanh, "n": 3}):
             opt = OPTIMIZERS[name].make().init(model)
-            after, opt = opt.apply(
-                jax.tree.map(lambda _: None, model), model, value=1.0, value_fn=curved
-            )
+            after, opt = opt.apply(jax.tree.map(lambda _: None, model), model, **CURVED)
             assert after == model and opt.count == 1
 
 
@@ -211,11 +209,14 @@ class TestPrecision:
             pytest.skip("real parameters only")
         params = {"z": jnp.asarray([1 + 2j, -0.5j, 0], jnp.complex64)}
         opt = OPTIMIZERS[name].make().init(params)
+        residuals = lambda p: (p["z"] - 1j) * 2**0.5
         loss = lambda p: jnp.sum(jnp.square(p["z"].real) + jnp.square(p["z"].imag - 1))
         for _ in range(5):
             value, grads = jax.value_and_grad(loss)(params)
             grads = jax.tree.map(jnp.conj, grads)
-            params, opt = opt.apply(grads, params, value=value, value_fn=loss)
+            params, opt = opt.apply(
+                grads, params, value=value, value_fn=loss, residual_fn=residuals
+            )
         assert np.all(np.isfinite(np.asarray(params["z"])))
         assert loss(params) < 7.26
 

@@ -34,14 +34,16 @@ def flags():
 def test_no_infinity_and_no_nan(name, flags):
     params = {"w": jnp.full((3, 2), 0.5), "b": jnp.ones(3)}
     loss = lambda p: jnp.sum(jnp.square(p["w"])) + jnp.sum(jnp.square(p["b"]))
+    residuals = lambda p: jax.tree.map(lambda x: 2**0.5 * x, p)
+    known = {"value_fn": loss, "residual_fn": residuals}
     opt = CASES[name]().init(params)
     for _ in range(4):
         value, grads = jax.value_and_grad(loss)(params)
         if isinstance(opt, eqxopt.LBFGS):
             value, grads = opt.value_and_grad(loss, params)
         if isinstance(opt, eqxopt.AbstractOptimizer):
-            opt.update(grads, params, value=value, value_fn=loss)
-            params, opt = opt.apply(grads, params, value=value, value_fn=loss)
+            opt.update(grads, params, value=value, **known)
+            params, opt = opt.apply(grads, params, value=value, **known)
             opt.eval_params(params)
         else:
             _, opt = opt.update(grads, params)

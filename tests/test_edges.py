@@ -44,9 +44,10 @@ def with_zeros(opt, *names):
 
 
 EPS = "eps", "graft_eps", "min_norm"
-# With a gradient of 0, these still move a parameter: by noise, towards 0, or to where
-# their start at more than 0 points.
+# With a gradient of 0, these still move a parameter: by noise, towards 0, to where
+# their start at more than 0 points, or as residuals say.
 RESTLESS = {"Fromage", "NoisySGD", "Scion", "Yogi"}
+RESTLESS |= {"GaussNewton", "LevenbergMarquardt"}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

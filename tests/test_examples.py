@@ -66,6 +66,16 @@ def test_sweep(sweep, tmp_path):
     assert output.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["GaussNewton", "SSBroyden"])
+def test_poisson(name, tmp_path):
+    """It ends far below the error of Adam, from few points."""
+    output = tmp_path / "poisson.png"
+    quick = ["--adam-steps", "100", "--steps", "10", "--width", "8", "--points", "8"]
+    options = ["--optimizer", name, *quick, "--output", str(output)]
+    assert load("poisson").main(options) < 0.1
+    assert output.read_bytes().startswith(b"\x89PNG")
+
+
 def test_resume(tmp_path, monkeypatch, capsys):
     """A run that is stopped ends as one that is not, to the last bit."""
     resume = load("resume")

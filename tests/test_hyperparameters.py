@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import OPTIMIZERS as TABLE, OWN_OPTIMIZERS
-from problems import params_and_still, still_loss as loss
+from problems import params_and_still, still_loss as loss, still_residuals
 
 import eqxopt
 from eqxopt import schedules
@@ -34,6 +34,14 @@ def numbers(opt):
     }
 
 
+def functions(step):
+    """What an optimizer may call."""
+    return {
+        "value_fn": lambda params: loss(params, step),
+        "residual_fn": lambda params: still_residuals(params, step),
+    }
+
+
 def train(opt, steps=4, params=None):
     params = params_and_still() if params is None else params
     return _train(opt, params, steps)
@@ -44,8 +52,7 @@ def _train(opt, params, steps):
     def body(carry, step):
         params, opt = carry
         value, grads = jax.value_and_grad(loss)(params, step)
-        value_fn = lambda params: loss(params, step)
-        return opt.apply(grads, params, value=value, value_fn=value_fn), None
+        return opt.apply(grads, params, value=value, **functions(step)), None
 
     (params, _), _ = jax.lax.scan(
         body, (params, opt.init(params)), jnp.arange(steps, dtype=float)
@@ -124,19 +131,15 @@ def test_schedule_equals_replacing(name, x64):
     replaced = case.make().init(params)
     for step in range(4):
         value, grads = loss_and_grads(params, float(step))
-        value_fn = lambda params, step=step: loss(params, float(step))
-        params, scheduled = scheduled.apply(
-            grads, params, value=value, value_fn=value_fn
-        )
+        known = functions(float(step))
+        params, scheduled = scheduled.apply(grads, params, value=value, **known)
         value, grads = loss_and_grads(expected, float(step))
         replaced = replaced.replace(**{k: moved(x, step) for k, x in at.items()})
         now = scheduled_at(scheduled, step)
         assert {k: float(v) for k, v in numbers(replaced).items()} == (
             pytest.approx(now)
         )
-        expected, replaced = replaced.apply(
-            grads, expected, value=value, value_fn=value_fn
-        )
+        expected, replaced = replaced.apply(grads, expected, value=value, **known)
     for k in params:
         np.testing.assert_allclose(params[k], expected[k], rtol=1e-9, atol=1e-12)
 

@@ -73,7 +73,8 @@ def loss(params):
 
 def step(params, opt):
     value, grads = jax.value_and_grad(loss)(params)
-    return opt.apply(grads, params, value=value, value_fn=loss)
+    residuals = lambda params: params
+    return opt.apply(grads, params, value=value, value_fn=loss, residual_fn=residuals)
 
 
 def kind(x):
@@ -137,7 +138,11 @@ def test_inside_shard_map_with_some_that_do_not_vary(name):
     jax.eval_shape(spread(run, specs, out=specs), arrays)
 
 
-SEARCHES = [eqxopt.ZoomLineSearch(), eqxopt.BacktrackingLineSearch()]
+SEARCHES = [
+    eqxopt.ZoomLineSearch(),
+    eqxopt.BacktrackingLineSearch(),
+    eqxopt.GridLineSearch(4),
+]
 
 
 @pytest.mark.parametrize("search", SEARCHES, ids=lambda x: type(x).__name__)

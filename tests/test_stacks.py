@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import OPTIMIZERS, OWN_OPTIMIZERS, WRAPPERS
-from problems import curved
+from problems import CURVED
 from training_loops import arrays, assert_close, assert_equal, bits, scanned, step
 
 import eqxopt
@@ -46,7 +46,7 @@ def trained(opt, model, steps=2):
         grads = jax.tree.map(
             lambda x: jnp.sin(x + i), eqx.filter(model, eqx.is_inexact_array)
         )
-        model, opt = opt.apply(grads, model, value=1.0, value_fn=curved)
+        model, opt = opt.apply(grads, model, **CURVED)
     return model, opt
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from problems import curved, nested_loss
+from problems import CURVED, nested_loss
 
 
 STEPS = 25
@@ -46,7 +46,7 @@ def assert_close(got, expected, rtol=1e-10, atol=None):
 @jax.jit
 def step(opt, params, grads):
     """One step with given gradients."""
-    return opt.apply(grads, params, value=jnp.asarray(1.0), value_fn=curved)
+    return opt.apply(grads, params, **CURVED)
 
 
 donating_step = jax.jit(step.__wrapped__, donate_argnums=(0, 1))

@@ -55,7 +55,7 @@ def _updated(transform: Any, parameters: Parameters) -> Any:
         grads = [grad[None] for grad in grads]
     value = _loss(parameters.arrays).astype(float)
     loss = lambda model: _loss(Parameters(model).arrays)
-    residuals = lambda model: as_residuals("", Parameters(model).arrays)
+    residuals = lambda model: as_residuals("`residual_fn`", Parameters(model).arrays)
     return transform.advance(Step(parameters, list(grads), value, loss, residuals))[1]
 
 

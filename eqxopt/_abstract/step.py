@@ -64,7 +64,7 @@ def checked_step(
     checked = _gradients(name, grads, parameters, per_example=per_example)
     loss = None if value is None else as_loss(name, value)
     if value_fn is None and residual_fn is not None:
-        value_fn = lambda model: half_squares(as_residuals(name, residual_fn(model)))
+        value_fn = lambda model: half_squares(_residuals(name, residual_fn(model)))
     return Step(parameters, checked, loss, value_fn, residual_fn)
 
 
@@ -82,18 +82,23 @@ def as_loss(name: str, value: Any, what: str = "`value` must be") -> Scalar:
     return value
 
 
-def as_residuals(name: str, residuals: PyTree) -> Vector:
-    """A tree of residuals as one real vector, for a call of the class `name`."""
+def as_residuals(function: str, residuals: PyTree) -> Vector:
+    """The tree of residuals that `function` gave as one real vector."""
     leaves = jtu.tree_leaves(residuals)
     for x in leaves:
         if not (eqx.is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact)):
             raise TypeError(
-                f"`{name}.apply`: `residual_fn` must give arrays of floating point, "
-                f"the residuals, not {reprlib.repr(x)}"
+                f"{function} must give arrays of floating point, the residuals, not "
+                f"{reprlib.repr(x)}"
             )
     if not any(x.size for x in leaves):
-        raise ValueError(f"`{name}.apply`: `residual_fn` gave no residuals")
+        raise ValueError(f"{function} gave no residuals")
     return as_vector(leaves, widest_real_dtype(leaves))
+
+
+def _residuals(name: str, residuals: PyTree) -> Vector:
+    """What `residual_fn` gave in a call of the class `name`."""
+    return as_residuals(f"`{name}.apply`: `residual_fn`", residuals)
 
 
 def half_squares(residuals: Vector) -> Scalar:
@@ -205,4 +210,4 @@ def needed_residual_fn(
             "`opt.apply(grads, model, residual_fn=lambda model: ...)`, or train with "
             "`make_step(residual_fn, residuals=True)` or `fit(..., residuals=True)`"
         )
-    return lambda params: as_residuals(name, residual_fn(params))
+    return lambda params: _residuals(name, residual_fn(params))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, PyTree
 from .._compile.staging import in_jit
 from .._fields import (
     at_step,
+    bound,
     dtype_option,
     hyperparameter,
     HyperparameterIn,
@@ -54,6 +55,7 @@ def inner(**options: Any) -> Any:
     field_specifiers=(
         eqx.field,
         hyperparameter,
+        bound,
         integer,
         mask_of,
         matrices_of,

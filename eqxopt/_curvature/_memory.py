@@ -12,10 +12,20 @@ from .._dtype import real_dtype
 from .._math import divide, global_norm, inner_product
 from .._sharding import tied_together
 from .._types import AnyLeaf, Leaf, Scalar
-from ._pairs import inner_products, is_positive, Last, Pair, times, total
+from ._pairs import (
+    has_curvature,
+    inner_products,
+    is_positive,
+    Last,
+    Pair,
+    times,
+    total,
+)
 
 
 Arrays: TypeAlias = Sequence[AnyLeaf]
+Some: TypeAlias = Sequence[Bool[Array, "..."] | None]
+"""Some entries of each parameter, `None` for all of them."""
 
 
 class CurvatureMemory(NamedTuple):
@@ -44,32 +54,43 @@ def preconditioned(
     newest: Int[Array, ""],
     *,
     scale_identity: bool,
+    free: Some | None = None,
 ) -> Arrays:
     r"""$H g$, the inverse Hessian times the gradients, by the two-loop recursion of
-    L-BFGS. `newest` is the index of the newest pair in the ring buffers."""
+    L-BFGS. `newest` is the index of the newest pair in the ring buffers. With `free`
+    the recursion runs over these entries, as if there were no others."""
     size = memories[0].param_diffs.shape[0]
     newest_first = (newest - jnp.arange(size, dtype=newest.dtype)) % size
+
+    def pairs_at(index: Int[Array, ""]) -> list[Pair]:
+        pairs = [memory.pair(index) for memory in memories]
+        if free is None:
+            return pairs
+        s, y = zip(*pairs)
+        return [Pair(*pair) for pair in zip(_only(free, s), _only(free, y))]
 
     # The factor of every vector ends in a division or a root. XLA computes what is
     # cheaper again for each parameter, and with it the sums over all parameters.
     def first_loop(q: Arrays, index: Int[Array, ""]) -> Any:
-        pairs = [memory.pair(index) for memory in memories]
+        pairs = pairs_at(index)
         sy, yy, sq = total([_first_products(pair, x) for pair, x in zip(pairs, q)])
         # The sums are over the parameters that have a gradient now. They are 0 where
         # the buffer is not filled yet. Leave pairs of negative curvature out.
-        used = sy > 0
+        used = sy > 0 if free is None else has_curvature(pairs)
         sq, sy = jnp.where(used, sq, 0), jnp.where(used, sy, 1)
         q = [_plus(x, -(sq / sy), pair.y) for pair, x in zip(pairs, q)]
         return q, (sq, sy, yy, used)
 
     def second_loop(r: Arrays, products: Any) -> Any:
         index, sq, sy, used = products
-        pairs = [memory.pair(index) for memory in memories]
+        pairs = pairs_at(index)
         yr = inner_products([pair.y for pair in pairs], r)
         rest = jnp.where(used, sq - yr, 0)
         r = [_plus(x, rest / sy, pair.s) for pair, x in zip(pairs, r)]
         return r, None
 
+    if free is not None:
+        grads = _only(free, grads)
     norm = global_norm(grads)
     first_scale = 1 / jnp.maximum(1, norm) if scale_identity else jnp.ones_like(norm)
     # The sums over all parameters make every vector vary as any of them does.
@@ -77,8 +98,10 @@ def preconditioned(
     q, (sq, sy, yy, used) = jax.lax.scan(first_loop, q, newest_first)
     scale = first_scale
     if scale_identity:
-        known = used[0] & jnp.isfinite(sy[0]) & (yy[0] > 0)
-        newest_scale = divide(jnp.where(known, sy[0], 0), yy[0])
+        # The newest pair may say nothing of the entries that are free now.
+        i = 0 if free is None else jnp.argmax(used)
+        known = used[i] & jnp.isfinite(sy[i]) & (yy[i] > 0)
+        newest_scale = divide(jnp.where(known, sy[i], 0), yy[i])
         scale = jnp.where(known, newest_scale, first_scale)
     r = [times(x, scale) for x in q]
     products = newest_first, sq, sy, used
@@ -88,6 +111,23 @@ def preconditioned(
     return [
         jnp.where(downhill, x, times(grad, first_scale)) for x, grad in zip(r, grads)
     ]
+
+
+def scale_of_newest(
+    memories: Sequence[CurvatureMemory], grads: Arrays, newest: Int[Array, ""]
+) -> Scalar:
+    r"""$\gamma$, the length of a step against the gradient."""
+    index = newest % memories[0].param_diffs.shape[0]
+    pairs = [memory.pair(index) for memory in memories]
+    sy, yy, _ = total([_first_products(pair, pair.s) for pair in pairs])
+    known = (sy > 0) & jnp.isfinite(sy) & (yy > 0)
+    first = 1 / jnp.maximum(1, global_norm(grads))
+    return jnp.where(known, divide(jnp.where(known, sy, 0), yy), first)
+
+
+def _only(some: Some, arrays: Arrays) -> list[AnyLeaf]:
+    """The arrays with 0 in all other entries."""
+    return [x if own is None else jnp.where(own, x, 0) for own, x in zip(some, arrays)]
 
 
 @once_per_shape

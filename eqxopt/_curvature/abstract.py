@@ -26,10 +26,19 @@ from .._compile.traces import as_argument, compiled
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype, zeros_like
 from .._fields import OptionalHyperparameter
 from .._line_search.abstract import AbstractLineSearch, Point
-from .._math import moved, no_update, own_copy, plus_one, zero_count
+from .._math import (
+    global_norm,
+    moved,
+    no_update,
+    own_copy,
+    plus_one,
+    select,
+    zero_count,
+)
 from .._sharding import cond, placed_with
 from .._tree import fill, Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self
+from ._box import Box, is_outside, onward, projected_norm, shortened
 from ._pairs import inner_products, Last, Pair, times
 
 
@@ -55,6 +64,7 @@ class Active(NamedTuple):
     states: list[Any]
     rates: list[Scalar]
     step: Step
+    box: Box | None = None
 
     @property
     def arrays(self) -> Arrays:
@@ -68,6 +78,24 @@ class Active(NamedTuple):
     def directions(self, vectors: Sequence[AnyLeaf]) -> Arrays:
         """The way against `vectors`, at the learning rate of each parameter."""
         return [times(x, -rate) for x, rate in zip(vectors, self.rates)]
+
+    def in_box(self, updates: Arrays) -> Arrays:
+        """The updates, shortened to end in the box."""
+        if self.box is None:
+            return updates
+        return shortened(self.box, self.arrays, updates)
+
+    def grad_norm(self, arrays: Arrays, grads: Arrays) -> Scalar:
+        """The norm of the gradients at `arrays`, without what points out of the box."""
+        if self.box is None:
+            return global_norm(grads)
+        return projected_norm(self.box, arrays, grads)
+
+    def onward(self, directions: Arrays, step_size: Scalar) -> Arrays:
+        """The directions in which parameters still move after a step of this size."""
+        if self.box is None:
+            return directions
+        return onward(self.box, self.arrays, directions, step_size)
 
 
 class AbstractNewtonOptimizer(AbstractOptimizer):
@@ -96,14 +124,16 @@ class AbstractNewtonOptimizer(AbstractOptimizer):
 
     @abc.abstractmethod
     def choose(self, active: Active) -> tuple[Self, Arrays, Active]:
-        """A direction for each parameter, with what was learned on the way."""
+        """A direction for each parameter, with what was learned on the way. If the
+        `Active` that is returned has a box, no step leaves it, and a start outside
+        moves into it."""
 
     @abc.abstractmethod
     def learn(
         self, active: Active, changes: list[Pair], is_known: Bool[Array, ""]
     ) -> tuple[Self, list[Any]]:
         """This optimizer and the states, after a step that made these changes. They are
-        known if the step was made."""
+        known if the step was made. The gradients are those from before it."""
 
     def start(self, parameters: Parameters) -> Self:
         fixed = self.linesearch is None
@@ -152,6 +182,8 @@ class AbstractNewtonOptimizer(AbstractOptimizer):
         updates: Leaves = [None] * len(has_grad)
         if not any(has_grad):
             return updates, replace_fields(self, count=count)
+        if self.uses_residual_fn:  # before the error about the loss
+            needed_residual_fn(self, step.residual_fn)
         states = states_of(self, step)
         active = _active(self, step, [s for s, x in zip(states, has_grad) if x])
         if self.linesearch is None:
@@ -192,13 +224,14 @@ def _fixed_step(optimizer: O, active: Active) -> Stepped[O]:
         Pair(s=array - cast(Array, state.param), y=grad - state.grad)
         for array, grad, state in zip(wide, active.grads, active.states)
     ]
-    new, states = optimizer.learn(active, changes, count_of(optimizer) > 0)
+    before = active._replace(grads=[state.grad for state in active.states])
+    new, states = optimizer.learn(before, changes, count_of(optimizer) > 0)
     new, updates, active = new.choose(active._replace(states=states))
     states = [
         state._replace(grad=grad, param=array)
         for state, grad, array in zip(active.states, active.grads, wide)
     ]
-    return new, updates, states
+    return new, active.in_box(updates), states
 
 
 def _search_step(
@@ -213,13 +246,14 @@ def _search_step(
     optimizer, directions, active = optimizer.choose(active)
 
     def line(step_size: Scalar) -> Any:
-        updates = _scaled(directions, step_size)
+        updates = active.in_box(_scaled(directions, step_size))
         value, vjp = jax.vjp(loss_at, moved(active.arrays, list(updates)))
 
         def slope_and_grads() -> Any:
             (grads,) = vjp(jnp.ones_like(value))
             grads = [conjugated(grad) for grad in grads]
-            return inner_products(directions, grads).astype(dtype), grads
+            moving = active.onward(directions, step_size)
+            return inner_products(moving, grads).astype(dtype), grads
 
         return value.astype(dtype), slope_and_grads
 
@@ -232,25 +266,45 @@ def _search_step(
     end, grads, evaluations = search.search(
         line, start, active.grads, optimizer.step_size
     )
-    updates = _scaled(directions, end.step_size)
+    updates = active.in_box(_scaled(directions, end.step_size))
+    found = _is_better(
+        end,
+        active.grad_norm(moved(active.arrays, list(updates)), grads),
+        start,
+        active.grad_norm(active.arrays, active.grads),
+    )
+    end, grads = select(found, (end, grads), (start, active.grads))
+    updates = active.in_box(_scaled(directions, end.step_size))
     ends = moved(active.arrays, list(updates))
     changes = [
         Pair(s=own_copy(new) - own_copy(old), y=new_grad - grad)
         for new, old, new_grad, grad in zip(ends, active.arrays, grads, active.grads)
     ]
     has_moved = end.step_size > 0
+    failures = jnp.where(is_same, plus_one(optimizer.failures), 1)
+    if active.box is not None:
+        # A move into the box is no failure, and leaves the loss there unknown.
+        failures = jnp.where(is_outside(active.box, active.arrays), 0, failures)
     new = replace_fields(
         optimizer,
         value=end.value,
         step_size=jnp.where(has_moved, end.step_size, optimizer.step_size),
         evaluations=evaluations,
-        failures=jnp.where(
-            has_moved, 0, jnp.where(is_same, plus_one(optimizer.failures), 1)
-        ),
+        failures=jnp.where(has_moved, 0, failures),
     )
     new, states = new.learn(active, changes, has_moved)
     states = [state._replace(grad=grad) for state, grad in zip(states, grads)]
     return new, updates, states
+
+
+def _is_better(
+    end: Point, grad_norm: Scalar, start: Point, start_norm: Scalar
+) -> Bool[Array, ""]:
+    """Whether the end of a search is another point. Where the loss differs by rounding
+    only, which a search may accept, the gradients must be smaller."""
+    rounding = 16 * jnp.finfo(end.value.dtype).eps * jnp.abs(start.value)
+    differs = ~(jnp.abs(end.value - start.value) <= rounding)
+    return (end.step_size > 0) & (differs | (grad_norm < start_norm))
 
 
 def _loss(optimizer: AbstractNewtonOptimizer, active: Active) -> Scalar:

@@ -1,19 +1,37 @@
 """L-BFGS, with a line search or with a learning rate."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from .._fields import hyperparameter, OptionalHyperparameter
+from .._dtype import widest_real_dtype
+from .._fields import (
+    bound,
+    bounds_by_path,
+    bounds_of,
+    check_order,
+    fix_bound,
+    hyperparameter,
+    OptionalBound,
+    OptionalHyperparameter,
+)
 from .._line_search.abstract import AbstractLineSearch
 from .._line_search.zoom import ZoomLineSearch
 from .._math import plus_one_if, zero_count
-from .._number import integer
+from .._number import check_fields, integer
 from .._tree import Parameters, replace_fields
-from .._types import Count, Leaf, Self
-from ._memory import CurvatureMemory, empty_memory, preconditioned, with_pair
-from ._pairs import has_curvature, Last, Pair
+from .._types import Amount, Count, Leaf, Scalar, Self
+from ._box import box_of, is_outside, projected_norm, reached, reaching
+from ._memory import (
+    CurvatureMemory,
+    empty_memory,
+    preconditioned,
+    scale_of_newest,
+    with_pair,
+)
+from ._pairs import has_curvature, inner_products, is_positive, Last, Pair, times
 from .abstract import AbstractNewtonOptimizer, Active, Arrays, as_search
 
 
@@ -59,6 +77,27 @@ class LBFGS(AbstractNewtonOptimizer):
     in forward mode, as by `jax.jvp` and `jax.jacfwd`: JAX cannot differentiate a loop
     of unknown length in reverse.
 
+    With bounds $l \le \theta \le h$ the step is that of projected quasi-Newton methods:
+
+    $$
+    \begin{aligned}
+    \theta_t &= P(\theta_{t-1} + \eta_t d_t), \qquad P(x) = \min(\max(x, l), h) \\
+    d_t &= P\big(\theta_{t-1} - \alpha_t\,
+        (\gamma_t \, g_A + H_F \, g_F)\big) - \theta_{t-1}
+    \end{aligned}
+    $$
+
+    $A$ has the entries that a step of $-\alpha_t \gamma_t g_t$ would take to a bound.
+    One that is there already stays if the step points outward, and one nearby goes
+    straight to it. $F$ has all others. The recursion runs over these alone, and uses
+    the pairs that have a positive product over them. If $d_t$ does not go down, or the
+    last search from here has failed, $A$ has all entries.
+
+    No point outside the bounds is evaluated, and no parameter ends outside, rounding
+    included. A model that starts outside first moves to the nearest point between the
+    bounds, in a step of its own without a search, which leaves `value` at the loss
+    outside.
+
     **Arguments:**
 
     - `learning_rate`: $\alpha$, in [0, inf). It scales the direction before the search.
@@ -68,14 +107,26 @@ class LBFGS(AbstractNewtonOptimizer):
     - `scale_init_precond`: whether to start from $\gamma_t I$, not $I$. Default `True`.
     - `linesearch`: an [`eqxopt.ZoomLineSearch`][], the default, an
         [`eqxopt.BacktrackingLineSearch`][], or `None` for steps at the learning rate.
+    - `lower`: $l$, in [-inf, inf]: a number, an array of the parameter's shape, or a
+        choice of these per parameter, which is a tree that is a prefix of the model or
+        a function of `(path, array)`. In a choice, `None` is no bound. No schedule: to
+        move a bound, call `opt.replace`, which recompiles nothing. Default `None`, for
+        no bounds.
+    - `upper`: $h$, likewise, and not below `lower`.
 
     **Raises:** a `ValueError` if there is a line search and `apply` is not given
-    `value` and `value_fn`.
+    `value` and `value_fn`, if a bound does not fit the model, or if `lower` is above
+    `upper`; a `TypeError` for a bound on a complex parameter.
 
     **Source:** Liu and Nocedal, [On the limited memory BFGS method for large scale
     optimization](https://doi.org/10.1007/BF01589116), 1989; Nocedal and Wright,
     [Numerical Optimization](https://doi.org/10.1007/978-0-387-40065-5), 2006, Section
-    7.2. The defaults and the first $\gamma$ are those of optax.
+    7.2. The defaults and the first $\gamma$ are those of optax. For bounds:
+    Bertsekas, [Projected Newton methods for optimization problems with simple
+    constraints](https://doi.org/10.1137/0320018), 1982; Morales and Nocedal, [Remark on
+    "Algorithm 778: L-BFGS-B"](https://doi.org/10.1145/2049662.2049669), 2011, for going
+    straight to $P$ of the full step. L-BFGS-B ends at the same points by other steps:
+    it finds $A$ along the path of the projected gradient.
 
     !!! example
 
@@ -103,16 +154,41 @@ class LBFGS(AbstractNewtonOptimizer):
     linesearch: AbstractLineSearch | None = eqx.field(
         converter=as_search, default_factory=ZoomLineSearch
     )
+    lower: OptionalBound = bound(default=None)
+    upper: OptionalBound = bound(default=None)
     pairs: Count = eqx.field(default=None, init=False)
     """The pairs stored since `init`."""
+    residual: Amount = eqx.field(default=None, init=False)
+    r"""$\|P(\theta - g) - \theta\|$ at the parameters that the last `apply` was given,
+    which is 0 at a minimum between the bounds. `None` without bounds."""
+
+    def __check_init__(self) -> None:
+        low, high = dict(bounds_by_path(self.lower)), dict(bounds_by_path(self.upper))
+        for path in low.keys() & high.keys():
+            check_order("LBFGS", low[path], high[path], ("lower", "upper"), path)
 
     def begin(self, parameters: Parameters) -> Self:
-        return replace_fields(self, pairs=zero_count())
+        if self.lower is None and self.upper is None:
+            return replace_fields(self, pairs=zero_count())
+        new = replace_fields(
+            self,
+            lower=fix_bound(self.lower, parameters, "`LBFGS.lower`"),
+            upper=fix_bound(self.upper, parameters, "`LBFGS.upper`"),
+            pairs=zero_count(),
+            residual=jnp.zeros((), widest_real_dtype(parameters.arrays)),
+        )
+        check_fields(new)  # also what a function has chosen
+        bounds = zip(parameters.paths, *_bounds(new, parameters))
+        for path, low, high in bounds:
+            check_order("LBFGS", low, high, ("lower", "upper"), path)
+        return new
 
     def init_leaf(self, param: Leaf, last: Last) -> CurvatureMemory:
         return empty_memory(last, self.memory_size)
 
     def choose(self, active: Active) -> tuple[Self, Arrays, Active]:
+        if self.lower is not None or self.upper is not None:
+            return _chosen_in_box(self, active)
         vectors = preconditioned(
             active.states,
             active.grads,
@@ -131,3 +207,57 @@ class LBFGS(AbstractNewtonOptimizer):
             for memory, pair in zip(active.states, changes)
         ]
         return replace_fields(self, pairs=plus_one_if(is_stored, self.pairs)), memories
+
+
+O = TypeVar("O", bound=LBFGS)
+
+
+def _bounds(optimizer: LBFGS, parameters: Parameters) -> tuple[list[Any], list[Any]]:
+    lows = bounds_of(optimizer.lower, parameters, "`LBFGS.lower`")
+    return lows, bounds_of(optimizer.upper, parameters, "`LBFGS.upper`")
+
+
+def _chosen_in_box(optimizer: O, active: Active) -> tuple[O, Arrays, Active]:
+    """`choose` with bounds: entries near a bound go straight to it if the gradient says
+    so, and the others go in the quasi-Newton direction of these alone."""
+    arrays, grads, newest = active.arrays, active.grads, optimizer.pairs - 1
+    box = box_of(arrays, *_bounds(optimizer, active.parameters))
+    scale = scale_of_newest(active.states, grads, newest)
+    descent = active.directions([times(grad, scale) for grad in grads])
+    held = reached(box, arrays, grads, descent)
+    descent = reaching(box, arrays, descent)
+    vectors = preconditioned(
+        active.states,
+        grads,
+        newest,
+        scale_identity=optimizer.scale_init_precond,
+        free=[None if some is None else ~some for some in held],
+    )
+    directions = [
+        way if some is None else jnp.where(some, straight, way)
+        for some, straight, way in zip(held, descent, active.directions(vectors))
+    ]
+    directions = reaching(box, arrays, directions)
+    # What the bounds cut off may have been what went down.
+    downhill = is_positive(-inner_products(directions, grads))
+    optimizer = _noted(optimizer, projected_norm(box, arrays, grads))
+    if optimizer.linesearch is not None:
+        downhill &= optimizer.failures == 0
+    inside = ~is_outside(box, arrays)
+    directions = [
+        jnp.where(inside, jnp.where(downhill, way, straight), 0)
+        for way, straight in zip(directions, descent)
+    ]
+    return optimizer, directions, active._replace(box=box)
+
+
+def _noted(optimizer: O, residual: Scalar) -> O:
+    if optimizer.residual is None:  # bounds that came after `init`
+        return optimizer
+    residual = residual.astype(optimizer.residual.dtype)
+    if optimizer.linesearch is None:
+        return replace_fields(optimizer, residual=residual)
+    # Other bounds may let a search succeed where it failed.
+    is_same = residual == optimizer.residual
+    failures = jnp.where(is_same, optimizer.failures, 0)
+    return replace_fields(optimizer, residual=residual, failures=failures)

@@ -1,5 +1,13 @@
 """What a field of a transform can hold, and what declares one."""
 
+from .bounds import (
+    bound as bound,
+    bounds_by_path as bounds_by_path,
+    bounds_of as bounds_of,
+    check_order as check_order,
+    fix_bound as fix_bound,
+    OptionalBound as OptionalBound,
+)
 from .hyperparameter import (
     as_hyperparameter as as_hyperparameter,
     at_step as at_step,

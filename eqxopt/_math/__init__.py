@@ -1,5 +1,10 @@
 """Mathematics for update rules."""
 
+from .box import (
+    nudged_up as nudged_up,
+    step_to_high as step_to_high,
+    step_to_low as step_to_low,
+)
 from .factored import (
     is_factored as is_factored,
     longest_axes as longest_axes,

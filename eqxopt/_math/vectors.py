@@ -44,6 +44,8 @@ def as_arrays(vector: Vector, likes: Sequence[AnyLeaf]) -> list[AnyLeaf]:
     return arrays
 
 
-def multiplied(matrix: Float[Array, "m n"], vector: Float[Array, " n"]) -> Vector:
+def multiplied(
+    matrix: Float[Array, "m n"], vector: Float[Array, " n"]
+) -> Float[Array, " m"]:
     """A product in full precision, on accelerators too."""
     return jnp.matmul(matrix, vector, precision=jax.lax.Precision.HIGHEST)

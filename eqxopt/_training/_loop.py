@@ -16,12 +16,12 @@ from ._step import Carry, training_step
 
 
 @functools.cache
-def shared_loop(has_aux: bool) -> CompiledStep:
+def shared_loop(has_aux: bool, residuals: bool) -> CompiledStep:
     """The loop of all calls, so that a second one compiles nothing."""
-    return new_loop(has_aux)
+    return new_loop(has_aux, residuals)
 
 
-def new_loop(has_aux: bool) -> CompiledStep:
+def new_loop(has_aux: bool, residuals: bool) -> CompiledStep:
     """The compiled loop of `n` steps.
 
     `n` is an argument of the program, so that fewer steps than a chunk has compile
@@ -40,7 +40,11 @@ def new_loop(has_aux: bool) -> CompiledStep:
         def body(i: Array, loop_state: Any) -> Any:
             arrays, columns = loop_state
             carry, out = training_step(
-                loss_fn, eqx.combine(arrays, static), given(i), has_aux=has_aux
+                loss_fn,
+                eqx.combine(arrays, static),
+                given(i),
+                has_aux=has_aux,
+                residuals=residuals,
             )
             columns = jtu.tree_map(
                 lambda column, x: column.at[i].set(x.astype(column.dtype)),
@@ -52,7 +56,9 @@ def new_loop(has_aux: bool) -> CompiledStep:
         columns = jnp.zeros(chunk.length, float), {}
         if has_aux:
             first = jnp.zeros((), jnp.int32)
-            evaluate = lambda: called(loss_fn, True, carry[0], carry[2], given(first))
+            evaluate = lambda: called(
+                loss_fn, True, carry[0], carry[2], given(first), residuals
+            )
             columns = columns[0], _columns(eqx.filter_eval_shape(evaluate).aux, chunk)
         arrays, columns = jax.lax.fori_loop(0, n, body, (arrays, columns))
         return eqx.combine(arrays, static), columns

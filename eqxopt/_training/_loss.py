@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray, PyTree
 
+from .._abstract.step import as_residuals, half_squares
 from .._compile.captures import Closure
-from .._types import Scalar
+from .._types import Scalar, Vector
 
 
 class Given(NamedTuple):
@@ -29,6 +30,9 @@ class Returned(NamedTuple):
     loss: Scalar
     state: PyTree
     aux: Any
+    residuals: Vector | None = None
+    """If they were returned in place of the loss, which is half the sum of their
+    squares."""
 
 
 def called(
@@ -37,8 +41,10 @@ def called(
     model: PyTree,
     state: PyTree,
     given: Given,
+    residuals: bool = False,
 ) -> Returned:
-    """The loss function's results, whose number and shapes are as they should be."""
+    """The loss function's results, whose number and shapes are as they should be. With
+    `residuals` it returns these in place of the loss."""
     if isinstance(loss_fn, Closure):
         loss_fn = loss_fn.restored()
     args = [model]
@@ -49,7 +55,14 @@ def called(
     args.extend(given.batch)
     keywords = given.others if given.key is None else given.others | {"key": given.key}
     _check_call(loss_fn, args, keywords, state is not None)
-    loss, new_state, aux = _parts(loss_fn(*args, **keywords), has_aux, state)
+    result = loss_fn(*args, **keywords)
+    if residuals and state is None and not has_aux:
+        result = (result,)  # a tuple is a tree of residuals
+    loss, new_state, aux = _parts(result, has_aux, state, residuals)
+    if residuals:
+        _check_state(state, new_state)
+        vector = as_residuals("with `residuals=True` the loss function", loss)
+        return Returned(half_squares(vector), new_state, aux, vector)
     if not isinstance(loss, jax.Array | float | int) or jnp.shape(loss) != ():
         what = (
             f"an array of shape {jnp.shape(loss)}"
@@ -99,8 +112,11 @@ def _check_call(
         )
 
 
-def _parts(result: Any, has_aux: bool, state: PyTree) -> tuple[Any, Any, Any]:
-    names = ["loss", *["state"] * (state is not None), *["aux"] * has_aux]
+def _parts(
+    result: Any, has_aux: bool, state: PyTree, residuals: bool
+) -> tuple[Any, Any, Any]:
+    first = "residuals" if residuals else "loss"
+    names = [first, *["state"] * (state is not None), *["aux"] * has_aux]
     parts = result if isinstance(result, tuple) else (result,)
     if len(parts) != len(names):
         expected = f"({', '.join(names)})" if len(names) > 1 else "the loss alone"
@@ -108,7 +124,7 @@ def _parts(result: Any, has_aux: bool, state: PyTree) -> tuple[Any, Any, Any]:
         hint = "" if has_aux else ". With `has_aux=True` it gives `aux` as well"
         raise TypeError(f"the loss function must give {expected}, not {got}{hint}")
     named = dict(zip(names, parts))
-    return named["loss"], named.get("state"), named.get("aux")
+    return named[first], named.get("state"), named.get("aux")
 
 
 def _check_state(old: PyTree, new: PyTree) -> None:

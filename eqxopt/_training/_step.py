@@ -26,6 +26,7 @@ def training_step(
     given: Given,
     *,
     has_aux: bool,
+    residuals: bool = False,
     microbatches: int = 1,
 ) -> tuple[Carry, Returned]:
     """The next model, optimizer and state, and what the loss function returned."""
@@ -39,7 +40,7 @@ def training_step(
         given = given._replace(key=jax.random.fold_in(given.key, batches_taken(opt)))
 
     def evaluated(model: PyTree, state: PyTree, given: Given) -> tuple[Array, Returned]:
-        returned = called(loss_fn, has_aux, model, state, given)
+        returned = called(loss_fn, has_aux, model, state, given, residuals)
         return returned.loss, returned
 
     gradient = eqx.filter_value_and_grad(evaluated, has_aux=True)
@@ -49,13 +50,16 @@ def training_step(
         returned, grads = _over_parts(gradient, model, state, given, microbatches)
     # JAX's gradient of a complex parameter is the conjugate of what points uphill.
     grads = jtu.tree_map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
+    residual_fn = lambda model: evaluated(model, state, given)[1].residuals
     model, opt = opt.apply(
         grads,
         model,
         value=returned.loss,
         value_fn=lambda model: evaluated(model, state, given)[0],
+        residual_fn=residual_fn if residuals else None,
     )
-    return (model, opt, returned.state), returned._replace(state=None)
+    out = returned._replace(state=None, residuals=None)
+    return (model, opt, returned.state), out
 
 
 def batches_taken(opt: AbstractOptimizer) -> Int[Array, ""]:

@@ -51,6 +51,7 @@ def fit(
     batch_size: int | None = None,
     key: PRNGKeyArray | None = None,
     has_aux: bool = False,
+    residuals: bool = False,
     steps_per_call: int = 50,
     progress: bool = True,
     stop_on_nonfinite: bool = False,
@@ -68,6 +69,7 @@ def fit(
     batch_size: int | None = None,
     key: PRNGKeyArray | None = None,
     has_aux: bool = False,
+    residuals: bool = False,
     steps_per_call: int = 50,
     progress: bool = True,
     stop_on_nonfinite: bool = False,
@@ -84,6 +86,7 @@ def fit(
     batch_size: int | None = None,
     key: PRNGKeyArray | None = None,
     has_aux: bool = False,
+    residuals: bool = False,
     steps_per_call: int = 50,
     progress: bool = True,
     stop_on_nonfinite: bool = False,
@@ -114,6 +117,8 @@ def fit(
         number of steps that `opt` has made, as by [`make_step`][eqxopt.make_step].
     - `has_aux`: whether `loss_fn` gives a dictionary of named scalars as well. They are
         in `history.aux`. Default `False`.
+    - `residuals`: whether `loss_fn` gives residuals in place of the loss, as for
+        [`make_step`][eqxopt.make_step]. Default `False`.
     - `steps_per_call`: the most steps in one call of the compiled program, and the
         steps between two calls of `callback`. Default 50.
     - `progress`: whether to show a progress bar, which needs tqdm, in terminals and
@@ -167,8 +172,8 @@ def fit(
     source, steps = _source(
         loss_fn, batches, steps, batch_size, key, first, steps_per_call
     )
-    anew = lambda: new_loop(has_aux)
-    program = ProgramOf(loss_fn, shared_loop(has_aux), anew, "`fit`")
+    anew = lambda: new_loop(has_aux, residuals)
+    program = ProgramOf(loss_fn, shared_loop(has_aux, residuals), anew, "`fit`")
     with shown_progress(steps, progress) as show, Stop() as stop:
         key = key if takes_key(loss_fn) else None
         run = Run(program, key, (model, opt, state), Recorder(first), show)

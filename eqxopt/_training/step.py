@@ -62,6 +62,7 @@ def make_step(
     loss_fn: Callable[..., Any],
     *,
     has_aux: Literal[False] = False,
+    residuals: bool = False,
     donate: bool = True,
     microbatches: int = 1,
 ) -> TrainingStep[Scalar]: ...
@@ -70,6 +71,7 @@ def make_step(
     loss_fn: Callable[..., Any],
     *,
     has_aux: Literal[True],
+    residuals: bool = False,
     donate: bool = True,
     microbatches: int = 1,
 ) -> TrainingStep[Scalar, Any]: ...
@@ -77,6 +79,7 @@ def make_step(
     loss_fn: Callable[..., Any],
     *,
     has_aux: bool = False,
+    residuals: bool = False,
     donate: bool = True,
     microbatches: int = 1,
 ) -> Any:
@@ -92,6 +95,10 @@ def make_step(
         `loss_fn(model, *batch)`.
     - `has_aux`: whether `loss_fn` returns something beside the loss, `(loss, aux)`.
         Default `False`.
+    - `residuals`: whether `loss_fn` returns residuals in place of the loss, as
+        [`eqxopt.GaussNewton`][] and [`eqxopt.LevenbergMarquardt`][] need them: any tree
+        of arrays. The loss is half the sum of their squares. All optimizers can be used
+        with it. Default `False`.
     - `donate`: whether the old model and optimizer give their memory to the new ones.
         Then the old ones cannot be used again. Default `True`.
     - `microbatches`: the number of parts into which the batch is split, along the first
@@ -135,11 +142,21 @@ def make_step(
     """
     if microbatches < 1:
         raise ValueError(f"`make_step`: microbatches={microbatches} must be at least 1")
+    if residuals and microbatches > 1:
+        raise ValueError(
+            "`make_step`: with residuals=True a step takes the batch as a whole, and "
+            f"not in microbatches={microbatches}"
+        )
 
     def advance(carry: Carry, args: tuple[Any, Given]) -> tuple[Carry, Any]:
         loss_fn, given = args
         carry, out = training_step(
-            loss_fn, carry, given, has_aux=has_aux, microbatches=microbatches
+            loss_fn,
+            carry,
+            given,
+            has_aux=has_aux,
+            residuals=residuals,
+            microbatches=microbatches,
         )
         return carry, (out.loss, out.aux)
 

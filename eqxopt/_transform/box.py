@@ -5,7 +5,8 @@ from jax.core import Tracer
 
 from .._abstract.leafwise import AbstractLeafwiseTransform
 from .._fields import hyperparameter, OptionalHyperparameter
-from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
+from .._math import step_to_high, step_to_low
+from .._types import AnyLeaf, Leaf, Scalar
 
 
 class KeepNonnegative(AbstractLeafwiseTransform):
@@ -99,21 +100,10 @@ class KeepInBox(AbstractLeafwiseTransform):
         new = param + grad
         update = grad
         if self.low is not None:
-            to_low = self.low - param
-            # `param + to_low` may be rounded to the wrong side of the bound.
-            to_low = jnp.where(param + to_low < self.low, _nudged_up(to_low), to_low)
-            update = jnp.where(new < self.low, to_low, update)
+            update = jnp.where(new < self.low, step_to_low(param, self.low), update)
         if self.high is not None:
-            to_high = self.high - param
-            lowered = -_nudged_up(-to_high)
-            to_high = jnp.where(param + to_high > self.high, lowered, to_high)
-            update = jnp.where(new > self.high, to_high, update)
+            update = jnp.where(new > self.high, step_to_high(param, self.high), update)
         return update, ()
-
-
-def _nudged_up(x: RealLeaf) -> RealLeaf:
-    """`x` increased by one or two units in the last place."""
-    return x + jnp.finfo(x.dtype).eps * jnp.abs(x)
 
 
 def _check_real(param: AnyLeaf, name: str) -> None:

@@ -53,7 +53,7 @@ class Accumulate(AbstractOptimizer):
     model)` gives the mean over all examples. A weight holds for one call. A micro-batch
     of weight 0 counts as a call and adds nothing, even if its gradient is NaN. If
     `apply` is given losses, the wrapped optimizer is given their mean with the same
-    weights. It is given the `value_fn` of the last micro-batch.
+    weights. It is given the `value_fn` and the `residual_fn` of the last micro-batch.
 
     **Arguments:**
 
