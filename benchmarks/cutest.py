@@ -9,6 +9,7 @@ found. The solvers' own tests for convergence play no role: each goes on until i
 made its steps, or found nothing lower in 100 of them.
 """
 
+import functools
 import pathlib
 import statistics
 import sys
@@ -34,6 +35,12 @@ from .report import draw_lines, markdown, summary
 # A problem whose loss and gradients take longer to compile is left out.
 MOST_SECONDS = 30.0
 PATIENCE = 100
+# Evaluations are counted, not timed: compile quickly, not well.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
 
 
 class Trace(NamedTuple):
@@ -71,7 +78,7 @@ def traced(
 ) -> Trace:
     """All steps of a solver, in one compiled loop."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def run(y0):
         carry, step = solver(loss, y0)
         first = loss(y0)
@@ -238,10 +245,7 @@ class Solved:
 def compared(
     problems: Iterable[Any], *, most_steps: int = 1024, solvers: Sequence[str] = ()
 ) -> Solved:
-    """The traces of all solvers on all problems, and who solved what.
-
-    Two problems are compiled at a time. Evaluations are counted, not timed.
-    """
+    """The traces of all solvers on all problems, two at a time, and who solved what."""
     wanted = solvers or [*SOLVERS, *SCIPY]
 
     def run(problem: Any) -> dict[str, Trace] | None:

@@ -143,7 +143,7 @@ def pinns(
             Method("SSBroyden", eqxopt.SSBroyden(), steps=steps(5000), chunk=chunk(20)),
             Method(
                 "GaussNewton, grid search",
-                eqxopt.GaussNewton(damping=1e-8, linesearch=search),
+                eqxopt.GaussNewton(damping=1e-10, linesearch=search),
                 steps=steps(200),
                 bar=bar,
             ),

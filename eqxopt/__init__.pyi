@@ -20,6 +20,7 @@ from ._curvature.gauss_newton import GaussNewton as GaussNewton
 from ._curvature.lbfgs import LBFGS as LBFGS
 from ._curvature.levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
 from ._curvature.newton_cg import NewtonCG as NewtonCG
+from ._curvature.rowwise import rowwise as rowwise
 from ._describe import describe as describe
 from ._fields.hyperparameter import PerParameter as PerParameter
 from ._line_search.backtracking import BacktrackingLineSearch as BacktrackingLineSearch

@@ -28,10 +28,7 @@ import matplotlib.pyplot as plt
 
 # The steps that come after Adam, and the options.
 SECOND = {
-    "GaussNewton": (
-        50,
-        {"damping": 1e-8, "linesearch": eqxopt.GridLineSearch()},
-    ),
+    "GaussNewton": (50, {"damping": 1e-10, "linesearch": eqxopt.GridLineSearch()}),
     "LevenbergMarquardt": (50, {}),
     "SSBroyden": (1000, {}),
     "BFGS": (1000, {}),
@@ -160,7 +157,7 @@ def main(arguments: list[str] | None = None) -> float:
     parser.add_argument(
         "--optimizer", default="GaussNewton", choices=SECOND, help="after Adam"
     )
-    parser.add_argument("--adam-steps", type=int, default=1000)
+    parser.add_argument("--adam-steps", type=int, default=200)
     parser.add_argument("--steps", type=int, help="after Adam; default: enough")
     parser.add_argument("--width", type=int, default=30, help="of both hidden layers")
     parser.add_argument("--points", type=int, default=30, help="on each side")

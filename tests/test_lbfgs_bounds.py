@@ -295,7 +295,7 @@ def step_in_box(x, grad, pairs, rate, low, high):
     short = x - rate * scale * grad
     held = ((short <= low) & (grad > 0)) | ((short >= high) & (grad < 0))
     free = ~held
-    short = np.clip(short, low, high)
+    new = np.clip(short, low, high)
     q, kept = grad[free].copy(), []
     for s, y in reversed([(s[free], y[free]) for s, y in pairs]):
         if s @ y > 0:
@@ -308,14 +308,12 @@ def step_in_box(x, grad, pairs, rate, low, high):
     r = first * q
     for s, y, alpha in reversed(kept):
         r += s * (alpha - y @ r / (s @ y))
-    new = np.array(short)
     new[free] = np.clip(x[free] - rate * r, low[free], high[free])
-    return new if (new - x) @ grad < 0 else short
+    return new
 
 
 def test_steps_in_numpy(x64):
-    """The recursion over the free entries, the entries that go to a bound, and the
-    steps that fall back on the gradient."""
+    """The recursion over the free entries, and the entries that go to a bound."""
     rng = np.random.default_rng(3)
     q, _ = np.linalg.qr(rng.normal(size=(8, 8)))
     hessian = (q * np.geomspace(0.5, 20, 8)) @ q.T
@@ -416,7 +414,7 @@ def test_no_bounds():
     """Nothing is kept for bounds where there are none. Bounds may come later."""
     p = start()
     opt = eqxopt.LBFGS().init(p)
-    assert opt.residual is None and "lower" not in repr(opt)
+    assert not eqx.is_array(opt.residual) and "lower" not in repr(opt)
     value, grads = opt.value_and_grad(squares, p)
     p, opt = opt.replace(upper=0.1).apply(grads, p, value=value, value_fn=squares)
     assert np.all(as_vector(p) <= np.float32(0.1))

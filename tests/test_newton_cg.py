@@ -272,7 +272,7 @@ def test_indefinite_hessians(rank, damping, x64):
 
     ends, losses, slopes = jax.vmap(run)(starts)
     first = jax.vmap(saddles)(starts)
-    losses = np.concatenate([first[None], np.moveaxis(losses, -1, 0)])
+    losses = jnp.concatenate([first[None], jnp.moveaxis(losses, -1, 0)])
     assert np.all(np.isfinite(losses)) and is_finite(ends)
     assert np.all(np.diff(losses, axis=0) <= 1e-12)
     assert np.all(losses[1] < losses[0])
@@ -455,7 +455,9 @@ def test_derivatives_without_a_search(x64):
     """In both modes, and as differences have them."""
 
     def final(damping):
-        opt = eqxopt.NewtonCG(0.5, damping, 3, 2, linesearch=None, cg_rtol=1e-13)
+        opt = eqxopt.NewtonCG(
+            0.5, damping, rank=3, update_interval=2, linesearch=None, cg_rtol=1e-13
+        )
         x = jnp.linspace(0.1, 0.6, 6)
         opt = opt.init(x)
         for _ in range(3):

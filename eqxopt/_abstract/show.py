@@ -111,6 +111,7 @@ _FOR_AUTHORS = {
     "groups",
     "uses_value_fn",
     "uses_residual_fn",
+    "learns",
     "per_example",
     "needs_inner_rate",
     "shared_hyperparameters",

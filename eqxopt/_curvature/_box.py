@@ -84,8 +84,8 @@ def _shortened(param: RealLeaf, update: RealLeaf, ends: Ends) -> RealLeaf:
 
 
 def reaching(box: Box, params: Arrays, steps: Arrays) -> list[AnyLeaf]:
-    """The steps, shortened to end at the bounds, so that half of each is half of the
-    way. Rounding makes them end a little outside, never inside."""
+    """The steps, shortened to end at the bounds: because of rounding a little outside,
+    never inside."""
     return [
         step if ends is None else _reaching(param, step, ends)
         for ends, param, step in zip(box, params, steps)
@@ -132,7 +132,9 @@ def _onward(
 ) -> RealLeaf:
     to_low, to_high = _ways(param, ends)
     step = times(direction, step_size)
-    return jnp.where((step < to_low) | (step > to_high), 0, direction)
+    at_low = (direction < 0) & (step <= to_low)
+    at_high = (direction > 0) & (step >= to_high)
+    return jnp.where(at_low | at_high, 0, direction)
 
 
 def is_outside(box: Box, params: Arrays) -> Bool[Array, ""]:

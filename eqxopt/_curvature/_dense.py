@@ -8,13 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._abstract.rules import scalar_of
-from .._dtype import widest_real_dtype, zeros_like
+from .._dtype import widest_real_dtype
 from .._fields import hyperparameter, OptionalHyperparameter
 from .._line_search.abstract import AbstractLineSearch
 from .._line_search.zoom import ZoomLineSearch
 from .._math import (
-    as_arrays,
-    as_vector,
     global_norm,
     multiplied,
     plus_one_if,
@@ -22,7 +20,7 @@ from .._math import (
     zero_count,
 )
 from .._number import integer
-from .._tree import fill, Parameters, replace_fields
+from .._tree import Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Count, Leaf, Scalar, Self, Vector
 from ._pairs import has_curvature, is_positive, Last, Pair
 from .abstract import AbstractNewtonOptimizer, Active, Arrays, as_search
@@ -94,12 +92,12 @@ class AbstractDenseOptimizer(AbstractNewtonOptimizer):
         rate = jnp.ones((), hessian.dtype)
         if self.learning_rate is not None:
             rate = scalar_of(self, "learning_rate").astype(hessian.dtype)
-        grad = _vector(active, active.grads, hessian.dtype)
+        grad = active.vector(active.grads, hessian.dtype)
         plain = _first_scale(active.grads).astype(hessian.dtype) * grad
         newton = jnp.where(self.pairs == 0, plain, multiplied(hessian, grad))
         # H is positive definite, except for rounding.
         is_downhill = is_positive(jnp.sum(newton * grad))
-        directions = _arrays(active, -rate * jnp.where(is_downhill, newton, plain))
+        directions = active.parts(-rate * jnp.where(is_downhill, newton, plain))
         pairs = jnp.where(is_downhill, self.pairs, 0)
         return replace_fields(self, rate=rate, pairs=pairs), directions, active
 
@@ -108,9 +106,9 @@ class AbstractDenseOptimizer(AbstractNewtonOptimizer):
     ) -> tuple[Self, list[Any]]:
         hessian = _fitting(self, active)
         dtype = hessian.dtype
-        grad = _vector(active, active.grads, dtype)
-        s = _vector(active, [pair.s for pair in changes], dtype)
-        y = _vector(active, [pair.y for pair in changes], dtype)
+        grad = active.vector(active.grads, dtype)
+        s = active.vector([pair.s for pair in changes], dtype)
+        y = active.vector([pair.y for pair in changes], dtype)
         is_first = self.pairs == 0
         scale = _first_scale(active.grads).astype(dtype)
         hy = jnp.where(is_first, scale * y, multiplied(hessian, y))
@@ -155,18 +153,6 @@ def _fitting(optimizer: AbstractDenseOptimizer, active: Active) -> Float[Array, 
             "again."
         )
     return hessian
-
-
-def _vector(active: Active, values: list[AnyLeaf], dtype: jnp.dtype) -> Vector:
-    """A value for each active parameter as one vector, with 0 for the others."""
-    every = [zeros_like(param) for param in active.step.parameters.arrays]
-    fill(every, active.present, values)
-    return as_vector(every, dtype)
-
-
-def _arrays(active: Active, vector: Vector) -> Arrays:
-    every = as_arrays(vector, active.step.parameters.arrays)
-    return [array for array, x in zip(every, active.present) if x]
 
 
 def _first_scale(grads: list[AnyLeaf]) -> Scalar:

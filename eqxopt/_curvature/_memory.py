@@ -1,7 +1,7 @@
 """The inverse Hessian of L-BFGS, from the last changes of parameters and gradients."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, cast, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +44,9 @@ class CurvatureMemory(NamedTuple):
 def empty_memory(last: Last, size: int) -> CurvatureMemory:
     # Stacked from zeros like the parameter, so that all but the first axis are sharded
     # like it.
-    diffs = lambda: jnp.stack([last.grad] * size)
-    return CurvatureMemory(last.grad, diffs(), diffs(), last.param)
+    zero = cast(Array, last.grad)
+    diffs = lambda: jnp.stack([zero] * size)
+    return CurvatureMemory(zero, diffs(), diffs(), last.param)
 
 
 def preconditioned(

@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 class Last(NamedTuple):
     """What every such optimizer keeps of a parameter: its last gradient, and without a
-    line search its last value."""
+    line search its last value. Without one, those that learn nothing keep neither."""
 
-    grad: Leaf
+    grad: Leaf | None
     param: Leaf | None
 
 

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, cast, NamedTuple, TypeVar
+from typing import Any, cast, ClassVar, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -24,9 +24,10 @@ from .._compile.once import once_per_shape
 from .._compile.staging import in_jit
 from .._compile.traces import as_argument, compiled
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype, zeros_like
-from .._fields import OptionalHyperparameter
 from .._line_search.abstract import AbstractLineSearch, Point
 from .._math import (
+    as_arrays,
+    as_vector,
     global_norm,
     moved,
     no_update,
@@ -37,7 +38,7 @@ from .._math import (
 )
 from .._sharding import cond, placed_with
 from .._tree import fill, Parameters, replace_fields
-from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self
+from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self, Vector
 from ._box import Box, is_outside, onward, projected_norm, shortened
 from ._pairs import inner_products, Last, Pair, times
 
@@ -75,6 +76,18 @@ class Active(NamedTuple):
         """Which of all parameters these are."""
         return [grad is not None for grad in self.step.grads]
 
+    def vector(self, values: Arrays, dtype: jnp.dtype) -> Vector:
+        """A value for each of these as one vector over all parameters, with 0 for the
+        others."""
+        every = [zeros_like(param) for param in self.step.parameters.arrays]
+        fill(every, self.present, values)
+        return as_vector(every, dtype)
+
+    def parts(self, vector: Vector) -> Arrays:
+        """What a vector over all parameters has for these."""
+        every = as_arrays(vector, self.step.parameters.arrays)
+        return [array for array, x in zip(every, self.present) if x]
+
     def directions(self, vectors: Sequence[AnyLeaf]) -> Arrays:
         """The way against `vectors`, at the learning rate of each parameter."""
         return [times(x, -rate) for x, rate in zip(vectors, self.rates)]
@@ -100,10 +113,14 @@ class Active(NamedTuple):
 
 class AbstractNewtonOptimizer(AbstractOptimizer):
     """Goes in a direction that it makes of the gradients and of the curvature, as far
-    as a line search tells, or at the learning rate."""
+    as a line search tells, or at the learning rate.
 
-    learning_rate: eqx.AbstractVar[OptionalHyperparameter]
-    linesearch: eqx.AbstractVar[AbstractLineSearch | None]
+    A subclass has the fields `learning_rate` and `linesearch`, each at its place among
+    the arguments.
+    """
+
+    learns: ClassVar[bool] = True
+    """Whether `learn` needs what a step has changed."""
     value: Amount = eqx.field(default=None, init=False)
     """The loss at the end of the last line search. 0 before the first."""
     step_size: Amount = eqx.field(default=None, init=False)
@@ -136,18 +153,24 @@ class AbstractNewtonOptimizer(AbstractOptimizer):
         known if the step was made. The gradients are those from before it."""
 
     def start(self, parameters: Parameters) -> Self:
-        fixed = self.linesearch is None
+        fixed = search_of(self) is None
 
         def state(param: Leaf) -> Any:
-            grad = placed_with(param, zeros_like(param))
-            return self.init_leaf(param, Last(grad, own_copy(param) if fixed else None))
+            last = Last(None, None)
+            if self.learns or not fixed:
+                last = Last(placed_with(param, zeros_like(param)), None)
+            if self.learns and fixed:
+                last = last._replace(param=own_copy(param))
+            return self.init_leaf(param, last)
 
         states = [state(param) for param in parameters.arrays]
         new = replace_fields(
             begun(self, parameters), kept=kept_alone(parameters, states)
         ).begin(parameters)
         if fixed:
-            return new
+            # A field that was never set is another structure than one that is None.
+            names = "value", "step_size", "evaluations", "failures"
+            return replace_fields(new, **dict.fromkeys(names))
         dtype = widest_real_dtype(parameters.arrays)
         return replace_fields(
             new,
@@ -186,10 +209,11 @@ class AbstractNewtonOptimizer(AbstractOptimizer):
             needed_residual_fn(self, step.residual_fn)
         states = states_of(self, step)
         active = _active(self, step, [s for s, x in zip(states, has_grad) if x])
-        if self.linesearch is None:
+        search = search_of(self)
+        if search is None:
             new, active_updates, active_states = _fixed_step(self, active)
         else:
-            search = self.linesearch.at_step(count_of(self), self.value.dtype)
+            search = search.at_step(count_of(self), self.value.dtype)
             new, active_updates, active_states = _search_step(self, active, search)
         fill(updates, has_grad, active_updates)
         fill(states, has_grad, active_states)
@@ -198,6 +222,10 @@ class AbstractNewtonOptimizer(AbstractOptimizer):
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
         return parameters.arrays
+
+
+def search_of(optimizer: AbstractNewtonOptimizer) -> AbstractLineSearch | None:
+    return cast(Any, optimizer).linesearch
 
 
 O = TypeVar("O", bound=AbstractNewtonOptimizer)
@@ -211,7 +239,7 @@ def _active(
     rates = []
     for rule, param in zip(rules(optimizer, parameters), parameters.arrays):
         dtype = real_dtype(compute_dtype(param.dtype))
-        rate = rule.learning_rate
+        rate = cast(Any, rule).learning_rate
         rates.append(jnp.ones((), dtype) if rate is None else rate)
     grads = [grad for grad in wide_gradients(step) if grad is not None]
     return Active(parameters, grads, states, rates, step)
@@ -219,6 +247,9 @@ def _active(
 
 def _fixed_step(optimizer: O, active: Active) -> Stepped[O]:
     """A step at the learning rate. What it changes is known only in the step after."""
+    if not optimizer.learns:
+        new, updates, active = optimizer.choose(active)
+        return new, active.in_box(updates), active.states
     wide = [own_copy(array) for array in active.arrays]
     changes = [
         Pair(s=array - cast(Array, state.param), y=grad - state.grad)
@@ -345,7 +376,7 @@ def _value_and_grad(
         value, grads = jax.value_and_grad(loss)(parameters.arrays)
         return value.astype(dtype), [conjugated(grad) for grad in grads]
 
-    if optimizer.linesearch is None:
+    if search_of(optimizer) is None:
         value, grads = evaluated()
     else:
         kept = optimizer.value, [state.grad for state in states]

@@ -27,10 +27,10 @@ from .abstract import AbstractNewtonOptimizer, Active, Arrays, as_search
 
 
 class Carried(NamedTuple):
-    """What Gauss-Newton with momentum keeps of a parameter: its last gradient, without
-    a line search its last value, and its last direction."""
+    """What Gauss-Newton with momentum keeps of a parameter: with a line search its last
+    gradient, and its last direction."""
 
-    grad: Leaf
+    grad: Leaf | None
     param: Leaf | None
     direction: Leaf
 
@@ -113,6 +113,7 @@ class GaussNewton(AbstractNewtonOptimizer):
 
     uses_value_fn = True
     uses_residual_fn = True
+    learns = False
 
     learning_rate: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
     damping: Hyperparameter = hyperparameter("[0, inf)", default=1e-3)

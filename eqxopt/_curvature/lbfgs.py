@@ -23,7 +23,14 @@ from .._math import plus_one_if, zero_count
 from .._number import check_fields, integer
 from .._tree import Parameters, replace_fields
 from .._types import Amount, Count, Leaf, Scalar, Self
-from ._box import box_of, is_outside, projected_norm, reached, reaching
+from ._box import (
+    box_of,
+    is_outside,
+    onward,
+    projected_norm,
+    reached,
+    reaching,
+)
 from ._memory import (
     CurvatureMemory,
     empty_memory,
@@ -77,26 +84,21 @@ class LBFGS(AbstractNewtonOptimizer):
     in forward mode, as by `jax.jvp` and `jax.jacfwd`: JAX cannot differentiate a loop
     of unknown length in reverse.
 
-    With bounds $l \le \theta \le h$ the step is that of projected quasi-Newton methods:
+    With bounds $l \le \theta \le h$ this is a projected quasi-Newton method:
 
     $$
-    \begin{aligned}
-    \theta_t &= P(\theta_{t-1} + \eta_t d_t), \qquad P(x) = \min(\max(x, l), h) \\
-    d_t &= P\big(\theta_{t-1} - \alpha_t\,
-        (\gamma_t \, g_A + H_F \, g_F)\big) - \theta_{t-1}
-    \end{aligned}
+    \theta_t = P(\theta_{t-1} + \eta_t d_t), \qquad P(x) = \min(\max(x, l), h), \qquad
+    d_F = -\alpha_t H_F \, g_F, \qquad d_A = P(\theta_A - \alpha_t \gamma_t \, g_A) -
+    \theta_A
     $$
 
     $A$ has the entries that a step of $-\alpha_t \gamma_t g_t$ would take to a bound.
-    One that is there already stays if the step points outward, and one nearby goes
-    straight to it. $F$ has all others. The recursion runs over these alone, and uses
-    the pairs that have a positive product over them. If $d_t$ does not go down, or the
-    last search from here has failed, $A$ has all entries.
-
-    No point outside the bounds is evaluated, and no parameter ends outside, rounding
-    included. A model that starts outside first moves to the nearest point between the
-    bounds, in a step of its own without a search, which leaves `value` at the loss
-    outside.
+    They go straight there, and stay if they are there already. $F$ has all others. The
+    recursion runs over these alone, and uses the pairs whose product over them is
+    positive. After a search that failed, $A$ has all entries. No point outside the
+    bounds is evaluated, and no parameter ends outside, rounding included. A model that
+    starts outside first moves to the nearest point between the bounds, in a step of its
+    own without a search, which leaves `value` at the loss outside.
 
     **Arguments:**
 
@@ -121,11 +123,10 @@ class LBFGS(AbstractNewtonOptimizer):
     **Source:** Liu and Nocedal, [On the limited memory BFGS method for large scale
     optimization](https://doi.org/10.1007/BF01589116), 1989; Nocedal and Wright,
     [Numerical Optimization](https://doi.org/10.1007/978-0-387-40065-5), 2006, Section
-    7.2. The defaults and the first $\gamma$ are those of optax. For bounds:
-    Bertsekas, [Projected Newton methods for optimization problems with simple
-    constraints](https://doi.org/10.1137/0320018), 1982; Morales and Nocedal, [Remark on
-    "Algorithm 778: L-BFGS-B"](https://doi.org/10.1145/2049662.2049669), 2011, for going
-    straight to $P$ of the full step. L-BFGS-B ends at the same points by other steps:
+    7.2. The defaults and the first $\gamma$ are those of optax. For bounds: Bertsekas,
+    [Projected Newton methods for optimization problems with simple
+    constraints](https://doi.org/10.1137/0320018), 1982.
+    [L-BFGS-B](https://doi.org/10.1137/0916069) ends at the same points by other steps:
     it finds $A$ along the path of the projected gradient.
 
     !!! example
@@ -169,7 +170,7 @@ class LBFGS(AbstractNewtonOptimizer):
 
     def begin(self, parameters: Parameters) -> Self:
         if self.lower is None and self.upper is None:
-            return replace_fields(self, pairs=zero_count())
+            return replace_fields(self, pairs=zero_count(), residual=None)
         new = replace_fields(
             self,
             lower=fix_bound(self.lower, parameters, "`LBFGS.lower`"),
@@ -218,8 +219,8 @@ def _bounds(optimizer: LBFGS, parameters: Parameters) -> tuple[list[Any], list[A
 
 
 def _chosen_in_box(optimizer: O, active: Active) -> tuple[O, Arrays, Active]:
-    """`choose` with bounds: entries near a bound go straight to it if the gradient says
-    so, and the others go in the quasi-Newton direction of these alone."""
+    """`choose` with bounds: entries that are near one go straight to it, and the others
+    in the quasi-Newton direction of these alone."""
     arrays, grads, newest = active.arrays, active.grads, optimizer.pairs - 1
     box = box_of(arrays, *_bounds(optimizer, active.parameters))
     scale = scale_of_newest(active.states, grads, newest)
@@ -237,8 +238,8 @@ def _chosen_in_box(optimizer: O, active: Active) -> tuple[O, Arrays, Active]:
         way if some is None else jnp.where(some, straight, way)
         for some, straight, way in zip(held, descent, active.directions(vectors))
     ]
-    directions = reaching(box, arrays, directions)
-    # What the bounds cut off may have been what went down.
+    # What stops at a bound pointed uphill: what points downhill there is held.
+    directions = onward(box, arrays, directions, jnp.zeros_like(scale))
     downhill = is_positive(-inner_products(directions, grads))
     optimizer = _noted(optimizer, projected_norm(box, arrays, grads))
     if optimizer.linesearch is not None:

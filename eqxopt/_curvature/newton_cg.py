@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from .._abstract.rules import scalar_of
 from .._abstract.step import needed_value_fn
 from .._abstract.transform import count_of
-from .._dtype import widest_real_dtype, zeros_like
+from .._dtype import widest_real_dtype
 from .._fields import (
     Hyperparameter,
     hyperparameter,
@@ -20,11 +20,11 @@ from .._fields import (
 )
 from .._line_search.abstract import AbstractLineSearch
 from .._line_search.backtracking import BacktrackingLineSearch
-from .._math import as_arrays, as_vector, norm, own_copy, size_as_vector, zero_count
+from .._math import norm, own_copy, size_as_vector, zero_count
 from .._number import integer
 from .._sharding import cond, varying
-from .._tree import fill, Parameters, replace_fields
-from .._types import AnyLeaf, Count, Leaf, Scalar, Self, Vector
+from .._tree import Parameters, replace_fields
+from .._types import Count, Leaf, Scalar, Self, Vector
 from ._nystrom import Linear, nystrom, preconditioner, Sketch, truncated_cg
 from ._pairs import inner_products, Last, Pair, times
 from .abstract import (
@@ -96,7 +96,8 @@ class NewtonCG(AbstractNewtonOptimizer):
     - `damping`: $\mu$, in [0, inf), one for the whole model. Tune it: the paper has
         1e-5 to 1e-1. Default 1e-4.
     - `rank`: $r$, in [0, inf), with 0 for no preconditioner. Default 60. The state has
-        $r + 1$ times the size of the model, $r + 2$ without a search.
+        $r + 1$ times the size of the model, $r + 2$ without a search. On a mesh, every
+        device holds $U$ as a whole.
     - `update_interval`: $k$, in [1, inf). Default 20.
     - `linesearch`: a line search such as [`eqxopt.BacktrackingLineSearch`][], or `None`
         for steps at the learning rate. Default: backtracking from 1 by halves, with
@@ -133,6 +134,7 @@ class NewtonCG(AbstractNewtonOptimizer):
     """
 
     uses_value_fn = True
+    learns = False
 
     learning_rate: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
     damping: Hyperparameter = hyperparameter("[0, inf)", default=1e-4)
@@ -170,7 +172,7 @@ class NewtonCG(AbstractNewtonOptimizer):
 
     def choose(self, active: Active) -> tuple[Self, Arrays, Active]:
         sketch = _sketch(self, active)
-        grad = _vector(active, active.grads, sketch.vectors.dtype)
+        grad = active.vector(active.grads, sketch.vectors.dtype)
         # Near the largest number that there is, inner products would overflow.
         size = jnp.max(jnp.abs(grad), initial=0)
         unit = grad / jnp.where(size > 0, size, 1)
@@ -189,7 +191,7 @@ class NewtonCG(AbstractNewtonOptimizer):
             # The search only shortens the step.
             plain = unit / jnp.maximum(1, norm(grad))
         directions = _directions(active, vector)
-        units = _arrays(active, unit)
+        units = active.parts(unit)
         # Rates of their own may turn a part of the direction uphill.
         is_downhill = is_new & (inner_products(directions, units) < 0)
         directions = [
@@ -262,7 +264,7 @@ def _hessian(optimizer: NewtonCG, active: Active, dtype: jnp.dtype) -> Linear:
         return [conjugated(grad) for grad in jax.grad(loss)(wide)]
 
     _, product = jax.linearize(gradient, [own_copy(x) for x in active.arrays])
-    return lambda x: _vector(active, product(_arrays(active, x)), dtype)
+    return lambda x: active.vector(product(active.parts(x)), dtype)
 
 
 def _test_matrix(optimizer: NewtonCG, active: Active) -> Float[Array, "n r"]:
@@ -295,20 +297,8 @@ def _are_last(active: Active) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.all(grad == state.grad) for grad, state in pairs]))
 
 
-def _vector(active: Active, values: list[AnyLeaf], dtype: jnp.dtype) -> Vector:
-    """A value for each active parameter as one vector, with 0 for the others."""
-    every = [zeros_like(param) for param in active.step.parameters.arrays]
-    fill(every, active.present, values)
-    return as_vector(every, dtype)
-
-
-def _arrays(active: Active, vector: Vector) -> Arrays:
-    every = as_arrays(vector, active.step.parameters.arrays)
-    return [array for array, x in zip(every, active.present) if x]
-
-
 def _directions(active: Active, vector: Vector) -> Arrays:
-    return active.directions(_arrays(active, vector))
+    return active.directions(active.parts(vector))
 
 
 def _masked(active: Active, rows: Float[Array, "n r"]) -> Float[Array, "n r"]:
@@ -318,4 +308,4 @@ def _masked(active: Active, rows: Float[Array, "n r"]) -> Float[Array, "n r"]:
     ones = [jnp.ones_like(array) for array in active.arrays]
     # Of a complex parameter both parts.
     ones = [x + 1j * x if jnp.iscomplexobj(x) else x for x in ones]
-    return rows * _vector(active, ones, rows.dtype)[:, None]
+    return rows * active.vector(ones, rows.dtype)[:, None]
