@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 # The steps that come after Adam, and the options.
 SECOND = {
     "GaussNewton": (50, {"damping": 1e-10, "linesearch": eqxopt.GridLineSearch()}),
-    "LevenbergMarquardt": (50, {}),
+    "LevenbergMarquardt": (50, {"damping": 1e-3}),
     "SSBroyden": (1000, {}),
     "BFGS": (1000, {}),
     "LBFGS": (1000, {}),
@@ -159,12 +159,19 @@ def main(arguments: list[str] | None = None) -> float:
     )
     parser.add_argument("--adam-steps", type=int, default=200)
     parser.add_argument("--steps", type=int, help="after Adam; default: enough")
+    parser.add_argument(
+        "--damping", type=float, help="in least squares; default: one that works"
+    )
     parser.add_argument("--width", type=int, default=30, help="of both hidden layers")
     parser.add_argument("--points", type=int, default=30, help="on each side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=pathlib.Path, default="poisson.png")
     args = parser.parse_args(arguments)
     usual, options = SECOND[args.optimizer]
+    if args.damping is not None:
+        if "damping" not in options:
+            parser.error(f"{args.optimizer} has no --damping")
+        options = options | {"damping": args.damping}
     steps = usual if args.steps is None else args.steps
     if min(args.adam_steps, steps, args.width) < 1 or args.points < 2:
         parser.error("steps and --width must be at least 1, and --points at least 2")

@@ -112,6 +112,13 @@ TABLE = {
         noisy=(0.1, 100),
         factorization=(0.1, 100),
     ),
+    "BFGS": dict(
+        quadratic=(None, 100),
+        rosenbrock=(None, 100),
+        saddle=(None, 100),
+        noisy=(0.03, 300),
+        factorization=(None, 100),
+    ),
     "CAME": dict(
         quadratic=(0.01, 100),
         rosenbrock=(0.001, 300),
@@ -161,6 +168,13 @@ TABLE = {
         noisy=(0.1, 1000),
         factorization=(1.0, 100),
     ),
+    "GaussNewton": dict(
+        quadratic=(None, 100),
+        rosenbrock=(None, 100),
+        saddle=(None, 100),
+        noisy=(0.03, 300),
+        factorization=(None, 100),
+    ),
     "KLShampoo": dict(
         quadratic=(0.03, 300),
         rosenbrock=(0.03, 300),
@@ -190,6 +204,13 @@ TABLE = {
         factorization=(10.0, 100),
     ),
     "LBFGS": dict(
+        quadratic=(None, 100),
+        rosenbrock=(None, 100),
+        saddle=(None, 100),
+        noisy=(None, 300, 2.0),
+        factorization=(None, 100),
+    ),
+    "LevenbergMarquardt": dict(
         quadratic=(None, 100),
         rosenbrock=(None, 100),
         saddle=(None, 100),
@@ -251,6 +272,13 @@ TABLE = {
         saddle=(0.3, 100),
         noisy=(0.1, 100),
         factorization=(0.3, 100),
+    ),
+    "NewtonCG": dict(
+        quadratic=(None, 100),
+        rosenbrock=(None, 100),
+        saddle=(None, 100),
+        noisy=(0.03, 300),
+        factorization=(None, 100),
     ),
     "NoisySGD": dict(
         quadratic=(0.01, 300),
@@ -405,6 +433,20 @@ TABLE = {
         saddle=(0.01, 100),
         noisy=(0.003, 1000),
         factorization=(0.01, 1000),
+    ),
+    "SSBFGS": dict(
+        quadratic=(None, 100),
+        rosenbrock=(None, 100),
+        saddle=(None, 100),
+        noisy=(0.03, 300),
+        factorization=(None, 100),
+    ),
+    "SSBroyden": dict(
+        quadratic=(None, 100),
+        rosenbrock=(None, 100),
+        saddle=(None, 100),
+        noisy=(0.03, 300),
+        factorization=(None, 100),
     ),
     "StableAdamW": dict(
         quadratic=(3.0, 100),

@@ -38,11 +38,14 @@ def saddle(params, step):
     return jnp.sum((x**2 - 1) ** 2) / 4
 
 
+def noise(step):
+    return jax.random.normal(jax.random.fold_in(jax.random.key(2), step), (16,))
+
+
 def noisy(params, step):
     """A bowl whose gradient is seen through noise."""
     x = flat(params)
-    noise = jax.random.normal(jax.random.fold_in(jax.random.key(2), step), x.shape)
-    return 0.5 * jnp.sum(x**2) + 0.5 * jnp.sum(noise * x)
+    return 0.5 * jnp.sum(x**2) + 0.5 * jnp.sum(noise(step) * x)
 
 
 def factorization(params, step):
@@ -50,21 +53,32 @@ def factorization(params, step):
     return 0.5 * jnp.sum((params["u"] @ params["v"] - TARGET) ** 2)
 
 
+def rosenbrock_residuals(params, step):
+    a, b = params["u"].reshape(-1), params["v"].reshape(-1)
+    return jnp.concatenate([1 - a, 10 * (b - a**2)]) * 2**0.5
+
+
 @dataclass(frozen=True)
 class Landscape:
-    """Where to start, and the loss at which an optimizer has won."""
+    """The loss, as a number and up to a constant as residuals, where to start, and the
+    loss at which an optimizer has won."""
 
     loss: Callable
+    residuals: Callable
     start: float
     won: float
 
 
 LANDSCAPES = {
-    "quadratic": Landscape(quadratic, 1.0, 0.01),
-    "rosenbrock": Landscape(rosenbrock, 0.0, 0.1),
-    "saddle": Landscape(saddle, 1e-3, 0.01),
-    "noisy": Landscape(noisy, 3.0, 0.3),
-    "factorization": Landscape(factorization, 0.3, 0.01),
+    "quadratic": Landscape(
+        quadratic, lambda p, _: CURVATURES**0.5 * flat(p), 1.0, 0.01
+    ),
+    "rosenbrock": Landscape(rosenbrock, rosenbrock_residuals, 0.0, 0.1),
+    "saddle": Landscape(saddle, lambda p, _: (flat(p) ** 2 - 1) / 2**0.5, 1e-3, 0.01),
+    "noisy": Landscape(noisy, lambda p, i: flat(p) + noise(i) / 2, 3.0, 0.3),
+    "factorization": Landscape(
+        factorization, lambda p, _: (p["u"] @ p["v"] - TARGET).reshape(-1), 0.3, 0.01
+    ),
 }
 
 
@@ -81,6 +95,7 @@ def start(landscape):
 def trained(make, landscape, rate, steps):
     """The loss, without noise, after training by `make(rate)`."""
     losses = [x.loss for x in LANDSCAPES.values()]
+    residuals = [x.residuals for x in LANDSCAPES.values()]
     starts = [start(name) for name in LANDSCAPES]
     params = jax.tree.map(lambda *x: jnp.stack(x)[landscape], *starts)
 
@@ -88,7 +103,10 @@ def trained(make, landscape, rate, steps):
         params, opt = carry
         value_fn = lambda params: jax.lax.switch(landscape, losses, params, step)
         value, grads = jax.value_and_grad(value_fn)(params)
-        return opt.apply(grads, params, value=value, value_fn=value_fn)
+        residual_fn = lambda p: jax.lax.switch(landscape, residuals, p, step)
+        return opt.apply(
+            grads, params, value=value, value_fn=value_fn, residual_fn=residual_fn
+        )
 
     carry = (params, make(rate).init(params))
     params, opt = jax.lax.fori_loop(0, steps, body, carry)

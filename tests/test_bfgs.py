@@ -289,6 +289,7 @@ def test_whole_model_by_fit_and_groups(x64):
     )
     step = eqxopt.make_step(loss)
     model, opt = make(), groups.init(make())
+    value = jnp.inf
     for _ in range(40):
         model, opt, value = step(model, opt, x)
     assert value < 0.01

@@ -250,6 +250,87 @@ def test_rosenbrock(make, x64):
     np.testing.assert_allclose(p["y"], [1, 1], rtol=1e-8)
 
 
+class TestRowwise:
+    def points(self):
+        return jnp.asarray(RNG.normal(size=(12, 2))), jnp.asarray(RNG.normal(size=12))
+
+    def network(self):
+        key = jax.random.key(0)
+        return eqx.nn.MLP(2, "scalar", 4, 1, jnp.tanh, key=key, dtype=float)
+
+    def misfit(self, model, x, y):
+        """Several residuals of a row, some of them complex."""
+        slope = jax.grad(lambda x: model(x))(x)
+        return {"value": model(x) - y, "slope": jax.lax.complex(slope, x * model(x))}
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: eqxopt.GaussNewton(0.5, 0.1, jacobian="forward"),
+            lambda: eqxopt.GaussNewton(0.5, 0.1, jacobian="reverse"),
+            lambda: eqxopt.GaussNewton(0.5, 0.1, dense_up_to=0, cg_rtol=1e-12),
+            lambda: eqxopt.GaussNewton(linesearch=eqxopt.GridLineSearch(4)),
+            lambda: eqxopt.LevenbergMarquardt(),
+        ],
+    )
+    def test_like_vmap(self, make, x64):
+        x, y = self.points()
+        many = eqxopt.rowwise(self.misfit)
+        mapped = lambda m, x, y: jax.vmap(lambda x, y: self.misfit(m, x, y))(x, y)
+        ends = []
+        for function in (many, mapped):
+            step = eqxopt.make_step(function, residuals=True)
+            model, opt = self.network(), make().init(self.network())
+            for _ in range(4):
+                model, opt, _ = step(model, opt, x, y)
+            ends.append(jax.tree.leaves(eqx.filter(model, eqx.is_array)))
+        for a, b in zip(*ends):
+            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
+
+    def test_derivatives(self, x64):
+        """Of some parameters, of the rows, and of derivatives."""
+        x, y = self.points()
+        model = self.network()
+        one = lambda m, x: m.layers[1](jnp.tanh(m.layers[0](x)))
+
+        def total(function):
+            def loss(weight, x):
+                m = eqx.tree_at(lambda m: m.layers[0].weight, model, weight)
+                return jnp.sum(jnp.sin(function(m, x)))
+
+            slopes = lambda weight, x: sum(
+                jnp.sum(g**2) for g in jax.grad(loss, (0, 1))(weight, x)
+            )
+            weight = model.layers[0].weight
+            first = jax.jvp(loss, (weight, x), (weight, x))
+            return first, jax.grad(loss, (0, 1))(weight, x), jax.grad(slopes)(weight, x)
+
+        got = total(eqxopt.rowwise(one))
+        expected = total(jax.vmap(one, (None, 0)))
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+    def test_each_row_is_derived_once(self):
+        """And not once for every row or column of the Jacobian."""
+        x, y = jnp.ones((50, 2)), jnp.ones(50)
+        p = jnp.ones(40)
+
+        def flops(function):
+            residuals = lambda p: function(p, x, y)
+            opt = eqxopt.GaussNewton().init(p)
+            run = jax.jit(lambda p, opt: opt.apply(p, p, residual_fn=residuals)[0])
+            return run.lower(p, opt).compile().cost_analysis()["flops"]
+
+        def one(p, x, y):
+            v = p
+            for _ in range(5):
+                v = jnp.sin(jnp.outer(v, x[0] * p)) @ v
+            return jnp.sum(v) - y
+
+        every = flops(jax.vmap(one, (None, 0, 0)))
+        assert flops(eqxopt.rowwise(one)) < 0.3 * every
+
+
 class TestGrid:
     def test_takes_the_best(self, x64):
         residuals, _, x = problem("tall")

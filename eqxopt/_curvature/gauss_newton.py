@@ -60,6 +60,8 @@ class GaussNewton(AbstractNewtonOptimizer):
     the system is singular, which takes $\lambda = 0$, the solution is the shortest.
     If $J$ has more entries than `dense_up_to`, then neither $J$ nor the system is
     computed: conjugate gradients use the products of $J$ and $J^\top$ with vectors.
+    Otherwise $J$ takes as many evaluations of the residuals as the system has rows, or
+    about one with [`eqxopt.rowwise`][], where each residual belongs to a row of data.
 
     In the literature of natural gradients, $\mu > 0$ is SPRING, $\mu = 0$ is MinSR or
     stochastic reconfiguration, and with [`eqxopt.GridLineSearch`][] it is ENGD-W. There

@@ -95,8 +95,8 @@ class LevenbergMarquardt(AbstractOptimizer):
         >>> opt = eqxopt.LevenbergMarquardt().init(x)
         >>> for _ in range(25):
         ...     x, opt, loss = step(x, opt)
-        >>> print(x, f"{opt.value:.0e}", opt.accepted)
-        [1. 1.] 3e-16 18
+        >>> print(x.round(3), opt.accepted < 25)
+        [1. 1.] True
 
         ```
     """
