@@ -80,7 +80,14 @@ def beside(what: str, own: Stepper, peer: Any, *, repeats: int) -> Figure:
                 stepper.restart()
 
     return interleaved(
-        what, own, peer, bar=1.0, per=own.steps, repeats=repeats, before=restart
+        what,
+        own,
+        peer,
+        bar=1.0,
+        per=own.steps,
+        repeats=repeats,
+        warm_up=min(2, repeats // 2),
+        before=restart,
     )
 
 
@@ -137,7 +144,7 @@ def levenberg_marquardt(size: int, *, steps: int, repeats: int) -> list[Figure]:
             lambda x: np.asarray(jacobian(x)),
             method="lm" if size <= ROWS else "trf",
             max_nfev=steps + 1,
-            **dict.fromkeys(("ftol", "xtol", "gtol"), None if size > ROWS else 1e-15),
+            **dict.fromkeys(("ftol", "xtol", "gtol"), 1e-15),
         )
 
     figures.append(beside(f"{what}: SciPy", own, by_scipy, repeats=repeats))
@@ -151,15 +158,16 @@ def megabytes(opt, x) -> str:
 
 
 def newton_steps(sizes: tuple[int, ...] = SIZES, *, repeats: int = 20) -> list[Figure]:
-    """With fewer repeats where a step of a peer takes more than a second."""
+    """With fewer repeats where a step of a peer takes a second or a minute."""
+    few = {500: repeats, 2000: repeats // 4}
     figures = []
-    fewer = lambda size, limit: repeats if size < limit else min(repeats, 5)
     with jax.enable_x64(True):
         for size in sizes:
             figures += lbfgs(size, steps=20, repeats=repeats)
         for size in sizes:
-            figures += bfgs(size, steps=5, repeats=fewer(size, 5000))
+            times = repeats if size < 5000 else repeats // 2
+            figures += bfgs(size, steps=5, repeats=times)
         for size in sizes:
-            steps = 3 if size < 5000 else 1
-            figures += levenberg_marquardt(size, steps=steps, repeats=fewer(size, 1000))
+            times, steps = few.get(size, 3), 3 if size < 5000 else 1
+            figures += levenberg_marquardt(size, steps=steps, repeats=times)
     return figures

@@ -53,7 +53,7 @@ RATES = {
     "DoWG": 0.5,
     "Fromage": 0.03,
     "GaLore": 0.01,
-    "GaussNewton": 0.3,
+    "GaussNewton": 0.1,
     "KLShampoo": 1e-3,
     "LAMB": 3e-3,
     "LaProp": 1e-3,
@@ -95,11 +95,13 @@ RATES = {
 }
 # Options that this network needs beside the rate. With the default of AcProp, an entry
 # whose gradient was 0 so far takes a step that ruins it; with that of LBFGS, a step
-# fits its own batch and ruins the others.
+# fits its own batch and ruins the others. In large batches least squares are solved
+# without a matrix.
 OPTIONS = {
     "AcProp": {"eps": 0.01},
-    "GaussNewton": {"damping": 0.01, "momentum": 0.9},
+    "GaussNewton": {"damping": 0.01, "momentum": 0.9, "dense_up_to": 2**22},
     "LBFGS": {"linesearch": eqxopt.BacktrackingLineSearch(slope_rtol=0.5)},
+    "LevenbergMarquardt": {"dense_up_to": 2**22},
 }
 OPTIMIZERS = {name: getattr(eqxopt, name) for name in RATES}
 

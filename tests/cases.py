@@ -69,7 +69,9 @@ OPTIMIZERS: dict[str, Case] = {
             seed=1,
         ),
     ),
-    "BFGS": Case(lambda: eqxopt.BFGS(0.1, linesearch=None), coupled=True),
+    "BFGS": Case(
+        lambda: eqxopt.BFGS(0.1, linesearch=None, max_bytes=2**40), coupled=True
+    ),
     "CAME": Case(
         lambda: eqxopt.CAME(
             0.01,
@@ -253,9 +255,13 @@ OPTIMIZERS: dict[str, Case] = {
         ),
         smooth=False,
     ),
-    "SSBFGS": Case(lambda: eqxopt.SSBFGS(0.1, linesearch=None), coupled=True),
+    "SSBFGS": Case(
+        lambda: eqxopt.SSBFGS(0.1, linesearch=None, max_bytes=2**40), coupled=True
+    ),
     "SSBroyden": Case(
-        lambda: eqxopt.SSBroyden(0.1, linesearch=None), coupled=True, smooth=False
+        lambda: eqxopt.SSBroyden(0.1, linesearch=None, max_bytes=2**40),
+        coupled=True,
+        smooth=False,
     ),
     "StableAdamW": Case(
         lambda: eqxopt.StableAdamW(0.01, b2=0.9, clipping_threshold=0.5),

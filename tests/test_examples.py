@@ -39,7 +39,11 @@ def test_digits_accuracy(digits, tmp_path):
     assert output.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+# Their inverse Hessian of this network would have gigabytes.
+DENSE = {"BFGS", "SSBFGS", "SSBroyden"}
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - DENSE))
 def test_digits_two_steps(digits, name, monkeypatch):
     """Every optimizer runs in the example's loop, and has a rate there."""
     assert name in digits.RATES
