@@ -206,9 +206,14 @@ def test_never_outside(search, dtype):
     )
     p = jax.tree.map(lambda x: 20 * x, start(dtype))
     opt = opt.init(p)
-    for i in range(12):
+
+    @jax.jit
+    def step(p, opt):
         value, grads = opt.value_and_grad(recorded, p)
-        p, opt = opt.apply(grads, p, value=value, value_fn=recorded)
+        return opt.apply(grads, p, value=value, value_fn=recorded)
+
+    for i in range(12):
+        p, opt = step(p, opt)
         if i == 0:
             assert len(recorded.points()) == 1  # the start, which is outside
     points = recorded.points()
@@ -245,10 +250,14 @@ def test_rest_in_a_corner(search):
     x = jnp.asarray([0.0, 0.2, -0.1])
     opt = eqxopt.LBFGS(lower=-1.0, upper=0.5, linesearch=search()).init(x)
 
+    @jax.jit
+    def step(x, opt):
+        value, grads = opt.value_and_grad(recorded, x)
+        return opt.apply(grads, x, value=value, value_fn=recorded)
+
     def steps(x, opt, n):
         for _ in range(n):
-            value, grads = opt.value_and_grad(recorded, x)
-            x, opt = opt.apply(grads, x, value=value, value_fn=recorded)
+            x, opt = step(x, opt)
         return x, opt, len(recorded.points())
 
     x, opt, _ = steps(x, opt, 5)

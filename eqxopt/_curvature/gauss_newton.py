@@ -94,7 +94,8 @@ class GaussNewton(AbstractNewtonOptimizer):
     optimization of neural network wavefunctions](https://arxiv.org/abs/2401.10190),
     2024: SPRING; Müller and Zeinhofer, [Achieving High Accuracy with PINNs via Energy
     Natural Gradient Descent](https://arxiv.org/abs/2302.13163), 2023: ENGD;
-    [2505.12149](https://arxiv.org/abs/2505.12149), 2025: ENGD-W.
+    Guzmán-Cordero et al., [Improving Energy Natural Gradient Descent through Woodbury,
+    Momentum, and Randomization](https://arxiv.org/abs/2505.12149), 2025: ENGD-W.
 
     !!! example
 

@@ -82,8 +82,9 @@ class LevenbergMarquardt(AbstractOptimizer):
 
     **Source:** Marquardt, [An Algorithm for Least-Squares Estimation of Nonlinear
     Parameters](https://doi.org/10.1137/0111030), 1963; Nielsen, [Damping parameter in
-    Marquardt's method](https://orbit.dtu.dk/en/publications/damping-parameter-in-
-    marquardts-method), 1999, for $q$ and $\nu$.
+    Marquardt's
+    method](https://orbit.dtu.dk/en/publications/damping-parameter-in-marquardts-method),
+    1999, for $q$ and $\nu$.
 
     !!! example
 
