@@ -59,11 +59,14 @@ class Equation(abc.ABC):
 
     def residuals(self, model: eqx.nn.MLP) -> PyTree[Float[Array, " points"]]:
         """Scaled so that their squares sum to the means over each set of points."""
-        inside = jax.vmap(lambda x: self.residual(model, x))(self.interior)
+        inside = eqxopt.rowwise(self.residual)(model, self.interior)
         every = {"equation": inside}
         for name, points in self.conditions.items():
-            every[name] = jax.vmap(lambda x: model(x) - self.solution(x))(points)
+            every[name] = eqxopt.rowwise(self.condition)(model, points)
         return {name: r / jnp.sqrt(len(r)) for name, r in every.items()}
+
+    def condition(self, u: Network, point: Point) -> Float[Array, ""]:
+        return u(point) - self.solution(point)
 
     def error(self, model: eqx.nn.MLP) -> Float[Array, ""]:
         """Relative, in L2."""
@@ -114,7 +117,7 @@ def grid(first: Float[Array, " m"], second: Float[Array, " n"]) -> Float[Array, 
 def pinns(
     equation: type[Equation],
     *,
-    seconds: float = 600,
+    seconds: float = 120,
     bar: float | None = None,
     per_side: int = 30,
     longest: int = 1,
