@@ -19,7 +19,8 @@ from ._tree import Parameters
 
 def describe(optimizer: AbstractTransform, model: PyTree) -> str:
     """A table with a line for each parameter: its path, shape, dtype and group, the
-    learning rate of the next update, and the bytes of its state.
+    learning rate of the next update, and the bytes of its state. A line has the state
+    that is not of one parameter, such as the inverse Hessian of `BFGS`.
 
     **Arguments:**
 
@@ -47,14 +48,16 @@ def describe(optimizer: AbstractTransform, model: PyTree) -> str:
     parameters = Parameters(model)
     _check_fit(optimizer, parameters)
     groups, rates = _groups_and_rates(optimizer, parameters)
-    state = _state_bytes(optimizer, parameters)
+    *state, shared = _state_bytes(optimizer, parameters)
     rows = [("path", "shape", "dtype", "group", "rate", "state")]
     for i, array in enumerate(parameters.arrays):
         shape, dtype = str(array.shape), str(array.dtype)
         size = _bytes(state[i])
         rows.append((parameters.path(i), shape, dtype, groups[i], rates[i], size))
+    if shared:
+        rows.append(("of all", "", "", "", "", _bytes(shared)))
     entries = sum(array.size for array in parameters.arrays)
-    rows.append(("total", str(entries), "", "", "", _bytes(sum(state))))
+    rows.append(("total", str(entries), "", "", "", _bytes(sum(state) + shared)))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
@@ -103,11 +106,11 @@ def _groups_and_rates(
 
 
 def _state_bytes(transform: AbstractTransform, parameters: Parameters) -> list[int]:
-    """The bytes of state of each parameter, in all fields that have the model's
-    shape."""
+    """The bytes of state of each parameter, in all fields that have the model's shape,
+    and last of the arrays that belong to all."""
     index_of = {path: i for i, path in enumerate(parameters.key_paths)}
     index_of |= {(jtu.DictKey(path),): i for i, path in enumerate(parameters.paths)}
-    sizes = [0] * len(parameters)
+    sizes = [0] * (len(parameters) + 1)
     for field in dataclasses.fields(transform):
         if field.init or field.name == "count":
             continue
@@ -118,6 +121,8 @@ def _state_bytes(transform: AbstractTransform, parameters: Parameters) -> list[i
                 if path[:k] in index_of:
                     sizes[index_of[path[:k]]] += leaf.nbytes
                     break
+            else:
+                sizes[-1] += leaf.nbytes if leaf.ndim else 0  # numbers are not worth it
     for inner in inner_transforms(transform).values():
         inner_sizes = _state_bytes(inner, parameters)
         sizes = [size + more for size, more in zip(sizes, inner_sizes)]

@@ -127,18 +127,21 @@ class AbstractDenseOptimizer(AbstractNewtonOptimizer):
         if all(active.present):
             theta, tau = self.weights(Products(h, b, a, is_first, len(s)))
         phi = (1 - theta) / (1 + a * theta)
-        old = jnp.where(is_first, scale * jnp.eye(len(s), dtype=dtype), hessian)
-        ss, hyhy = _outer(s, s), _outer(hy, hy)
-        mixed = _outer(s, hy) + _outer(hy, s)
-        rest = old - (1 - phi) / yhy * hyhy - phi * rho * mixed
-        new = (rest + phi * rho * h * ss) / tau + rho * ss
         is_stored &= jnp.isfinite(tau) & (tau > 0) & jnp.isfinite(phi)
+        # H / tau + Hy u' + s w', so that H is passed over once.
+        keep = lambda x: jnp.where(is_stored, x, 0)
+        s, hy = keep(s), keep(hy)
+        mixed = keep(-phi * rho / tau)
+        u = keep((phi - 1) / (yhy * tau)) * hy + mixed * s
+        w = mixed * hy + keep(phi * rho * h / tau + rho) * s
         # After a search that found nothing, begin again.
-        kept = jnp.where(is_known, hessian, jnp.eye(len(s), dtype=dtype))
+        begins = is_first | ~is_known
+        old = jnp.where(begins, jnp.eye(len(s), dtype=dtype), hessian)
+        old_scale = jnp.where(is_stored, jnp.where(is_first, scale, 1) / tau, 1)
+        new = old_scale * old + _outer(hy, u) + _outer(s, w)
         pairs = jnp.where(is_known, plus_one_if(is_stored, self.pairs), 0)
-        return replace_fields(
-            self, inverse_hessian=jnp.where(is_stored, new, kept), pairs=pairs
-        ), active.states
+        new = replace_fields(self, inverse_hessian=new, pairs=pairs)
+        return new, active.states
 
 
 def _fitting(optimizer: AbstractDenseOptimizer, active: Active) -> Float[Array, "n n"]:
