@@ -68,6 +68,7 @@ RATES = {
     "Muon": 0.02,
     "NAdam": 1e-3,
     "NAdamW": 3e-3,
+    "NewtonCG": 1.0,
     "NoisySGD": 0.3,
     "NorMuon": 0.02,
     "NovoGrad": 0.03,
@@ -101,6 +102,12 @@ OPTIONS = {
     "AcProp": {"eps": 0.01},
     "GaussNewton": {"damping": 0.01, "momentum": 0.9, "dense_up_to": 2**22},
     "LBFGS": {"linesearch": eqxopt.BacktrackingLineSearch(slope_rtol=0.5)},
+    "NewtonCG": {
+        "damping": 0.1,
+        "rank": 0,
+        "cg_steps": 10,
+        "linesearch": eqxopt.BacktrackingLineSearch(slope_rtol=0.5),
+    },
     "LevenbergMarquardt": {"dense_up_to": 2**22},
 }
 OPTIMIZERS = {name: getattr(eqxopt, name) for name in RATES}

@@ -5,7 +5,7 @@ from typing import Any, cast, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Inexact, Int
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._compile.once import once_per_shape
 from .._dtype import real_dtype
@@ -29,12 +29,15 @@ Some: TypeAlias = Sequence[Bool[Array, "..."] | None]
 
 
 class CurvatureMemory(NamedTuple):
-    """What L-BFGS keeps of one parameter: its last gradient, its last pairs in a ring
-    buffer, and without a line search its last value."""
+    r"""What L-BFGS keeps of one parameter: its last gradient, its last pairs in a ring
+    buffer with $\langle s, y \rangle$ and $\|y\|^2$, and without a line search its last
+    value."""
 
     grad: Leaf
     param_diffs: Inexact[Array, " memory *shape"]
     grad_diffs: Inexact[Array, " memory *shape"]
+    sy: Float[Array, " memory"]
+    yy: Float[Array, " memory"]
     param: Leaf | None
 
     def pair(self, index: Int[Array, ""]) -> Pair:
@@ -46,7 +49,8 @@ def empty_memory(last: Last, size: int) -> CurvatureMemory:
     # like it.
     zero = cast(Array, last.grad)
     diffs = lambda: jnp.stack([zero] * size)
-    return CurvatureMemory(zero, diffs(), diffs(), last.param)
+    numbers = lambda: jnp.zeros(size, real_dtype(zero.dtype))
+    return CurvatureMemory(zero, diffs(), diffs(), numbers(), numbers(), last.param)
 
 
 def preconditioned(
@@ -61,7 +65,8 @@ def preconditioned(
     L-BFGS. `newest` is the index of the newest pair in the ring buffers. With `free`
     the recursion runs over these entries, as if there were no others."""
     size = memories[0].param_diffs.shape[0]
-    newest_first = (newest - jnp.arange(size, dtype=newest.dtype)) % size
+    every = jnp.arange(size, dtype=newest.dtype)
+    newest_first = (newest - every) % size
 
     def pairs_at(index: Int[Array, ""]) -> list[Pair]:
         pairs = [memory.pair(index) for memory in memories]
@@ -70,17 +75,25 @@ def preconditioned(
         s, y = zip(*pairs)
         return [Pair(*pair) for pair in zip(_only(free, s), _only(free, y))]
 
+    # The sums are over the parameters that have a gradient now. They are 0 where the
+    # buffer is not filled yet. Leave pairs of negative curvature out.
+    if free is None:
+        sy, yy = total([(memory.sy, memory.yy) for memory in memories])
+        used = sy > 0
+    else:
+        sy, yy, used = jax.lax.map(lambda index: _products(pairs_at(index)), every)
+    sy, yy, used = sy[newest_first], yy[newest_first], used[newest_first]
+    sy = jnp.where(used, sy, 1)
+
     # The factor of every vector ends in a division or a root. XLA computes what is
     # cheaper again for each parameter, and with it the sums over all parameters.
-    def first_loop(q: Arrays, index: Int[Array, ""]) -> Any:
+    def first_loop(q: Arrays, products: Any) -> Any:
+        index, sy, used = products
         pairs = pairs_at(index)
-        sy, yy, sq = total([_first_products(pair, x) for pair, x in zip(pairs, q)])
-        # The sums are over the parameters that have a gradient now. They are 0 where
-        # the buffer is not filled yet. Leave pairs of negative curvature out.
-        used = sy > 0 if free is None else has_curvature(pairs)
-        sq, sy = jnp.where(used, sq, 0), jnp.where(used, sy, 1)
+        sq = inner_products([pair.s for pair in pairs], q)
+        sq = jnp.where(used, sq, 0)
         q = [_plus(x, -(sq / sy), pair.y) for pair, x in zip(pairs, q)]
-        return q, (sq, sy, yy, used)
+        return q, sq
 
     def second_loop(r: Arrays, products: Any) -> Any:
         index, sq, sy, used = products
@@ -96,7 +109,7 @@ def preconditioned(
     first_scale = 1 / jnp.maximum(1, norm) if scale_identity else jnp.ones_like(norm)
     # The sums over all parameters make every vector vary as any of them does.
     q = tied_together(list(grads), memories, newest)
-    q, (sq, sy, yy, used) = jax.lax.scan(first_loop, q, newest_first)
+    q, sq = jax.lax.scan(first_loop, q, (newest_first, sy, used))
     scale = first_scale
     if scale_identity:
         # The newest pair may say nothing of the entries that are free now.
@@ -119,8 +132,7 @@ def scale_of_newest(
 ) -> Scalar:
     r"""$\gamma$, the length of a step against the gradient."""
     index = newest % memories[0].param_diffs.shape[0]
-    pairs = [memory.pair(index) for memory in memories]
-    sy, yy, _ = total([_first_products(pair, pair.s) for pair in pairs])
+    sy, yy = total([(memory.sy[index], memory.yy[index]) for memory in memories])
     known = (sy > 0) & jnp.isfinite(sy) & (yy > 0)
     first = 1 / jnp.maximum(1, global_norm(grads))
     return jnp.where(known, divide(jnp.where(known, sy, 0), yy), first)
@@ -131,10 +143,15 @@ def _only(some: Some, arrays: Arrays) -> list[AnyLeaf]:
     return [x if own is None else jnp.where(own, x, 0) for own, x in zip(some, arrays)]
 
 
+def _products(pairs: Sequence[Pair]) -> tuple[Scalar, Scalar, Bool[Array, ""]]:
+    r"""$\langle s, y \rangle$ and $\|y\|^2$, and whether the pair is of use."""
+    sy, yy = total([_pair_products(pair) for pair in pairs])
+    return sy, yy, has_curvature(pairs)
+
+
 @once_per_shape
-def _first_products(pair: Pair, q: Leaf) -> tuple[Scalar, Scalar, Scalar]:
-    s, y = pair
-    return inner_product(s, y), inner_product(y, y), inner_product(s, q)
+def _pair_products(pair: Pair) -> tuple[Scalar, Scalar]:
+    return inner_product(pair.s, pair.y), inner_product(pair.y, pair.y)
 
 
 @once_per_shape
@@ -148,6 +165,9 @@ def with_pair(
 ) -> CurvatureMemory:
     """The memory with `pair` at `index` of its ring buffer, if `store` holds."""
 
+    sy, yy = _pair_products(pair)
+    here = store & (jnp.arange(memory.sy.size, dtype=index.dtype) == index)
+
     def stored(old: Array, new: Array) -> Array:
         # A row in its shards, where the assignment to an index would not know its own.
         row = jnp.where(store, new, old[index]).astype(old.dtype)
@@ -156,4 +176,6 @@ def with_pair(
     return memory._replace(
         param_diffs=stored(memory.param_diffs, pair.s),
         grad_diffs=stored(memory.grad_diffs, pair.y),
+        sy=jnp.where(here, sy, memory.sy),
+        yy=jnp.where(here, yy, memory.yy),
     )

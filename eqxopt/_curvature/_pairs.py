@@ -35,7 +35,7 @@ def total(terms: Sequence[T]) -> T:
     """The sums over all parameters, in the widest real dtype of the terms."""
     dtype = widest_real_dtype(jtu.tree_leaves(terms))
     return jtu.tree_map(
-        lambda *xs: jnp.sum(jnp.stack([x.astype(dtype) for x in xs])), *terms
+        lambda *xs: jnp.sum(jnp.stack([x.astype(dtype) for x in xs]), axis=0), *terms
     )
 
 
