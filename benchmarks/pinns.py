@@ -117,7 +117,7 @@ def grid(first: Float[Array, " m"], second: Float[Array, " n"]) -> Float[Array, 
 def pinns(
     equation: type[Equation],
     *,
-    seconds: float = 120,
+    seconds: float = 60,
     bar: float | None = None,
     per_side: int = 30,
     longest: int = 1,
@@ -152,7 +152,7 @@ def pinns(
             ),
             Method("LevenbergMarquardt", eqxopt.LevenbergMarquardt(), steps=steps(200)),
         ]
-        times = tuple(t for t in (10.0, 60.0) if t < seconds)
+        times = tuple(t for t in (10.0, 30.0) if t < seconds)
         curves = Curves("relative L2 error", ("steps", "seconds"), times)
         problem = equation(per_side)
         for method in methods:
