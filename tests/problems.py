@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def nested_params(dtype=jnp.float32, *, large: bool = False):
@@ -114,3 +115,14 @@ class Model(eqx.Module):
     def __call__(self, x):
         x = self.activation(self.layers[0](x))
         return self.scale * self.layers[1](x)
+
+
+def rosenbrock(p):
+    """The banana, over the entries of `x` and then those of `w`."""
+    x = jnp.concatenate([p["x"], p["w"].reshape(-1)])
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def flat(params):
+    """All entries in flattening order."""
+    return np.concatenate([np.asarray(x).reshape(-1) for x in jax.tree.leaves(params)])

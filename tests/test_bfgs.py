@@ -7,7 +7,7 @@ import numpy as np
 import optimistix as optx
 import pytest
 import scipy.optimize
-from problems import Model
+from problems import flat, rosenbrock
 
 import eqxopt
 
@@ -20,11 +20,6 @@ FAMILY = {
 every_member = pytest.mark.parametrize("name", FAMILY, scope="module")
 
 
-def rosenbrock(p):
-    x = jnp.concatenate([p["x"], p["w"].reshape(-1)])
-    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
-
-
 def quartic(x):
     """Curvatures from 1 to 1e4, which grow away from the minimum."""
     scales = jnp.logspace(0, 4, x.size, dtype=x.dtype)
@@ -34,11 +29,6 @@ def quartic(x):
 def start():
     """A point from which all go to the same of the two minima."""
     return {"x": jnp.asarray([0.5, 0.3]), "w": jnp.asarray([[0.2, 0.1], [0.4, 0.6]])}
-
-
-def flat(params):
-    """The parameters in flattening order, as in the inverse Hessian."""
-    return np.concatenate([np.asarray(x).reshape(-1) for x in jax.tree.leaves(params)])
 
 
 @eqx.filter_jit
@@ -339,18 +329,6 @@ class TestErrors:
         grads = more | {"w": None}
         with pytest.raises(ValueError, match="6 rows, but the model has 8 parameters"):
             opt.apply(grads, more, value=1.0, value_fn=rosenbrock)
-
-
-def test_model_with_functions_in_it():
-    model = Model()
-    x = jax.random.normal(jax.random.key(0), (8, 3))
-    loss = lambda model: jnp.mean(jax.vmap(model)(x) ** 2)
-    opt = eqxopt.BFGS().init(model)
-    before = jax.tree.structure(opt)
-    for _ in range(3):
-        model, opt, _ = step(opt, model, loss)
-    assert jax.tree.structure(opt) == before
-    assert opt.value < 0.1 * eqx.filter_jit(loss)(Model())
 
 
 def test_what_it_keeps_is_shown():

@@ -6,18 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import Model
+from problems import Model, rosenbrock
 
 import eqxopt
 
 
 A = np.random.default_rng(0).normal(size=(30, 6))
 B = np.random.default_rng(1).normal(size=30)
-
-
-def rosenbrock(p):
-    x = jnp.concatenate([p["x"], p["w"].reshape(-1)])
-    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
 
 
 def predicted(p):
@@ -354,11 +349,12 @@ def test_absent_gradient(absent):
     assert rosenbrock(new) < rosenbrock(params)
 
 
-def test_whole_model_and_no_parameters():
+@pytest.mark.parametrize("make", [eqxopt.LBFGS, eqxopt.BFGS, eqxopt.NewtonCG])
+def test_whole_model_and_no_parameters(make):
     model = Model()
     x = jax.random.normal(jax.random.key(0), (8, 3))
     loss = lambda model: jnp.mean(jax.vmap(model)(x) ** 2)
-    opt = eqxopt.LBFGS().init(model)
+    opt = make().init(model)
     before = jax.tree.structure(opt)
     for _ in range(3):
         value, grads = opt.value_and_grad(loss, model)
@@ -366,7 +362,7 @@ def test_whole_model_and_no_parameters():
     assert jax.tree.structure(opt) == before
     assert opt.value < 0.1 * eqx.filter_jit(loss)(Model())
     empty = {"f": jnp.tanh}
-    opt = eqxopt.LBFGS().init(empty)
+    opt = make().init(empty)
     after, opt = opt.apply({"f": None}, empty, value=0.0, value_fn=lambda m: 0.0)
     assert after == empty and opt.count == 1
 

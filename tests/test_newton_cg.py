@@ -6,24 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from problems import Model
+from problems import flat, Model, rosenbrock
 
 import eqxopt
 from eqxopt._curvature._nystrom import nystrom, preconditioner, Sketch, truncated_cg
 
 
-def rosenbrock(p):
-    x = jnp.concatenate([p["x"], p["w"].reshape(-1)])
-    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
-
-
 def start():
     return {"x": jnp.asarray([0.5, 0.3]), "w": jnp.asarray([[1.2, 0.1], [-1.0, 0.6]])}
-
-
-def flat(params):
-    """The parameters in flattening order, as in the eigenvectors."""
-    return np.concatenate([np.asarray(x).reshape(-1) for x in jax.tree.leaves(params)])
 
 
 @eqx.filter_jit

@@ -58,13 +58,13 @@ def checked_step(
 ) -> Step:
     """The record of one update, once everything is known to fit.
 
-    `name` is the class that the user called. With `per_example` the gradients come for
-    each example, along a leading axis.
+    `name` is the class that the user called. `residual_fn` gives a vector. With
+    `per_example` the gradients come for each example, along a leading axis.
     """
     checked = _gradients(name, grads, parameters, per_example=per_example)
     loss = None if value is None else as_loss(name, value)
     if value_fn is None and residual_fn is not None:
-        value_fn = lambda model: half_squares(_residuals(name, residual_fn(model)))
+        value_fn = lambda model: half_squares(residual_fn(model))
     return Step(parameters, checked, loss, value_fn, residual_fn)
 
 
@@ -94,11 +94,6 @@ def as_residuals(function: str, residuals: PyTree) -> Vector:
     if not any(x.size for x in leaves):
         raise ValueError(f"{function} gave no residuals")
     return as_vector(leaves, widest_real_dtype(leaves))
-
-
-def _residuals(name: str, residuals: PyTree) -> Vector:
-    """What `residual_fn` gave in a call of the class `name`."""
-    return as_residuals(f"`{name}.apply`: `residual_fn`", residuals)
 
 
 def half_squares(residuals: Vector) -> Scalar:
@@ -177,21 +172,9 @@ def needed_value_fn(
     """The loss as a function of the model, for the optimizers that cannot do
     without."""
     name = type(optimizer).__name__
-    if value_fn is not None and not callable(value_fn):
-        raise TypeError(
-            f"`{name}.apply`: `value_fn` must be the loss as a function of the model, "
-            f"not {reprlib.repr(value_fn)}"
-        )
-    if value_fn is None:
-        raise ValueError(
-            f"`{name}` needs the loss as a function of the model: call "
-            "`opt.apply(grads, model, value_fn=lambda model: ...)`"
-        )
-
-    def loss(params: Any) -> Scalar:
-        return as_loss(name, value_fn(params), "`value_fn` must give")
-
-    return loss
+    call = "`opt.apply(grads, model, value_fn=lambda model: ...)`"
+    function = _needed(name, value_fn, "value_fn", "the loss", call)
+    return lambda params: as_loss(name, function(params), "`value_fn` must give")
 
 
 def needed_residual_fn(
@@ -199,15 +182,26 @@ def needed_residual_fn(
 ) -> Callable[[Any], Vector]:
     """The residuals as a vector, for the optimizers that cannot do without."""
     name = type(optimizer).__name__
-    if residual_fn is not None and not callable(residual_fn):
-        raise TypeError(
-            f"`{name}.apply`: `residual_fn` must be the residuals as a function of the "
-            f"model, not {reprlib.repr(residual_fn)}"
-        )
-    if residual_fn is None:
+    call = (
+        "`opt.apply(grads, model, residual_fn=lambda model: ...)`, or train with "
+        "`make_step(residual_fn, residuals=True)` or `fit(..., residuals=True)`"
+    )
+    function = _needed(name, residual_fn, "residual_fn", "the residuals", call)
+    where = f"`{name}.apply`: `residual_fn`"
+    return lambda params: as_residuals(where, function(params))
+
+
+def _needed(
+    name: str, function: Callable[..., Any] | None, argument: str, what: str, call: str
+) -> Callable[..., Any]:
+    """`function`, known to be one, for a call of the class `name`."""
+    if function is None:
         raise ValueError(
-            f"`{name}` needs the residuals as a function of the model: call "
-            "`opt.apply(grads, model, residual_fn=lambda model: ...)`, or train with "
-            "`make_step(residual_fn, residuals=True)` or `fit(..., residuals=True)`"
+            f"`{name}` needs {what} as a function of the model: call {call}"
         )
-    return lambda params: _residuals(name, residual_fn(params))
+    if not callable(function):
+        raise TypeError(
+            f"`{name}.apply`: `{argument}` must be {what} as a function of the model, "
+            f"not {reprlib.repr(function)}"
+        )
+    return function

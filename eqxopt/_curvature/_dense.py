@@ -13,7 +13,6 @@ from .._fields import hyperparameter, OptionalHyperparameter
 from .._line_search.abstract import AbstractLineSearch
 from .._line_search.zoom import ZoomLineSearch
 from .._math import (
-    global_norm,
     multiplied,
     plus_one_if,
     size_as_vector,
@@ -21,8 +20,8 @@ from .._math import (
 )
 from .._number import integer
 from .._tree import Parameters, replace_fields
-from .._types import Amount, AnyLeaf, Count, Leaf, Scalar, Self, Vector
-from ._pairs import has_curvature, is_positive, Last, Pair
+from .._types import Amount, Count, Leaf, Scalar, Self, Vector
+from ._pairs import first_scale, has_curvature, is_positive, Last, Pair
 from .abstract import AbstractNewtonOptimizer, Active, Arrays, as_search
 
 
@@ -93,7 +92,7 @@ class AbstractDenseOptimizer(AbstractNewtonOptimizer):
         if self.learning_rate is not None:
             rate = scalar_of(self, "learning_rate").astype(hessian.dtype)
         grad = active.vector(active.grads, hessian.dtype)
-        plain = _first_scale(active.grads).astype(hessian.dtype) * grad
+        plain = first_scale(active.grads).astype(hessian.dtype) * grad
         newton = jnp.where(self.pairs == 0, plain, multiplied(hessian, grad))
         # H is positive definite, except for rounding.
         is_downhill = is_positive(jnp.sum(newton * grad))
@@ -110,7 +109,7 @@ class AbstractDenseOptimizer(AbstractNewtonOptimizer):
         s = active.vector([pair.s for pair in changes], dtype)
         y = active.vector([pair.y for pair in changes], dtype)
         is_first = self.pairs == 0
-        scale = _first_scale(active.grads).astype(dtype)
+        scale = first_scale(active.grads).astype(dtype)
         hy = jnp.where(is_first, scale * y, multiplied(hessian, y))
         sy, yhy = jnp.sum(s * y), jnp.sum(y * hy)
         is_stored = is_known & has_curvature(changes) & is_positive(yhy)
@@ -156,11 +155,6 @@ def _fitting(optimizer: AbstractDenseOptimizer, active: Active) -> Float[Array, 
             "again."
         )
     return hessian
-
-
-def _first_scale(grads: list[AnyLeaf]) -> Scalar:
-    r"""$\gamma$ of the first step, $\gamma I$ in place of $H$."""
-    return 1 / jnp.maximum(1, global_norm(grads))
 
 
 def _outer(x: Vector, y: Vector) -> Float[Array, "n n"]:

@@ -128,7 +128,7 @@ def _solved(
             product, b, tol=solver.cg_rtol, maxiter=solver.cg_steps
         )[0]
     factor = jacobian.matrix if by_rows else jacobian.matrix.T
-    gram = jnp.matmul(factor, factor.T, precision=jax.lax.Precision.HIGHEST)
+    gram = multiplied(factor, factor.T)
     system = gram + damping * jnp.eye(b.size, dtype=b.dtype)
     known = jax.lax.stop_gradient(system)
     # Its derivative is another solution with the same system, and not the derivative of

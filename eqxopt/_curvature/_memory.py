@@ -9,15 +9,17 @@ from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._compile.once import once_per_shape
 from .._dtype import real_dtype
-from .._math import divide, global_norm, inner_product
+from .._math import divide
 from .._sharding import tied_together
 from .._types import AnyLeaf, Leaf, Scalar
 from ._pairs import (
+    first_scale,
     has_curvature,
     inner_products,
     is_positive,
     Last,
     Pair,
+    pair_products,
     times,
     total,
 )
@@ -105,26 +107,24 @@ def preconditioned(
 
     if free is not None:
         grads = _only(free, grads)
-    norm = global_norm(grads)
-    first_scale = 1 / jnp.maximum(1, norm) if scale_identity else jnp.ones_like(norm)
+    first = first_scale(grads)
+    first = first if scale_identity else jnp.ones_like(first)
     # The sums over all parameters make every vector vary as any of them does.
     q = tied_together(list(grads), memories, newest)
     q, sq = jax.lax.scan(first_loop, q, (newest_first, sy, used))
-    scale = first_scale
+    scale = first
     if scale_identity:
         # The newest pair may say nothing of the entries that are free now.
         i = 0 if free is None else jnp.argmax(used)
         known = used[i] & jnp.isfinite(sy[i]) & (yy[i] > 0)
         newest_scale = divide(jnp.where(known, sy[i], 0), yy[i])
-        scale = jnp.where(known, newest_scale, first_scale)
+        scale = jnp.where(known, newest_scale, first)
     r = [times(x, scale) for x in q]
     products = newest_first, sq, sy, used
     r, _ = jax.lax.scan(second_loop, r, products, reverse=True)
     # H is positive definite, except for rounding.
     downhill = is_positive(inner_products(r, grads))
-    return [
-        jnp.where(downhill, x, times(grad, first_scale)) for x, grad in zip(r, grads)
-    ]
+    return [jnp.where(downhill, x, times(grad, first)) for x, grad in zip(r, grads)]
 
 
 def scale_of_newest(
@@ -134,8 +134,7 @@ def scale_of_newest(
     index = newest % memories[0].param_diffs.shape[0]
     sy, yy = total([(memory.sy[index], memory.yy[index]) for memory in memories])
     known = (sy > 0) & jnp.isfinite(sy) & (yy > 0)
-    first = 1 / jnp.maximum(1, global_norm(grads))
-    return jnp.where(known, divide(jnp.where(known, sy, 0), yy), first)
+    return jnp.where(known, divide(jnp.where(known, sy, 0), yy), first_scale(grads))
 
 
 def _only(some: Some, arrays: Arrays) -> list[AnyLeaf]:
@@ -145,13 +144,8 @@ def _only(some: Some, arrays: Arrays) -> list[AnyLeaf]:
 
 def _products(pairs: Sequence[Pair]) -> tuple[Scalar, Scalar, Bool[Array, ""]]:
     r"""$\langle s, y \rangle$ and $\|y\|^2$, and whether the pair is of use."""
-    sy, yy = total([_pair_products(pair) for pair in pairs])
+    sy, _, yy = total([pair_products(pair) for pair in pairs])
     return sy, yy, has_curvature(pairs)
-
-
-@once_per_shape
-def _pair_products(pair: Pair) -> tuple[Scalar, Scalar]:
-    return inner_product(pair.s, pair.y), inner_product(pair.y, pair.y)
 
 
 @once_per_shape
@@ -165,7 +159,7 @@ def with_pair(
 ) -> CurvatureMemory:
     """The memory with `pair` at `index` of its ring buffer, if `store` holds."""
 
-    sy, yy = _pair_products(pair)
+    sy, _, yy = pair_products(pair)
     here = store & (jnp.arange(memory.sy.size, dtype=index.dtype) == index)
 
     def stored(old: Array, new: Array) -> Array:

@@ -35,7 +35,7 @@ def nystrom(multiply: Linear, test: Float[Array, "n r"]) -> Sketch:
     rank = test.shape[1]
     images = jax.lax.stop_gradient(jax.lax.map(multiply, test.T).T)
     images = jnp.where(all_finite([images]), images, 0)
-    core = _product(test.T, images)
+    core = multiplied(test.T, images)
     curvatures, axes = jnp.linalg.eigh((core + core.T) / 2)
     # The formula is for a positive semidefinite H. In an indefinite one positive and
     # negative curvature may cancel, and what is left says nothing. So leave out what
@@ -43,7 +43,7 @@ def nystrom(multiply: Linear, test: Float[Array, "n r"]) -> Sketch:
     least = rank * jnp.finfo(test.dtype).eps * jnp.max(jnp.abs(curvatures))
     is_kept = curvatures > jnp.maximum(least, -jnp.min(curvatures))
     scales = jnp.where(is_kept, jnp.where(is_kept, curvatures, 1) ** -0.5, 0)
-    root = _product(images, axes * scales[None])
+    root = multiplied(images, axes * scales[None])
     vectors, values, _ = jnp.linalg.svd(root, full_matrices=False)
     return Sketch(vectors, jnp.square(values))
 
@@ -126,7 +126,3 @@ def truncated_cg(
     state = tied_together(state, jax.eval_shape(multiply, b), rtol)
     state = jax.lax.while_loop(lambda state: ~state.is_done, advance, state)
     return state.x, state.steps
-
-
-def _product(x: Float[Array, "m n"], y: Float[Array, "n k"]) -> Float[Array, "m k"]:
-    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)

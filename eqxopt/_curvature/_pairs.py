@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool
 
 from .._compile.once import once_per_shape
 from .._dtype import real_dtype, widest_real_dtype
-from .._math import inner_product, sqrt
+from .._math import global_norm, inner_product, sqrt
 from .._types import AnyLeaf, Leaf, Scalar
 
 
@@ -47,14 +47,21 @@ def inner_products(x: Sequence[AnyLeaf], y: Sequence[AnyLeaf]) -> Scalar:
 def has_curvature(pairs: Sequence[Pair]) -> Bool[Array, ""]:
     r"""Whether $\langle s, y \rangle$ over all parameters is positive by more than
     rounding. Only such a pair is of use."""
-    sy, ss, yy = total([_pair_products(pair) for pair in pairs])
+    sy, ss, yy = total([pair_products(pair) for pair in pairs])
     return is_positive(sy - jnp.finfo(sy.dtype).eps * sqrt(ss) * sqrt(yy))
 
 
 @once_per_shape
-def _pair_products(pair: Pair) -> tuple[Scalar, Scalar, Scalar]:
+def pair_products(pair: Pair) -> tuple[Scalar, Scalar, Scalar]:
+    r"""$\langle s, y \rangle$, $\|s\|^2$ and $\|y\|^2$."""
     s, y = pair
     return inner_product(s, y), inner_product(s, s), inner_product(y, y)
+
+
+def first_scale(grads: Sequence[AnyLeaf]) -> Scalar:
+    r"""$\gamma$ before anything is known of the curvature: $\gamma I$ stands for
+    $H$."""
+    return 1 / jnp.maximum(1, global_norm(grads))
 
 
 def is_positive(x: Scalar) -> Bool[Array, ""]:

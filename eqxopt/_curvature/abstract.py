@@ -76,6 +76,12 @@ class Active(NamedTuple):
         """Which of all parameters these are."""
         return [grad is not None for grad in self.step.grads]
 
+    def are_last(self) -> Bool[Array, ""]:
+        """Whether the gradients are those from the end of the last step."""
+        pairs = zip(self.grads, self.states)
+        same = [jnp.all(grad == state.grad) for grad, state in pairs]
+        return jnp.all(jnp.stack(same))
+
     def vector(self, values: Arrays, dtype: jnp.dtype) -> Vector:
         """A value for each of these as one vector over all parameters, with 0 for the
         others."""
@@ -273,7 +279,6 @@ def _search_step(
     loss = _loss(optimizer, active).astype(dtype)
     loss_fn = needed_value_fn(optimizer, active.step.value_fn)
     loss_at = lambda arrays: loss_fn(active.parameters.model(arrays))
-    known = [state.grad for state in active.states]
     optimizer, directions, active = optimizer.choose(active)
 
     def line(step_size: Scalar) -> Any:
@@ -290,8 +295,7 @@ def _search_step(
 
     slope = inner_products(directions, active.grads).astype(dtype)
     # A search that found nothing would find nothing again.
-    seen = [jnp.all(a == b) for a, b in zip(active.grads, known)]
-    is_same = (optimizer.failures > 0) & jnp.all(jnp.stack(seen))
+    is_same = (optimizer.failures > 0) & active.are_last()
     at_rest = is_same & (optimizer.failures > 1)
     start = Point(jnp.zeros((), dtype), loss, jnp.where(at_rest, 0, slope))
     end, grads, evaluations = search.search(

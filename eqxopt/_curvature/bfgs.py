@@ -24,16 +24,8 @@ class BFGS(AbstractDenseOptimizer):
     as $s^\top y / y^\top y\, I$ before its first update. A complex parameter counts as
     its real and its imaginary parts.
 
-    With a line search, `apply` needs the loss, and the loss as a function of the model,
-    both on the same data as the gradients:
-
-    ```python
-    value, grads = opt.value_and_grad(loss_fn, model)
-    model, opt = opt.apply(grads, model, value=value, value_fn=loss_fn)
-    ```
-
-    [`eqxopt.make_step`][] and [`eqxopt.fit`][] give both. `opt.value_and_grad` returns
-    what the last search has found, without evaluating anything.
+    With a line search, `apply` needs `value` and `value_fn`, and `opt.value_and_grad`
+    gives what the last search has found, as for [`eqxopt.LBFGS`][].
 
     The method is for losses without noise, and for at most some thousands of
     parameters: $H$ takes $8 N^2$ bytes for $N$ parameters in float64, 200 MB for 5,000,

@@ -63,15 +63,9 @@ class NewtonCG(AbstractNewtonOptimizer):
     and a complex parameter counts as its real and its imaginary parts. A parameter
     without gradient is a constant. Random keys come from `seed`.
 
-    `apply` needs the loss as a function of the model, and for the line search also the
-    loss, both on the same data as the gradients:
-
-    ```python
-    value, grads = opt.value_and_grad(loss_fn, model)
-    model, opt = opt.apply(grads, model, value=value, value_fn=loss_fn)
-    ```
-
-    [`eqxopt.make_step`][] and [`eqxopt.fit`][] give both. JAX must be able to
+    `apply` needs `value_fn`, and for the line search also `value`, on the same data as
+    the gradients. `opt.value_and_grad` gives what the last search has found, as for
+    [`eqxopt.LBFGS`][]. JAX must be able to
     differentiate the loss twice, forward over reverse.
 
     Conjugate gradients start from 0 and end after $m$ products, or at a residual of at
@@ -181,7 +175,7 @@ class NewtonCG(AbstractNewtonOptimizer):
             sketch, vector, products = _newton(self, active, sketch, unit)
             plain, is_new = unit, jnp.asarray(True)
         else:
-            is_new = ~((self.failures > 0) & _are_last(active))
+            is_new = ~((self.failures > 0) & active.are_last())
             sketch, vector, products = cond(
                 is_new,
                 lambda operands: _newton(self, active, *operands[-2:]),
@@ -289,12 +283,6 @@ def _sketch(optimizer: NewtonCG, active: Active) -> Sketch:
             f"but the model has {size} parameters. Call `opt = opt.init(model)` again."
         )
     return Sketch(vectors, values)
-
-
-def _are_last(active: Active) -> Bool[Array, ""]:
-    """Whether the gradients are those from the end of the last step."""
-    pairs = zip(active.grads, active.states)
-    return jnp.all(jnp.stack([jnp.all(grad == state.grad) for grad, state in pairs]))
 
 
 def _directions(active: Active, vector: Vector) -> Arrays:

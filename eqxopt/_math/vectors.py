@@ -45,7 +45,8 @@ def as_arrays(vector: Vector, likes: Sequence[AnyLeaf]) -> list[AnyLeaf]:
 
 
 def multiplied(
-    matrix: Float[Array, "m n"], vector: Float[Array, " n"]
-) -> Float[Array, " m"]:
-    """A product in full precision, on accelerators too."""
-    return jnp.matmul(matrix, vector, precision=jax.lax.Precision.HIGHEST)
+    matrix: Float[Array, "m n"], other: Float[Array, "n ..."]
+) -> Float[Array, "m ..."]:
+    """The product of a matrix with a vector or a matrix, in full precision on
+    accelerators too."""
+    return jnp.matmul(matrix, other, precision=jax.lax.Precision.HIGHEST)
