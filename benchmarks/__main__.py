@@ -2,8 +2,8 @@
 
 python -m benchmarks [PART ...] [--save FOLDER]
 
-Without names it runs all parts but those that take long: cutest, fits, heat, newton and
-poisson.
+Without names it runs all parts but those that take long: cutest, fits, heat, newton,
+poisson and quality.
 """
 
 import argparse
@@ -17,9 +17,11 @@ from .large import large_array
 from .matrices import muon
 from .newton_steps import newton_steps
 from .pinns import heat, poisson
+from .quality import quality
 from .report import machine, save, table
 from .stacks import stacks
 from .steps import plain_loops, training_steps
+from .storage import storage
 from .tricks import tricks
 from .update import eager, many_leaves
 
@@ -41,13 +43,15 @@ PARTS = {
     "everyone": lambda: small_and_large(bars=(1.0, 1.1)),
     "imports": import_times,
     "tricks": tricks,
+    "storage": lambda: [*storage(4096), *storage(8192)],
+    "quality": quality,
     "newton": newton_steps,
     "fits": fits,
     "poisson": poisson,
     "heat": heat,
     "cutest": cutest,
 }
-LONG = ("newton", "fits", "poisson", "heat", "cutest")
+LONG = ("quality", "newton", "fits", "poisson", "heat", "cutest")
 
 
 def main() -> None:

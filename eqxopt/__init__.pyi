@@ -81,6 +81,13 @@ from ._optim.sm3 import SM3 as SM3
 from ._optim.sophia import Sophia as Sophia
 from ._optim.stable_adamw import StableAdamW as StableAdamW
 from ._optim.yogi import Yogi as Yogi
+from ._precision.abstract import AbstractNarrowWeights as AbstractNarrowWeights
+from ._precision.compact_state import CompactState as CompactState
+from ._precision.compensated_weights import CompensatedWeights as CompensatedWeights
+from ._precision.loss_scaling import LossScaling as LossScaling
+from ._precision.master_weights import MasterWeights as MasterWeights
+from ._precision.split_weights import SplitWeights as SplitWeights
+from ._precision.stochastic_rounding import StochasticRounding as StochasticRounding
 from ._training._history import History as History
 from ._training.checkpoint import load as load, save as save
 from ._training.fit import fit as fit

@@ -7,6 +7,7 @@ import jax
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
+from ._abstract.narrow import loses_small_updates, resolution
 from ._abstract.rules import rules
 from ._abstract.transform import (
     AbstractTransform,
@@ -20,7 +21,9 @@ from ._tree import Parameters
 def describe(optimizer: AbstractTransform, model: PyTree) -> str:
     """A table with a line for each parameter: its path, shape, dtype and group, the
     learning rate of the next update, and the bytes of its state. A line has the state
-    that is not of one parameter, such as the inverse Hessian of `BFGS`.
+    that is not of one parameter, such as the inverse Hessian of `BFGS`. Below the table
+    is a note if there are parameters in bfloat16 or float16 and nothing keeps the
+    updates that they are too coarse for, as [`eqxopt.MasterWeights`][] does.
 
     **Arguments:**
 
@@ -60,7 +63,19 @@ def describe(optimizer: AbstractTransform, model: PyTree) -> str:
     rows.append(("total", str(entries), "", "", "", _bytes(sum(state) + shared)))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    notes = _notes(optimizer, parameters)
+    return "\n".join([*(line.rstrip() for line in lines), *notes])
+
+
+def _notes(optimizer: AbstractTransform, parameters: Parameters) -> list[str]:
+    """A line for each dtype in which small updates are lost."""
+    loses = loses_small_updates(optimizer, parameters)
+    dtypes = {array.dtype for array, x in zip(parameters.arrays, loses) if x}
+    return [
+        f"{dtype} loses updates below {resolution(dtype)} of an entry: see "
+        "`eqxopt.MasterWeights`"
+        for dtype in sorted(dtypes, key=str)
+    ]
 
 
 def _check_fit(optimizer: AbstractTransform, parameters: Parameters) -> None:
@@ -108,8 +123,7 @@ def _groups_and_rates(
 def _state_bytes(transform: AbstractTransform, parameters: Parameters) -> list[int]:
     """The bytes of state of each parameter, in all fields that have the model's shape,
     and last of the arrays that belong to all."""
-    index_of = {path: i for i, path in enumerate(parameters.key_paths)}
-    index_of |= {(jtu.DictKey(path),): i for i, path in enumerate(parameters.paths)}
+    index_of = parameters.index_of
     sizes = [0] * (len(parameters) + 1)
     for field in dataclasses.fields(transform):
         if field.init or field.name == "count":

@@ -73,3 +73,8 @@ def zeros_like(param: Leaf, dtype: jnp.dtype | None = None) -> Leaf:
 def real_zeros_like(param: Leaf) -> RealLeaf:
     """Real zeros of the shape of `param`, to accumulate magnitudes of its gradients."""
     return jnp.zeros_like(param, dtype=real_dtype(compute_dtype(param.dtype)))
+
+
+def is_narrow(dtype: jnp.dtype) -> bool:
+    """Whether this is bfloat16 or float16, in which a parameter loses small updates."""
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits == 16

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.core import Tracer
+from jaxtyping import Array
 
 from ._types import AnyLeaf, Leaf
 
@@ -29,6 +30,20 @@ def gathered(x: Leaf) -> Leaf:
     sharding = jax.typeof(x).sharding
     whole = jax.sharding.PartitionSpec(*[None] * x.ndim)
     return jax.sharding.reshard(x, jax.sharding.NamedSharding(sharding.mesh, whole))
+
+
+def gathered_from(x: Array, axis: int) -> Array:
+    """`x` whole along `axis` and all later axes, if its type says that it lies in
+    shards along one of them."""
+    if not _shards(x):
+        return x
+    sharding = jax.typeof(x).sharding
+    spec = [*sharding.spec, *[None] * (x.ndim - len(sharding.spec))]
+    if not any(spec[axis:]):
+        return x
+    spec[axis:] = [None] * (x.ndim - axis)
+    whole = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*spec))
+    return jax.sharding.reshard(x, whole)
 
 
 def varying(x: Any) -> frozenset[Any]:

@@ -55,6 +55,12 @@ class Parameters:
         new.arrays = list(arrays)
         return new
 
+    def in_arrays_of_their_own(self) -> "Parameters":
+        """The same parameters, none of whose states share an array."""
+        new = copy.copy(self)
+        new.in_stacks = False
+        return new
+
     @property
     def all_key_paths(self) -> list[KeyPath]:
         """Where the model has leaves, whether they are parameters or not."""
@@ -68,6 +74,12 @@ class Parameters:
     def paths(self) -> list[str]:
         """One path a parameter, such as `.layers[0].weight`."""
         return [self._names.shown[i] for i in self._places]
+
+    @property
+    def index_of(self) -> dict[KeyPath, int]:
+        """The number of each parameter by its place in what `tree` gives."""
+        index_of = {path: i for i, path in enumerate(self.key_paths)}
+        return index_of | {(jtu.DictKey(p),): i for i, p in enumerate(self.paths)}
 
     def path(self, i: int) -> str:
         return self._names.shown[self._places[i]]

@@ -1,6 +1,6 @@
 """Names for types that are used everywhere."""
 
-from typing import Any, TYPE_CHECKING, TypeAlias
+from typing import Annotated, Any, TYPE_CHECKING, TypeAlias
 
 from jaxtyping import Array, Float, Inexact, Int
 
@@ -17,6 +17,11 @@ Leaf: TypeAlias = Inexact[Array, "*shape"]
 """A parameter, or what has its shape: its gradient, its update, a moment."""
 RealLeaf: TypeAlias = Float[Array, "*shape"]
 """What is real and has a parameter's shape: a second moment."""
+FirstMoment: TypeAlias = Annotated[Inexact[Array, "*shape"], "a moment"]
+"""A running mean of gradients, or a gradient that is kept: what `CompactState` may
+store in fewer bits."""
+SecondMoment: TypeAlias = Annotated[Float[Array, "*shape"], "a moment, never negative"]
+"""A running mean of squares, or of magnitudes."""
 AnyLeaf: TypeAlias = Inexact[Array, "..."]
 """A parameter, or what belongs to one, of any shape: where several shapes meet."""
 Vector: TypeAlias = Float[Array, " n"]

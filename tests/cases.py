@@ -21,6 +21,7 @@ class Case:
     - `needs_value`: an optimizer needs the loss.
     - `zero`: a transform turns gradients of zero into updates of zero.
     - `guards`: a wrapper keeps gradients that are not finite from the parameters.
+    - `narrow_state`: the state is narrower than float32, because that is its purpose.
     """
 
     make: Callable[..., eqxopt.AbstractOptimizer | eqxopt.AbstractTransform]
@@ -30,6 +31,7 @@ class Case:
     needs_value: bool = False
     zero: bool = True
     guards: bool = False
+    narrow_state: bool = False
 
 
 OPTIMIZERS: dict[str, Case] = {
@@ -337,6 +339,7 @@ WRAPPERS: dict[str, Case] = {
     ),
     "Cautious": around(eqxopt.Cautious),
     "CautiousWeightDecay": around(lambda inner: eqxopt.CautiousWeightDecay(inner, 0.1)),
+    "CompensatedWeights": around(eqxopt.CompensatedWeights, narrow_state=True),
     "DecoupledWeightDecay": around(
         lambda inner: eqxopt.DecoupledWeightDecay(inner, 0.1)
     ),
@@ -361,6 +364,8 @@ WRAPPERS: dict[str, Case] = {
     "Lookahead reset": around(
         lambda inner: eqxopt.Lookahead(inner, 2, reset_state=True)
     ),
+    "LossScaling": around(lambda inner: eqxopt.LossScaling(inner, 4.0, 2), guards=True),
+    "MasterWeights": around(eqxopt.MasterWeights),
     "Mechanic": around(lambda inner: eqxopt.Mechanic(inner, s_init=0.1)),
     "Monitor": around(eqxopt.Monitor),
     "ReduceOnPlateau": around(
@@ -376,6 +381,8 @@ WRAPPERS: dict[str, Case] = {
     "SkipOnSpike": around(
         lambda inner: eqxopt.SkipOnSpike(inner, window=4), guards=True
     ),
+    "SplitWeights": around(eqxopt.SplitWeights, narrow_state=True),
+    "StochasticRounding": around(eqxopt.StochasticRounding),
 }
 
 # Those of a user, which the documentation shows: the contract holds for them as well.

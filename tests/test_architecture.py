@@ -35,6 +35,7 @@ LAYERS = {
         "spread",
         "states",
         "transform",
+        "narrow",
         "optimizer",
         "rules",
         "groups",

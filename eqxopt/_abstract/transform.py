@@ -88,6 +88,9 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
     """The same of `residual_fn`."""
     per_example: ClassVar[bool] = False
     """Whether gradients come for each example, along a leading axis."""
+    keeps_small_updates: ClassVar[bool] = False
+    """Whether the updates of a bfloat16 or float16 parameter count even if they are too
+    small to change it."""
     count: Int[Array, ""] | None = eqx.field(default=None, init=False)
     """The number of updates made, or `None` before `init`."""
     kept: PyTree = eqx.field(default=None, init=False)

@@ -8,9 +8,9 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
-from .._types import AnyLeaf
+from .._types import AnyLeaf, Leaf
 
 
 P = ParamSpec("P")
@@ -43,6 +43,22 @@ def once_per_shape(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return run
+
+
+def computed_once(x: Leaf, count: Int[Array, ""]) -> Leaf:
+    """`x`, kept in memory rather than computed again in every place where it is used.
+
+    It is for what several results are made of, each of which may take the memory of an
+    argument: where a compiler makes each result from the arguments, it copies these
+    first. `count` is the count of updates. Updates of SplitWeights(AdamW), 16.8M
+    entries in bfloat16, jax 0.10.2 on CPU, November 2026: 190 ms with 4 bytes of other
+    memory an entry, and 290 ms with 11 bytes without.
+    """
+    # A compiler repeats what costs little, and takes a quotient to cost much, unless
+    # all entries are divided by one number. An optimization barrier is gone before it
+    # decides.
+    one = jnp.where(count < 0, 2, 1).astype(x.dtype)
+    return x / jnp.where(jnp.isnan(x), 2 * one, one)
 
 
 def all_finite(arrays: Iterable[AnyLeaf | None]) -> Bool[Array, ""]:

@@ -26,6 +26,15 @@ def opaque_indices(
     return _choice(tuple(indices))(count)
 
 
+def opaque_zeros(length: int, count: Int[Array, ""]) -> list[UInt[Array, ""]]:
+    """Zeros that the compiler takes for numbers, each for another one.
+
+    What is computed from two of them is computed twice. Otherwise a compiler keeps what
+    two kernels need, however large it is, in an array of its own.
+    """
+    return [(count < -k).astype(np.uint32) for k in range(length)]
+
+
 @functools.lru_cache
 def _choice(indices: tuple[int, ...]) -> Callable[[Int[Array, ""]], Any]:
     @jax.custom_batching.custom_vmap

@@ -6,21 +6,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._dtype import compute_dtype, real_dtype, real_zeros_like, zeros_like
-from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
+from .._types import AnyLeaf, FirstMoment, Leaf, Scalar, SecondMoment
 from .small import debias
 
 
 class Momentum(NamedTuple):
     """The running mean of a parameter's gradient."""
 
-    mu: Leaf
+    mu: FirstMoment
 
 
 class Moments(NamedTuple):
     """Running means of a parameter's gradient and of its square."""
 
-    mu: Leaf
-    nu: RealLeaf
+    mu: FirstMoment
+    nu: SecondMoment
 
 
 def zero_moments(param: Leaf, mu_dtype: jnp.dtype | None = None) -> Moments:

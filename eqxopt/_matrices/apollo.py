@@ -37,7 +37,7 @@ from .._math import (
     stable_norm,
 )
 from .._number import integer
-from .._types import Leaf, Matrix, Scalar
+from .._types import FirstMoment, Leaf, Matrix, Scalar, SecondMoment
 from ._fallback import default_fallback
 from ._sides import transposed_if
 
@@ -53,8 +53,8 @@ class Sketch(NamedTuple):
 
     age: Int[Array, "batch 1"]
     key: KeyData
-    mu: Inexact[Array, "batch rank long"]
-    nu: Float[Array, "batch rank long"]
+    mu: FirstMoment
+    nu: SecondMoment
     norm: Float[Array, "batch 1 1"]
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Inexact, Int
+from jaxtyping import Array, Bool, Inexact, Int
 
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
 from .._abstract.optimizer import AbstractOptimizer
@@ -22,7 +22,7 @@ from .._fields import (
 )
 from .._math import abs_sq, adjoint, debias, divide, ema, plus_one, sqrt, squarable
 from .._number import integer
-from .._types import Leaf, Matrix, Scalar
+from .._types import FirstMoment, Leaf, Matrix, Scalar, SecondMoment
 from ._fallback import default_fallback
 from ._sides import transposed_if
 
@@ -33,8 +33,8 @@ class Subspace(NamedTuple):
 
     age: Int[Array, "batch 1 1"]
     projection: Inexact[Array, "batch rank long"]
-    mu: Inexact[Array, "batch rank short"]
-    nu: Float[Array, "batch rank short"]
+    mu: FirstMoment
+    nu: SecondMoment
 
 
 class GaLore(AbstractRefreshedMatrixOptimizer):

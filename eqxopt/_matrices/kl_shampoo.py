@@ -22,7 +22,7 @@ from .._fields import (
 )
 from .._math import abs_sq, ema, no_update, plus_one, product, squarable
 from .._number import integer
-from .._types import Leaf, Matrix, Scalar
+from .._types import FirstMoment, Leaf, Matrix, Scalar
 from ._fallback import default_fallback
 from ._sides import (
     averaged,
@@ -44,7 +44,7 @@ class WhitenedMomentum(NamedTuple):
     of the diagonals, with the shapes (batch, rows, 1) and (batch, 1, columns)."""
 
     age: Int[Array, "batch 1 1"]
-    mu: Leaf
+    mu: FirstMoment
     factors: Sides
     bases: Sides
     values: Sides

@@ -24,7 +24,7 @@ from .._fields import (
     OptionalMask,
 )
 from .._math import abs_sq, debiased_mean, divide, ema, sqrt, squarable, stable_norm
-from .._types import Leaf, Matrix, Scalar
+from .._types import FirstMoment, Leaf, Matrix, Scalar
 from ._fallback import default_fallback
 from ._newton_schulz import as_newton_schulz, NewtonSchulz, spectral_scale
 
@@ -32,7 +32,7 @@ from ._newton_schulz import as_newton_schulz, NewtonSchulz, spectral_scale
 class MomentumAndRows(NamedTuple):
     """Running means of the gradient, and of squares in each row once orthogonal."""
 
-    mu: Leaf
+    mu: FirstMoment
     nu: Float[Array, "batch rows 1"]
 
 

@@ -38,7 +38,7 @@ from .._math import (
 )
 from .._number import integer
 from .._schedule.abstract import Custom, Step
-from .._types import AnyLeaf, Leaf, Matrix, Scalar
+from .._types import AnyLeaf, FirstMoment, Leaf, Matrix, Scalar
 
 
 Factor: TypeAlias = Inexact[Array, "batch _ _"]
@@ -55,7 +55,7 @@ class Kron(NamedTuple):
     """The running mean of the gradient; the factors of the rows and, if there are
     several columns, of these; and the number of updates since the factors changed."""
 
-    mu: Leaf
+    mu: FirstMoment
     left: Factor
     right: Factor | None
     waited: Int[Array, "batch 1 1"]

@@ -33,7 +33,7 @@ from .._math import (
     stable_norm,
 )
 from .._number import integer
-from .._types import Leaf, Matrix, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, Matrix, Scalar, SecondMoment
 from ._fallback import default_fallback
 from ._sides import (
     averaged,
@@ -52,8 +52,8 @@ class PreconditionedMoments(NamedTuple):
     these."""
 
     age: Int[Array, "batch 1 1"]
-    mu: Leaf
-    nu: RealLeaf | None
+    mu: FirstMoment
+    nu: SecondMoment | None
     factors: Sides
     roots: Sides
 

@@ -33,7 +33,7 @@ from .._math import (
     squarable,
 )
 from .._number import integer
-from .._types import Leaf, Matrix, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, Matrix, Scalar, SecondMoment
 from ._fallback import default_fallback
 from ._sides import (
     averaged,
@@ -54,8 +54,8 @@ class RotatedMoments(NamedTuple):
     in the eigenbases, and that of their outer products; and these bases."""
 
     age: Int[Array, "batch 1 1"]
-    mu: Leaf
-    nu: RealLeaf
+    mu: FirstMoment
+    nu: SecondMoment
     factors: Sides
     bases: Sides
 

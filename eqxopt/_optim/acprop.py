@@ -8,14 +8,14 @@ from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
 from .._math import abs_sq, debias, divide, ema, sqrt, squarable
-from .._types import Leaf, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar, SecondMoment
 
 
 class MeanAndVariance(NamedTuple):
     """The running mean of a parameter's gradient and its variance about that mean."""
 
-    mu: Leaf
-    s: RealLeaf
+    mu: FirstMoment
+    s: SecondMoment
 
 
 class AcProp(AbstractLeafwiseOptimizer):

@@ -14,14 +14,14 @@ from .._fields import (
     OptionalMask,
 )
 from .._math import abs_sq, debias, debiased_mean, divide, ema, sqrt, squarable
-from .._types import Leaf, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar, SecondMoment
 
 
 class MeanAndVariance(NamedTuple):
     """The running mean of a parameter's gradient and its variance about that mean."""
 
-    mu: Leaf
-    s: RealLeaf
+    mu: FirstMoment
+    s: SecondMoment
 
 
 class AdaBelief(AbstractLeafwiseOptimizer):

@@ -12,14 +12,14 @@ from .._fields import (
     OptionalMask,
 )
 from .._math import abs_sq, divide, ema, sqrt, squarable
-from .._types import Leaf, RealLeaf, Scalar
+from .._types import Leaf, Scalar, SecondMoment
 
 
 class MeanSquares(NamedTuple):
     """Running means of the squares of a parameter's gradient and of its step."""
 
-    e_g: RealLeaf
-    e_x: RealLeaf
+    e_g: SecondMoment
+    e_x: SecondMoment
 
 
 class Adadelta(AbstractLeafwiseOptimizer):

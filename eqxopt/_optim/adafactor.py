@@ -29,7 +29,7 @@ from .._math import (
     squarable,
     zero_factors,
 )
-from .._types import Leaf, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar, SecondMoment
 
 
 # The paper's second epsilon.
@@ -42,14 +42,14 @@ class Factored(NamedTuple):
 
     row: Float[Array, "*rows"]
     col: Float[Array, "*cols"]
-    mu: Leaf | None
+    mu: FirstMoment | None
 
 
 class Unfactored(NamedTuple):
     """Running means of the squared gradient, and of the steps if there is momentum."""
 
-    nu: RealLeaf
-    mu: Leaf | None
+    nu: SecondMoment
+    mu: FirstMoment | None
 
 
 class Adafactor(AbstractLeafwiseOptimizer):

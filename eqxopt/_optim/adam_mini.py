@@ -18,7 +18,7 @@ from .._fields import (
     OptionalMask,
 )
 from .._math import abs_sq, debias, divide, ema, reduced_zeros, sqrt, unless_overflown
-from .._types import AnyLeaf, Leaf, Scalar
+from .._types import AnyLeaf, FirstMoment, Leaf, Scalar
 
 
 class Blocks(AbstractSelector):
@@ -53,7 +53,7 @@ def _default_blocks(path: str, array: AnyLeaf) -> str:
 class BlockMoments(NamedTuple):
     """Running means of a parameter's gradient, and of its square over each block."""
 
-    mu: Leaf
+    mu: FirstMoment
     nu: Float[Array, "*blocks"]
 
 

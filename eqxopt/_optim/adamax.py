@@ -8,14 +8,14 @@ from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
 from .._math import debias, divide, ema
-from .._types import Leaf, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar, SecondMoment
 
 
 class MeanAndPeak(NamedTuple):
     """The running mean of a parameter's gradient, and its decaying largest size."""
 
-    mu: Leaf
-    nu: RealLeaf
+    mu: FirstMoment
+    nu: SecondMoment
 
 
 class Adamax(AbstractLeafwiseOptimizer):

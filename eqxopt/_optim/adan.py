@@ -8,17 +8,17 @@ from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
 from .._math import abs_sq, debias, divide, ema, sqrt, squarable
-from .._types import Leaf, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar, SecondMoment
 
 
 class NesterovMoments(NamedTuple):
     """The running means of a parameter's gradient, of its changes and of the squared
     gradient ahead, and the gradient at the update before."""
 
-    mu: Leaf
-    change: Leaf
-    nu: RealLeaf
-    gradient: Leaf
+    mu: FirstMoment
+    change: FirstMoment
+    nu: SecondMoment
+    gradient: FirstMoment
 
 
 class Adan(AbstractLeafwiseOptimizer):

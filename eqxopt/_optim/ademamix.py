@@ -13,15 +13,15 @@ from .._fields import (
     OptionalMask,
 )
 from .._math import abs_sq, debias, divide, ema, sqrt, squarable
-from .._types import Leaf, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar, SecondMoment
 
 
 class MixedMoments(NamedTuple):
     """A fast and a slow running mean of the gradient, and that of its square."""
 
-    fast: Leaf
-    slow: Leaf
-    nu: RealLeaf
+    fast: FirstMoment
+    slow: FirstMoment
+    nu: SecondMoment
 
 
 class AdEMAMix(AbstractLeafwiseOptimizer):
@@ -121,8 +121,8 @@ class AdEMAMix(AbstractLeafwiseOptimizer):
 class TraceAndMoment(NamedTuple):
     """A decaying sum of a parameter's gradients, and the mean of their squares."""
 
-    trace: Leaf
-    nu: RealLeaf
+    trace: FirstMoment
+    nu: SecondMoment
 
 
 class SimplifiedAdEMAMix(AbstractLeafwiseOptimizer):

@@ -9,14 +9,14 @@ from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import DType, dtype_option, Hyperparameter, hyperparameter
 from .._math import abs_sq, debias, divide, ema, sqrt, squarable
-from .._types import Leaf, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, RealLeaf, Scalar, SecondMoment
 
 
 class MomentsAndPeak(NamedTuple):
     """Running means of the gradient and of its square, and the latter's maximum."""
 
-    mu: Leaf
-    nu: RealLeaf
+    mu: FirstMoment
+    nu: SecondMoment
     nu_max: RealLeaf
 
 

@@ -29,7 +29,7 @@ from .._math import (
     zero_factors,
     zero_moments,
 )
-from .._types import Leaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar
 
 
 class Confidence(NamedTuple):
@@ -37,7 +37,7 @@ class Confidence(NamedTuple):
     the squared distance of the first from its mean: the last two along each of the two
     longest axes."""
 
-    mu: Leaf
+    mu: FirstMoment
     row: Float[Array, "*rows"]
     col: Float[Array, "*cols"]
     instability_row: Float[Array, "*rows"]

@@ -19,14 +19,14 @@ from .._math import (
     sqrt,
     squarable,
 )
-from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
+from .._types import AnyLeaf, FirstMoment, Leaf, Scalar, SecondMoment
 
 
 class Adapted(NamedTuple):
     """Running means of steps, the squared gradient, and steps for the estimate."""
 
-    mu: Leaf
-    nu: RealLeaf
+    mu: FirstMoment
+    nu: SecondMoment
     step_mean: Leaf
 
 
@@ -34,8 +34,8 @@ class AdaptedFrom(NamedTuple):
     """Running means of a parameter's gradient and of its square, times the distance;
     the decaying sum of its gradients; and where it was before the first update."""
 
-    mu: Leaf
-    nu: RealLeaf
+    mu: FirstMoment
+    nu: SecondMoment
     grad_sum: Leaf
     start: Leaf
 

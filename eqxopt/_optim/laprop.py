@@ -15,15 +15,15 @@ from .._fields import (
     OptionalMask,
 )
 from .._math import abs_sq, debias, divide, ema, sqrt, squarable
-from .._types import Leaf, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar, SecondMoment
 
 
 class StepsAndMoment(NamedTuple):
     """Running means of normalized steps, of rates, and of the squared gradient."""
 
-    mu: Leaf
+    mu: FirstMoment
     rate: Scalar
-    nu: RealLeaf
+    nu: SecondMoment
 
 
 class LaProp(AbstractLeafwiseOptimizer):

@@ -8,13 +8,13 @@ from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import zeros_like
 from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
 from .._math import norm, squarable, trust_ratio
-from .._types import Leaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar
 
 
 class Velocity(NamedTuple):
     """A decaying sum of a parameter's steps."""
 
-    velocity: Leaf
+    velocity: FirstMoment
 
 
 class LARS(AbstractLeafwiseOptimizer):

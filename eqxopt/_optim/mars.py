@@ -24,15 +24,15 @@ from .._math import (
     squared_norm,
     unless_overflown,
 )
-from .._types import Leaf, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar, SecondMoment
 
 
 class CorrectedMoments(NamedTuple):
     """Running means of the corrected gradient and of its square; the last gradient."""
 
-    mu: Leaf
-    nu: RealLeaf
-    last: Leaf
+    mu: FirstMoment
+    nu: SecondMoment
+    last: FirstMoment
 
 
 class MARS(AbstractLeafwiseOptimizer):

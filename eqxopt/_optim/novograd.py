@@ -8,14 +8,14 @@ from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import compute_dtype, real_dtype, zeros_like
 from .._fields import Hyperparameter, hyperparameter
 from .._math import divide, ema, sqrt, squared_norm, unless_overflown
-from .._types import Leaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar
 
 
 class NormMoments(NamedTuple):
     """The decaying sum of a parameter's normalized gradients, and the running mean of
     the gradient's squared norm."""
 
-    mu: Leaf
+    mu: FirstMoment
     nu: Scalar
 
 

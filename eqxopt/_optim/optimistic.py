@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import zeros_like
 from .._fields import Hyperparameter, hyperparameter
-from .._types import Leaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar
 
 
 class PreviousGradient(NamedTuple):
     """A parameter's gradient in the last update; zeros before the first."""
 
-    gradient: Leaf
+    gradient: FirstMoment
 
 
 class OptimisticGradientDescent(AbstractLeafwiseOptimizer):

@@ -9,15 +9,15 @@ from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import DType, dtype_option, Hyperparameter, hyperparameter
 from .._math import abs_sq, debias, debiased_mean, divide, ema, sqrt, squarable
-from .._types import Leaf, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar, SecondMoment
 
 
 class MomentsAndDirection(NamedTuple):
     """Running means of the gradient and of its square; Adam's last direction."""
 
-    mu: Leaf
-    nu: RealLeaf
-    direction: Leaf
+    mu: FirstMoment
+    nu: SecondMoment
+    direction: FirstMoment
 
 
 class OptimisticAdam(AbstractLeafwiseOptimizer):

@@ -9,16 +9,16 @@ from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter, OptionalHyperparameter
 from .._math import abs_sq, divide, ema, lerp, one_minus_power, sqrt, squarable
-from .._types import Leaf, RealLeaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar, SecondMoment
 
 
 class ScaleAndTrace(NamedTuple):
     """The running mean square of a parameter's gradient, if centred about its running
     mean `mu`, and with momentum the decaying sum of its steps."""
 
-    nu: RealLeaf
-    mu: Leaf | None
-    trace: Leaf | None
+    nu: SecondMoment
+    mu: FirstMoment | None
+    trace: FirstMoment | None
 
 
 class RMSProp(AbstractLeafwiseOptimizer):

@@ -16,14 +16,14 @@ from .._fields import (
 )
 from .._math import abs_sq, debias, divide, ema, ramp, sqrt, squarable
 from .._tree import Parameters
-from .._types import AnyLeaf, Leaf, RealLeaf, Scalar
+from .._types import AnyLeaf, Leaf, Scalar, SecondMoment
 
 
 class IteratesAndSquares(NamedTuple):
     """The iterates of a parameter, and the running mean of its squared gradients."""
 
     iterates: Iterates
-    nu: RealLeaf
+    nu: SecondMoment
 
 
 class ScheduleFreeSGD(AbstractLeafwiseTransform, AbstractOptimizer):

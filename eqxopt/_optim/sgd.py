@@ -13,13 +13,13 @@ from .._fields import (
     hyperparameter,
     OptionalHyperparameter,
 )
-from .._types import Leaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar
 
 
 class Trace(NamedTuple):
     """The decaying sum of a parameter's gradients."""
 
-    trace: Leaf
+    trace: FirstMoment
 
 
 class SGD(AbstractLeafwiseOptimizer):

@@ -10,7 +10,7 @@ from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import zeros_like
 from .._fields import Hyperparameter, hyperparameter, OptionalHyperparameter
 from .._math import abs_sq, divide, ema, reduced_zeros, sqrt, squarable
-from .._types import Leaf, Scalar
+from .._types import FirstMoment, Leaf, Scalar
 
 
 class Cover(NamedTuple):
@@ -18,7 +18,7 @@ class Cover(NamedTuple):
     slice across it; and with momentum the running mean of the steps."""
 
     bounds: tuple[Float[Array, "..."], ...]
-    mean: Leaf | None
+    mean: FirstMoment | None
 
 
 class SM3(AbstractLeafwiseOptimizer):

@@ -28,13 +28,13 @@ from .._math import clipped, debias, ema, plus_one
 from .._number import integer
 from .._sharding import cond, placed_with, tied
 from .._tree import Parameters, replace_fields
-from .._types import AnyLeaf, Leaf, Leaves, RealLeaf, Scalar, Self
+from .._types import AnyLeaf, FirstMoment, Leaf, Leaves, RealLeaf, Scalar, Self
 
 
 class Curvature(NamedTuple):
     """The running means of a parameter's gradient and of its Hessian's diagonal."""
 
-    mu: Leaf
+    mu: FirstMoment
     hessian: RealLeaf
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int, PyTree
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.transform import count_of
 from .._dtype import widen
+from .._precision.loss_scaling import scaling_of
 from .._tree import is_key
 from .._wrapper.accumulate import Accumulate
 from ._loss import called, Given, Returned
@@ -43,7 +44,16 @@ def training_step(
         returned = called(loss_fn, has_aux, model, state, given, residuals)
         return returned.loss, returned
 
-    gradient = eqx.filter_value_and_grad(evaluated, has_aux=True)
+    scaling = scaling_of(opt)
+
+    def scaled(model: PyTree, state: PyTree, given: Given) -> tuple[Array, Returned]:
+        loss, returned = evaluated(model, state, given)
+        if scaling is not None:
+            # In float32 at least: the scaled loss may be too large for float16.
+            loss = widen(loss) * scaling.scale.astype(widen(loss).dtype)
+        return loss, returned
+
+    gradient = eqx.filter_value_and_grad(scaled, has_aux=True)
     if microbatches == 1:
         (_, returned), grads = gradient(model, state, given)
     else:

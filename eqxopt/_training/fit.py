@@ -29,6 +29,7 @@ from ._progress import shown_progress
 from ._run import Run
 from ._step import batches_taken, Carry, check_optimizer
 from ._stop import Stop
+from ._unmoved import Unmoved
 
 
 M = TypeVar("M")
@@ -143,6 +144,10 @@ def fit(
     data and the keys depend on the number of steps that the optimizer has made, and an
     iterator continues where it stopped.
 
+    At its end `fit` warns if most entries of a parameter in bfloat16 or float16 are
+    what they were, unless something keeps small updates, as
+    [`eqxopt.MasterWeights`][] does. It looks at 1,024 entries at most.
+
     A second call with the same shapes compiles nothing, unless something that `loss_fn`
     reads has changed or may have changed unseen: [what is looked
     at][what-a-program-depends-on].
@@ -174,6 +179,7 @@ def fit(
     )
     anew = lambda: new_loop(has_aux, residuals)
     program = ProgramOf(loss_fn, shared_loop(has_aux, residuals), anew, "`fit`")
+    unmoved = Unmoved(model, opt)
     with shown_progress(steps, progress) as show, Stop() as stop:
         key = key if takes_key(loss_fn) else None
         run = Run(program, key, (model, opt, state), Recorder(first), show)
@@ -187,7 +193,9 @@ def fit(
                 f"{run.recorder.steps} steps"
             )
             raise
-    return run.result()
+    result = run.result()
+    unmoved.warn(*result[:2])
+    return result
 
 
 def _check(carry: Carry, steps: int | None, steps_per_call: int) -> None:

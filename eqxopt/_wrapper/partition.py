@@ -1,6 +1,6 @@
 """Groups of parameters, each with an optimizer of its own or with none."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.tree_util as jtu
@@ -105,6 +105,8 @@ class Freeze(AbstractOptimizer):
 
     Use it for a group of a [`Partition`][eqxopt.Partition].
     """
+
+    keeps_small_updates: ClassVar[bool] = True  # there are none
 
     def start(self, parameters: Parameters) -> Self:
         return begun(self, parameters)

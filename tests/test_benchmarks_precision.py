@@ -1,0 +1,29 @@
+"""Benchmarks of precision and memory run, and report, in a quick form."""
+
+import json
+
+from benchmarks import quality, report, storage
+
+
+def test_quality(tmp_path):
+    ends = quality.quality(seeds=2, scale=0.004)
+    report.save({"quality": ends}, tmp_path)
+    assert list(ends.losses) == ["digits", "breast cancer", "characters"]
+    first = ends.losses["digits"]
+    # The copies of the parameters see gradients of rounded ones, and end elsewhere.
+    assert first["float32"] != first["bfloat16, MasterWeights"]
+    assert all(
+        0 < x < 5 for by in ends.losses.values() for xs in by.values() for x in xs
+    )
+    text = (tmp_path / "benchmarks-quality.md").read_text()
+    assert text.splitlines()[0] == ends.verdict()
+    assert (tmp_path / "benchmarks-quality.svg").read_text().startswith("<?xml")
+    assert json.loads((tmp_path / "benchmarks.json").read_text())["quality"]["figures"]
+
+
+def test_storage():
+    figures = storage.storage(128, repeats=2)
+    names = [figure.what for figure in figures]
+    assert names[2] == "AdamW, packed, 4 bytes of state, 0.0M entries"
+    assert names[3] == "AdamW, 8-bit, 2.25 bytes of state, 0.0M entries"
+    assert all(figure.ratio > 0 for figure in figures)
