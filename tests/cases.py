@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
 from own_optimizers import MeanGradient, SoftClip, UniformAverage
 
 import eqxopt
@@ -328,6 +329,11 @@ INNER: dict[str, Callable[[], eqxopt.AbstractOptimizer]] = {
 }
 
 
+def bytes_or_words(path: str, x: jax.Array) -> str:
+    """How the moments of a parameter are stored: in 8 bits where that is possible."""
+    return "8-bit" if x.dtype.itemsize <= 4 else "float32"
+
+
 def around(wrap, **flags) -> Case:
     """The case of a wrapper."""
     return Case(lambda inner="AdamW": wrap(INNER[inner]()), **flags)
@@ -339,6 +345,10 @@ WRAPPERS: dict[str, Case] = {
     ),
     "Cautious": around(eqxopt.Cautious),
     "CautiousWeightDecay": around(lambda inner: eqxopt.CautiousWeightDecay(inner, 0.1)),
+    "CompactState": around(
+        lambda inner: eqxopt.CompactState(inner, bytes_or_words, min_size=1),
+        narrow_state=True,
+    ),
     "CompensatedWeights": around(eqxopt.CompensatedWeights, narrow_state=True),
     "DecoupledWeightDecay": around(
         lambda inner: eqxopt.DecoupledWeightDecay(inner, 0.1)

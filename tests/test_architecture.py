@@ -57,6 +57,7 @@ LAYERS = {
     ],
     "_math": ["small", "box", "units", "moments", "factored", "linalg", "vectors"],
     "_compile": [
+        "given",
         "staging",
         "once",
         "opaque",

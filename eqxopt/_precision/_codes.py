@@ -8,6 +8,8 @@ from typing import Any, get_args, get_type_hints
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
+from jax.core import Tracer
 from jaxtyping import Array, BFloat16, Float32, Int8, Shaped, UInt8, UInt32
 
 from .._fields import KeyData
@@ -143,7 +145,7 @@ class Blocks(AbstractCode):
             # Nobody should divide by a mean of squares that is not 0 and stored as 0.
             codes = jnp.where(x > 0, jnp.maximum(codes, 1), codes)
         codes = _as_array(codes.astype(self.codes.dtype), self.codes.shape)
-        codes = tied(codes, self.codes)
+        codes = tied(codes, moments[0])
         return Blocks(codes=codes, scales=scales, dtypes=self.dtypes)
 
     @property
@@ -266,4 +268,14 @@ def _first_blocks(x: AnyLeaf, signed: bool) -> AbstractCode:
 def _encoded(code: AbstractCode, *moments: AnyLeaf) -> AbstractCode:
     # Computed from what the moments are, so that inside jit codes lie where they lie.
     wide = [x.astype(jnp.float32) for x in moments]
-    return code.encode(wide, wide, jnp.zeros(2, jnp.uint32))
+    new = code.encode(wide, wide, jnp.zeros(2, jnp.uint32))
+    first = moments[0]
+    if isinstance(first, Tracer):
+        return new
+
+    def placed(x: Any) -> Any:
+        if x.shape != first.shape or x.sharding == first.sharding:
+            return x
+        return jax.device_put(x, first.sharding)
+
+    return jtu.tree_map(placed, new)
