@@ -16,6 +16,7 @@ import jax.tree_util as jtu
 
 import eqxopt
 
+from .large import carried
 from .models import random_like, ResidualMLP
 from .timing import Figure, interleaved
 
@@ -73,9 +74,50 @@ def tricks() -> list[Figure]:
             120,
             {"_abstract.coupled.summed": lambda old: _plain_sum},
         ),
+        _large(
+            "`results_given`: AdamW, packed",
+            lambda: eqxopt.CompactState(eqxopt.AdamW(1e-3), "packed"),
+            {"_precision.compact_state.with_words": lambda old: lambda new, x: x},
+        ),
+        _large(
+            "`opaque_zeros`: AdamW, 8-bit",
+            lambda: eqxopt.CompactState(eqxopt.AdamW(1e-3), "8-bit"),
+            {
+                "_precision.compact_state.opaque_zeros": lambda old: (
+                    lambda length, count: old(1, count) * length
+                )
+            },
+        ),
+        _large(
+            "`computed_once`: AdamW in SplitWeights",
+            lambda: eqxopt.SplitWeights(eqxopt.AdamW(1e-3)),
+            {"_precision.abstract.computed_once": lambda old: lambda x, count: x},
+            jnp.bfloat16,
+        ),
         _traces(),
         _decompositions(),
     ]
+
+
+def _large(
+    what: str,
+    make: Callable[[], eqxopt.AbstractOptimizer],
+    without: dict[str, Callable[[Any], Any]],
+    dtype: Any = jnp.float32,
+) -> Figure:
+    """A donated step of one array of 16.8M entries."""
+    params = random_like(jnp.zeros((4096, 4096), dtype), jax.random.key(0))
+    grads = random_like(params, jax.random.key(1))
+
+    def step(params: Any, opt: Any, grads: Any) -> Any:
+        return opt.apply(grads, params)
+
+    ours = carried(step, params, make().init(params), grads)
+    ours()
+    with _patched(without):
+        peer = carried(step, params, make().init(params), grads)
+        peer()
+    return interleaved(f"{what}, 16.8M entries: run", ours, peer, repeats=20)
 
 
 def _compared(
