@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits
 
 import eqxopt
 
-from .report import markdown, summary
+from .report import HELD, in_grey, markdown, MISSED, summary
 
 
 class Task(NamedTuple):
@@ -216,23 +217,22 @@ class Ends:
         ]
 
     def draw(self, output: pathlib.Path) -> None:
-        import matplotlib.pyplot as plt
-
         names = list(next(iter(self.losses.values())))
-        figure, axes = plt.subplots(1, len(self.losses), sharey=True, figsize=(9, 3.2))
-        for axis, (task, by_name) in zip(np.atleast_1d(axes), self.losses.items()):
+        size = {"figsize": (9, 3), "layout": "constrained"}
+        figure, every = plt.subplots(1, len(self.losses), sharey=True, **size)
+        for axes, (task, by_name) in zip(np.atleast_1d(every), self.losses.items()):
             for i, name in enumerate(names):
-                color = "#ef5350" if "plain" in name else "#5c6bc0"
-                axis.plot(
-                    by_name[name], [i] * len(by_name[name]), "o", color=color, ms=4
-                )
-            axis.set_title(task, color="#808080")
-            axis.set_xlabel("loss at the end")
-            axis.set_yticks(range(len(names)), names)
-            axis.set_xscale("log")
-            axis.invert_yaxis() if axis is np.atleast_1d(axes)[0] else None
-        figure.tight_layout()
-        figure.savefig(output, transparent=True)
+                ends = by_name[name]
+                color = MISSED if self.distance(task, name) > 1 else HELD
+                axes.plot(ends, [-i] * len(ends), "o", color=color, markersize=4)
+            axes.set(title=task, xlabel="loss at the end", xscale="log")
+            axes.set_yticks([-i for i in range(len(names))], names)
+            # Those that a logarithmic axis has by itself lie on each other.
+            ticks = np.geomspace(*axes.get_xlim(), 4)[1:3]
+            axes.set_xticks(ticks, [f"{x:.2g}" for x in ticks])
+            axes.set_xticks([], minor=True)
+            in_grey(axes)
+        figure.savefig(output, transparent=True, metadata={"Date": None})
         plt.close(figure)
 
 
