@@ -67,6 +67,8 @@ def verdict(figures: list[Figure]) -> str:
 
 
 def summary(bounds: int, missed: list[str]) -> str:
+    if not bounds:
+        return "There is no bound to keep."
     if not missed:
         return "Every bound is kept."
     return f"Of {bounds} bounds, {len(missed)} are missed ({'; '.join(missed)})."

@@ -321,6 +321,22 @@ def test_in_compositions():
     assert np.all(np.isfinite(averaged)) and np.all(averaged < 1)
 
 
+def test_narrow_weights_and_state():
+    """A model in bfloat16 with 5.25 bytes an entry in all."""
+    params = jax.random.normal(jax.random.key(0), (128, 128), jnp.bfloat16)
+    narrow = eqxopt.CompactState(eqxopt.AdamW(1e-3, weight_decay=0.0), "8-bit")
+    opt = eqxopt.SplitWeights(narrow).init(params)
+    arrays = [x for x in jax.tree.leaves((params, opt)) if x.ndim > 1]
+    assert sum(x.nbytes for x in arrays) == 5.25 * params.size
+    first = params
+    for _ in range(3):
+        params, opt = step(opt, params, jnp.sign(first))
+    moved = (params - first).astype(jnp.float32)
+    small = jnp.abs(first) < 0.1  # where bfloat16 shows a thousandth
+    expected = -0.003 * jnp.sign(first).astype(jnp.float32)
+    np.testing.assert_allclose(moved[small], expected[small], atol=6e-4)
+
+
 def test_several_moments():
     """The first two of a kind share a word, and others are alone."""
     params = jnp.ones((70, 70))
