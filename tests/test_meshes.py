@@ -9,6 +9,7 @@ import optax
 import pytest
 from cases import Case, OPTIMIZERS, OWN_OPTIMIZERS, OWN_WRAPPERS, WRAPPERS
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from training_loops import assert_close
 
 import eqxopt
 
@@ -227,3 +228,28 @@ def test_eager_steps_with_explicit_axes(name):
         first = step(params, opt)
         assert types(first) == types((params, opt))
         assert types(step(*first)) == types((params, opt))
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_microbatches_in_shards(microbatches):
+    """`make_step` inside `shard_map`: each device has its rows, and splits them."""
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(AxisType.Explicit,))
+    params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
+    x = jax.random.normal(jax.random.key(0), (32, 3))
+    loss = lambda p, x: jnp.mean(jnp.square(jnp.sin(x) @ p["w"] + p["b"][None] - 1))
+    opt = eqxopt.AdamW(0.1).init(params)
+    expected = eqxopt.make_step(loss, microbatches=microbatches)(params, opt, x)
+
+    def step(params, opt, x):
+        mean = lambda p, x: jax.lax.pmean(loss(p, x), "rows")
+        return eqxopt.make_step(mean, microbatches=microbatches)(params, opt, x)
+
+    everywhere, rows = P(), P("rows")
+    specs = {"in_specs": (everywhere, everywhere, rows), "out_specs": everywhere}
+    params, opt = jax.device_put(
+        ({"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}, eqxopt.AdamW(0.1).init(params)),
+        NamedSharding(mesh, everywhere),
+    )
+    x = jax.device_put(x, NamedSharding(mesh, rows))
+    got = jax.jit(jax.shard_map(step, mesh=mesh, **specs))(params, opt, x)
+    assert_close(jax.device_get(got), jax.device_get(expected), 1e-5)
