@@ -37,6 +37,7 @@ LAYERS = {
         "transform",
         "narrow",
         "optimizer",
+        "skip",
         "rules",
         "groups",
         "leafwise",

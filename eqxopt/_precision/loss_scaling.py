@@ -6,6 +6,7 @@ from jaxtyping import Array, Float32
 
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, reached, scalar_of
+from .._abstract.skip import advance_if
 from .._abstract.step import Step
 from .._abstract.transform import AbstractTransform, count_of, inner, inner_transforms
 from .._compile.once import all_finite, once_per_shape
@@ -14,7 +15,6 @@ from .._fields import Hyperparameter, hyperparameter
 from .._math import plus_one, plus_one_if, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Self
-from .._wrapper._skip import advance_if
 from .._wrapper.chain import Chain
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, reached
+from .._abstract.skip import advance_if
 from .._abstract.step import Step
 from .._abstract.transform import count_of, inner
 from .._compile.once import all_finite
@@ -12,7 +13,6 @@ from .._fields import hyperparameter, OptionalHyperparameter
 from .._math import plus_one, plus_one_if, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Count, Leaves, Self
-from ._skip import advance_if
 
 
 class SkipNonFinite(AbstractOptimizer):

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, scalar_of
+from .._abstract.skip import advance_if
 from .._abstract.step import Step
 from .._abstract.transform import count_of, inner
 from .._fields import Hyperparameter, hyperparameter
@@ -16,7 +17,6 @@ from .._math import global_norm, plus_one, plus_one_if, sqrt, zero_count
 from .._number import integer
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Count, Leaves, Scalar, Self
-from ._skip import advance_if
 
 
 class Recent(NamedTuple):

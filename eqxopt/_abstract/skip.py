@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.step import Step
 from .._math import no_update, select
 from .._types import Leaves
+from .optimizer import AbstractOptimizer
+from .step import Step
 
 
 def advance_if(
