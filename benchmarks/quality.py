@@ -7,7 +7,7 @@ also those of small parameters. Parameters in bfloat16 are used in float32.
 import pathlib
 import pydoc_data.topics
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -240,7 +240,9 @@ def _spread(losses: list[float]) -> float:
     return statistics.stdev(losses) if len(losses) > 1 else 0.0
 
 
-def quality(*, seeds: int = 5, scale: float = 1.0) -> Ends:
+def quality(
+    *, seeds: int = 5, scale: float = 1.0, only: Sequence[str] = (*STATE, *WEIGHTS)
+) -> Ends:
     tasks = {
         "digits": classes(load_digits, 64, int(3000 * scale)),
         "breast cancer": classes(load_breast_cancer, 32, int(2000 * scale)),
@@ -249,9 +251,9 @@ def quality(*, seeds: int = 5, scale: float = 1.0) -> Ends:
     losses: dict[str, dict[str, list[float]]] = {}
     for name, task in tasks.items():
         ends = {}
-        for what, wrap in STATE.items():
-            ends[what] = final_losses(task, wrap, False, seeds).tolist()
-        for what, wrap in WEIGHTS.items():
-            ends[what] = final_losses(task, wrap, True, seeds).tolist()
+        for what, wrap in (STATE | WEIGHTS).items():
+            if what in only:
+                narrow = what in WEIGHTS
+                ends[what] = final_losses(task, wrap, narrow, seeds).tolist()
         losses[name] = ends
     return Ends(losses)

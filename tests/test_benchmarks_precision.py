@@ -2,11 +2,14 @@
 
 import json
 
+from training_loops import in_optax
+
 from benchmarks import quality, report, storage
 
 
 def test_quality(tmp_path):
-    ends = quality.quality(seeds=2, scale=0.004)
+    names = "float32", "bfloat16, MasterWeights"
+    ends = quality.quality(seeds=2, scale=0.004, only=names)
     report.save({"quality": ends}, tmp_path)
     assert list(ends.losses) == ["digits", "breast cancer", "characters"]
     first = ends.losses["digits"]
@@ -21,6 +24,7 @@ def test_quality(tmp_path):
     assert json.loads((tmp_path / "benchmarks.json").read_text())["quality"]["figures"]
 
 
+@in_optax
 def test_storage():
     figures = storage.storage(128, repeats=2)
     names = [figure.what for figure in figures]
