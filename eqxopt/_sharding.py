@@ -14,27 +14,18 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array
 
-from ._types import AnyLeaf, Leaf
+from ._types import AnyLeaf
 
 
 T = TypeVar("T")
 
 
-def gathered(x: Leaf) -> Leaf:
-    """`x` whole on every device, if its type says that it lies in shards.
+def gathered(x: Array, axis: int = 0) -> Array:
+    """`x` whole along `axis` and all later axes, if its type says that it lies in
+    shards along one of them.
 
     A product along a sharded axis has no one place to lie.
     """
-    if not _shards(x):
-        return x
-    sharding = jax.typeof(x).sharding
-    whole = jax.sharding.PartitionSpec(*[None] * x.ndim)
-    return jax.sharding.reshard(x, jax.sharding.NamedSharding(sharding.mesh, whole))
-
-
-def gathered_from(x: Array, axis: int) -> Array:
-    """`x` whole along `axis` and all later axes, if its type says that it lies in
-    shards along one of them."""
     if not _shards(x):
         return x
     sharding = jax.typeof(x).sharding

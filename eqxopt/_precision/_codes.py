@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, BFloat16, Float32, Int8, Shaped, UInt8, UInt32
 
 from .._fields import KeyData
-from .._sharding import gathered_from, tied
+from .._sharding import gathered, tied
 from .._types import AnyLeaf, FirstMoment, SecondMoment, Self
 from ._bits import bits_of, float_of, nearest_bits, stochastic_bits
 
@@ -160,7 +160,7 @@ class Beside(eqx.Module):
 def _in_blocks(x: Shaped[Array, "..."]) -> Shaped[Array, "... blocks block"]:
     """`x` with its last axis, or as many of the last as a block needs, in blocks."""
     lead, length = _block_axes(x.shape)
-    x = gathered_from(x, len(lead)).reshape(*lead, length)
+    x = gathered(x, len(lead)).reshape(*lead, length)
     if length % BLOCK:
         x = jnp.pad(x, [(0, 0)] * len(lead) + [(0, -length % BLOCK)])
     return x.reshape(*lead, -1, BLOCK)

@@ -7,18 +7,14 @@ rounding whose error we are after. Operations on bits stay.
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int32, UInt32
+from jaxtyping import Array, Int32
 
 from .._fields import KeyData
-from .._sharding import tied
-
-
-Wide: TypeAlias = Float32[Array, "*shape"]
-Bits: TypeAlias = UInt32[Array, "*shape"]
+from ._bits import Bits, bits_of, float_of, random_bits, Wide
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -26,7 +22,7 @@ def nearest(x: Wide, dtype: jnp.dtype) -> Wide:
     """`x`, rounded to the nearest number of `dtype`, and to the even one of two. Its
     derivative is 1."""
     drop = _dropped_bits(dtype)
-    bits = _bits_of(x)
+    bits = bits_of(x)
     half = (bits >> drop & 1) + (1 << drop - 1) - 1
     return _rounded(x, bits, half, jnp.round, dtype)
 
@@ -49,7 +45,7 @@ def stochastic(x: Wide, dtype: jnp.dtype, key: KeyData) -> Wide:
         fraction < x - jnp.floor(x), jnp.floor(x) + 1, jnp.floor(x)
     )
     noise = random >> 32 - _dropped_bits(dtype)
-    rounded = _rounded(x, _bits_of(x), noise, up_or_down, dtype)
+    rounded = _rounded(x, bits_of(x), noise, up_or_down, dtype)
     safe = nearest(x, dtype)
     return jnp.where(jnp.isfinite(rounded) & jnp.isfinite(safe), rounded, safe)
 
@@ -60,33 +56,11 @@ def _stochastic_jvp(dtype: jnp.dtype, primals, tangents):
     return stochastic(x, dtype, key), tangents[0]
 
 
-def random_bits(key: KeyData, like: Wide) -> Bits:
-    """32 random bits for every entry of `like`, by a hash of its index.
-
-    It costs a few integer operations beside the reading and writing of an update. Bits
-    of 16.8M entries, jax 0.10.2 on CPU, November 2026: 62 ms, of which most is writing
-    them, and 563 ms by `jax.random.bits`.
-    """
-    index = jnp.zeros(like.shape, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(like.ndim)):
-        along = jax.lax.broadcasted_iota(jnp.uint32, like.shape, axis)
-        index = index + along * jnp.uint32(stride % 2**32)
-        stride *= like.shape[axis]
-    # An odd stride is a permutation, and differs from step to step: with an offset
-    # alone, one entry would get what another one had before.
-    x = tied(index, like) * (key[..., -1] | 1) + key[..., 0]
-    # The finalizer `lowbias32` of Chris Wellons' hash-prospector.
-    x = (x ^ x >> 16) * jnp.uint32(0x7FEB352D)
-    x = (x ^ x >> 15) * jnp.uint32(0x846CA68B)
-    return x ^ x >> 16
-
-
 def last_place(x: Wide, dtype: jnp.dtype) -> Int32[Array, "*shape"]:
     """The exponent of two of half a unit in the last place of `x`, held in `dtype`:
     the most by which rounding to nearest is wrong."""
     info = jnp.finfo(dtype)
-    exponent = (_bits_of(x) >> 23 & 0xFF).astype(jnp.int32) - 127
+    exponent = (bits_of(x) >> 23 & 0xFF).astype(jnp.int32) - 127
     return jnp.maximum(exponent, int(info.minexp)) - int(info.nmant) - 1
 
 
@@ -97,7 +71,7 @@ def times_power(x: Wide, exponent: Int32[Array, "*shape"]) -> Wide:
 
 
 def _power(exponent: Int32[Array, "*shape"]) -> Wide:
-    return jax.lax.bitcast_convert_type(exponent + 127 << 23, jnp.float32)
+    return float_of((exponent + 127 << 23).astype(jnp.uint32))
 
 
 def _rounded(
@@ -107,7 +81,7 @@ def _rounded(
     sum carries over."""
     drop = _dropped_bits(dtype)
     kept = (bits + noise) >> drop << drop
-    rounded = jax.lax.bitcast_convert_type(kept, jnp.float32)
+    rounded = float_of(kept)
     if jnp.finfo(dtype).minexp > jnp.finfo(jnp.float32).minexp:
         # Subnormal numbers of `dtype` have one spacing, and are normal in float32.
         info = jnp.finfo(dtype)
@@ -122,7 +96,3 @@ def _rounded(
 
 def _dropped_bits(dtype: jnp.dtype) -> int:
     return int(jnp.finfo(jnp.float32).nmant) - int(jnp.finfo(dtype).nmant)
-
-
-def _bits_of(x: Wide) -> Bits:
-    return jax.lax.bitcast_convert_type(x, jnp.uint32)
