@@ -3,18 +3,21 @@
 python -m benchmarks [PART ...] [--save FOLDER]
 
 Without names it runs all parts but those that take long: cutest, fits, heat, newton,
-poisson and quality.
+poisson and quality. On a GPU it runs those that are bound by memory or by products, on
+larger arrays, and saves them beside the figures of a CPU.
 """
 
 import argparse
 import pathlib
 
+import jax
+
 from .cutest import cutest
-from .everyone import small_and_large
+from .everyone import large_alone, small_and_large
 from .fits import fits
 from .imports import import_times
 from .large import large_array
-from .matrices import muon
+from .matrices import muon, muon_step
 from .newton_steps import newton_steps
 from .pinns import heat, poisson
 from .quality import quality
@@ -52,22 +55,30 @@ PARTS = {
     "cutest": cutest,
 }
 LONG = ("quality", "newton", "fits", "poisson", "heat", "cutest")
+# Compiling takes long there, so only steps are timed.
+ON_GPU = {
+    "large": lambda: large_array(16384, bar=1.05),
+    "storage": lambda: storage(16384),
+    "everyone": lambda: large_alone(8192, bar=1.1),
+    "matrices": lambda: [muon_step(12, width, bar=0.5) for width in (128, 1024)],
+}
 
 
 def main() -> None:
+    gpu = jax.default_backend() == "gpu"
+    every = ON_GPU if gpu else PARTS
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
+    parser.add_argument("parts", nargs="*", choices=[*every, []])
     parser.add_argument(
         "--save", type=pathlib.Path, help="a folder for tables, JSON and pictures"
     )
     args = parser.parse_args()
     print(machine(), "\n")
-    parts = {}
-    for part in args.parts or [name for name in PARTS if name not in LONG]:
-        parts[part] = PARTS[part]()
-        print(table(parts[part]), "\n", flush=True)
-    if args.save:
-        save(parts, args.save)
+    for part in args.parts or [name for name in every if name not in LONG]:
+        figures = every[part]()
+        print(table(figures), "\n", flush=True)
+        if args.save:
+            save({f"{part}-gpu" if gpu else part: figures}, args.save)
 
 
 if __name__ == "__main__":

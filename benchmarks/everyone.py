@@ -90,3 +90,9 @@ def small_and_large(*, bars: tuple[float, float]) -> list[Figure]:
         *every_optimizer(small, "60 leaves", bar=bars[0]),
         *every_optimizer(large, "4.2M entries", bar=bars[1]),
     ]
+
+
+def large_alone(side: int, *, bar: float) -> list[Figure]:
+    params = jax.random.normal(jax.random.key(0), (side, side))
+    what = f"{side * side / 1e6:.1f}M entries"
+    return every_optimizer(params, what, bar=bar, rounds=1)

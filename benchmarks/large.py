@@ -57,14 +57,21 @@ def large_array(side: int, *, bar: float) -> list[Figure]:
 
 
 def torch_fused(side: int, grads: jax.Array) -> list[Figure]:
-    """PyTorch's fused AdamW as the peer, where it is installed."""
+    """PyTorch's fused AdamW as the peer, where it is installed, on the same device."""
     try:
         import torch
     except ImportError:
         return []
-    param = torch.nn.Parameter(torch.randn(side, side))
-    param.grad = torch.randn(side, side)
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    param = torch.nn.Parameter(torch.randn(side, side, device=device))
+    param.grad = torch.randn(side, side, device=device)
     peer = torch.optim.AdamW([param], lr=1e-3, fused=True)
+
+    def their_step():
+        peer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     params = jax.random.normal(jax.random.key(1), (side, side))
     ours = carried(
         lambda params, opt, grads: opt.apply(grads, params),
@@ -72,7 +79,9 @@ def torch_fused(side: int, grads: jax.Array) -> list[Figure]:
         eqxopt.AdamW(1e-3).init(params),
         grads,
     )
-    return [interleaved(f"AdamW beside torch, {side}²", ours, peer.step)]
+    moved = 7 * 4 * side * side
+    what = f"AdamW beside torch, {side * side / 1e6:.1f}M entries"
+    return [interleaved(what, ours, their_step, bytes_moved=moved, repeats=40)]
 
 
 def carried(step: Callable, params: Any, state: Any, grads: Any) -> Callable[[], Any]:
