@@ -73,12 +73,27 @@ SCIPY = {
 }
 
 
+@functools.cache
+def _quick() -> dict[str, Any]:
+    """Those that this version of the compiler knows."""
+
+    def known(name: str) -> bool:
+        program = jax.jit(lambda x: x, compiler_options={name: QUICK[name]})
+        try:
+            program.lower(0.0).compile()
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return {name: value for name, value in QUICK.items() if known(name)}
+
+
 def traced(
     solver: Callable[[Loss, Start], Solver], loss: Loss, y0: Start, most_steps: int
 ) -> Trace:
     """All steps of a solver, in one compiled loop."""
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @functools.partial(jax.jit, compiler_options=_quick())
     def run(y0):
         carry, step = solver(loss, y0)
         first = loss(y0)

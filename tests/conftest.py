@@ -9,23 +9,27 @@ import sys
 FLAGS = "--xla_force_host_platform_device_count=8"
 # Programs here run a few times on small arrays: we compile them quickly, not well.
 # Each is one LLVM module: splitting a small one into many only costs time.
-QUICK = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+QUICK = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
 
 
-def known(flags: str) -> bool:
-    """Whether the compiler has these flags. It ends a process that names others."""
+def known(flags: list[str]) -> list[str]:
+    """Those that this version of the compiler has. It ends a process that names
+    others."""
     start = [sys.executable, "-c", "import jax; jax.devices()"]
-    env = os.environ | {"XLA_FLAGS": flags}
-    return subprocess.run(start, env=env, capture_output=True).returncode == 0
+    env = os.environ | {"XLA_FLAGS": " ".join(flags)}
+    if subprocess.run(start, env=env, capture_output=True).returncode == 0:
+        return flags
+    return [] if len(flags) == 1 else [x for flag in flags for x in known([flag])]
 
 
 before = os.environ.get("XLA_FLAGS", "")
 if FLAGS not in before:  # otherwise the parent process has added them
-    added = f"{FLAGS} {QUICK}" if known(QUICK) else FLAGS
-    os.environ["XLA_FLAGS"] = f"{before} {added}"
+    os.environ["XLA_FLAGS"] = " ".join([before, FLAGS, *known(QUICK)])
 
 import jax
 import pytest
