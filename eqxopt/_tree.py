@@ -295,8 +295,12 @@ def replace_fields(module: M, **changes: Any) -> M:
     """A copy of `module` with some fields changed. Nothing is converted or checked, so
     it is cheap inside a trace."""
     new = object.__new__(type(module))
+    fields = type(module).__dataclass_fields__
     for name, value in (vars(module) | changes).items():
-        object.__setattr__(new, name, value)
+        # Equinox adds attributes to a copy of a module that has not all its fields, and
+        # such a copy would be of another structure.
+        if name in fields:
+            object.__setattr__(new, name, value)
     return new
 
 

@@ -85,6 +85,12 @@ class TestSameInSameOut:
         )
         assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(wide)}
 
+    def test_a_copy_begins_like_the_original(self, name):
+        opt = OPTIMIZERS[name].make()
+        copied = jax.tree.map(jnp.copy, opt)
+        begun = [jax.eval_shape(x.init, small_params()) for x in (opt, copied)]
+        assert jax.tree.structure(begun[0]) == jax.tree.structure(begun[1])
+
     def test_one_trace(self, name):
         """One program does ten steps, with a schedule or another hyperparameter."""
         rate = hyperparameter(OPTIMIZERS[name].make())

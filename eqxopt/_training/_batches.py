@@ -81,6 +81,7 @@ class InMemory:
     def __init__(
         self,
         data: PyTree,
+        rows: int,
         batch_size: int,
         key: PRNGKeyArray,
         first: int,
@@ -90,7 +91,7 @@ class InMemory:
         self._next = first
         self._length = length
         self._batch_size = batch_size
-        self._rows = row_count(data)
+        self._rows = rows
         self._per_epoch = self._rows // batch_size
         words = jax.random.key_data(key) if is_key(key) else key
         self._entropy = [int(word) for word in np.ravel(jax.device_get(words))]
@@ -120,9 +121,10 @@ class InMemory:
 class Iterated:
     """The batches of an iterable. `error` is what it raised."""
 
-    def __init__(self, batches: Iterator[Any], length: int):
+    def __init__(self, caller: str, batches: Iterator[Any], length: int):
         self.ended = False
         self.error: BaseException | None = None
+        self._caller = caller
         self._batches = batches
         self._length = length
 
@@ -142,7 +144,8 @@ class Iterated:
         size = 0
         while len(batches) < n and size < _BYTES and stop.requested is None:
             try:
-                batches.append(readable(next(self._batches), "batch"))
+                batch = next(self._batches)
+                batches.append(_readable(self._caller, batch, "batch"))
             except StopIteration:
                 self.ended = True
                 break
@@ -161,36 +164,73 @@ class Iterated:
 
 Source = Repeated | InMemory | Iterated
 
+# The key of the order is made with a number that no step has.
+_ORDER = np.uint32(2**32 - 1)
 
-def check_iterable(batches: Any) -> Iterable[Any]:
+
+def source_of(
+    caller: str,
+    batches: Any,
+    steps: int | None,
+    batch_size: int | None,
+    key: PRNGKeyArray | None,
+    first: int,
+    length: int,
+) -> tuple[Source, int | None]:
+    """Where the batches come from, and the number of steps, if it is known."""
+    if batches is None:
+        if steps is None or batch_size is not None:
+            raise ValueError(
+                f"{caller}: without batches it needs the number of `steps`, and no "
+                "`batch_size`"
+            )
+        return Repeated((), length), steps
+    if batch_size is None:
+        steps = _check_length(caller, _check_iterable(caller, batches), steps)
+        return Iterated(caller, iter(batches), length), steps
+    data = jtu.tree_map(jax.device_put, _readable(caller, batches, "data"))
+    rows = _row_count(caller, data)
+    if not 1 <= batch_size <= rows or (batch_size != rows and key is None):
+        raise ValueError(
+            f"{caller}: data in memory needs a `key`, and a `batch_size` from 1 to its "
+            f"{rows} rows; got key={key} and batch_size={batch_size}"
+        )
+    steps = rows // batch_size if steps is None else steps
+    if key is None or batch_size == rows:
+        return Repeated(data, length), steps
+    order = jax.random.fold_in(key, jax.device_put(_ORDER))
+    return InMemory(data, rows, batch_size, order, first, length), steps
+
+
+def _check_iterable(caller: str, batches: Any) -> Iterable[Any]:
     """`batches`, if iterating it gives batches and no rows."""
     in_memory = isinstance(batches, tuple | dict | eqx.Module | jax.Array | np.ndarray)
     if isinstance(batches, eqx.Module) and isinstance(batches, Iterable):
         in_memory = False
     if in_memory or hasattr(batches, "__array__"):
         raise ValueError(
-            "`fit`: data in memory needs a `batch_size`. Batches come in a list or "
+            f"{caller}: data in memory needs a `batch_size`. Batches come in a list or "
             f"another iterable, not in a `{type(batches).__name__}`"
         )
     if not isinstance(batches, Iterable):
         raise TypeError(
-            f"`fit`: a `{type(batches).__name__}` is no iterable of batches"
+            f"{caller}: a `{type(batches).__name__}` is no iterable of batches"
         )
     return batches
 
 
-def check_length(batches: Iterable[Any], steps: int | None) -> int | None:
+def _check_length(caller: str, batches: Iterable[Any], steps: int | None) -> int | None:
     """The number of steps, if it is known."""
     available = len(batches) if isinstance(batches, Sized) else None
     if steps is not None and available is not None and available < steps:
         raise ValueError(
-            f"`fit`: there are {available} batches for steps={steps}. To go through "
+            f"{caller}: there are {available} batches for steps={steps}. To go through "
             "them again and again, give `itertools.cycle(batches)` or a generator"
         )
     return available if steps is None else steps
 
 
-def readable(tree: PyTree, what: str) -> PyTree:
+def _readable(caller: str, tree: PyTree, what: str) -> PyTree:
     """`tree` with everything in it as an array of numbers. A list is a tuple."""
     tree = tuple(tree) if type(tree) is list else tree
     leaves, treedef = jtu.tree_flatten(tree)
@@ -201,7 +241,7 @@ def readable(tree: PyTree, what: str) -> PyTree:
         except (TypeError, ValueError, RuntimeError) as error:
             path, _ = jtu.tree_leaves_with_path(tree)[i]
             raise TypeError(
-                f"`fit`: the {what} has a `{type(x).__name__}` at "
+                f"{caller}: the {what} has a `{type(x).__name__}` at "
                 f"{jtu.keystr(path) or 'its root'}, which NumPy cannot read as an "
                 f"array of numbers: {error}"
             ) from None
@@ -217,20 +257,20 @@ def _as_numbers(x: Any) -> Any:
     return array
 
 
-def row_count(data: PyTree) -> int:
+def _row_count(caller: str, data: PyTree) -> int:
     leaves = jtu.tree_leaves_with_path(data)
     if not leaves:
-        raise ValueError("`fit`: there is no array in the data")
+        raise ValueError(f"{caller}: there is no array in the data")
     (first_path, first), *_ = leaves
     for path, x in leaves:
         if x.ndim == 0:
             raise ValueError(
-                f"`fit`: the data at {jtu.keystr(path) or 'its root'} is a single "
+                f"{caller}: the data at {jtu.keystr(path) or 'its root'} is a single "
                 "number; its first axis should be the rows"
             )
         if x.shape[:1] != first.shape[:1]:
             raise ValueError(
-                f"`fit`: the data at {jtu.keystr(path)} has shape {x.shape}, but at "
+                f"{caller}: the data at {jtu.keystr(path)} has shape {x.shape}, but at "
                 f"{jtu.keystr(first_path)} {first.shape}; their first axes are the rows"
             )
     return first.shape[0]

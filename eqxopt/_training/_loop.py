@@ -1,6 +1,7 @@
-"""The compiled loop of `fit`."""
+"""The compiled loop of `fit`, and that of `sweep`."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -22,7 +23,11 @@ def shared_loop(has_aux: bool, residuals: bool) -> CompiledStep:
 
 
 def new_loop(has_aux: bool, residuals: bool) -> CompiledStep:
-    """The compiled loop of `n` steps.
+    return CompiledStep(loop_of(has_aux, residuals), donate=False)
+
+
+def loop_of(has_aux: bool, residuals: bool) -> Callable[[Carry, Any], Any]:
+    """A loop of `n` steps, to be compiled.
 
     `n` is an argument of the program, so that fewer steps than a chunk has compile
     nothing.
@@ -63,19 +68,19 @@ def new_loop(has_aux: bool, residuals: bool) -> CompiledStep:
         arrays, columns = jax.lax.fori_loop(0, n, body, (arrays, columns))
         return eqx.combine(arrays, static), columns
 
-    return CompiledStep(loop, donate=False)
+    return loop
 
 
 def _columns(aux: Any, chunk: Chunk) -> dict[str, Array]:
     if not isinstance(aux, dict):
         raise TypeError(
-            "`fit`: beside the loss, the loss function must give a dictionary of named "
+            "beside the loss, the loss function must give a dictionary of named "
             f"scalars, such as `{{'accuracy': ...}}`, not a `{type(aux).__name__}`"
         )
     for name, x in aux.items():
         if not hasattr(x, "shape") or x.shape != ():
             raise ValueError(
-                f"`fit`: `aux[{name!r}]` must be a scalar array, but "
+                f"`aux[{name!r}]` must be a scalar array, but "
                 + (f"has shape {x.shape}" if hasattr(x, "shape") else f"is {x!r}")
             )
     return {name: jnp.zeros(chunk.length, x.dtype) for name, x in aux.items()}

@@ -5,21 +5,11 @@ from typing import Any, overload, TypeVar
 
 import jax
 import jax.tree_util as jtu
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._abstract.optimizer import AbstractOptimizer
-from ._batches import (
-    check_iterable,
-    check_length,
-    InMemory,
-    Iterated,
-    readable,
-    Repeated,
-    row_count,
-    Source,
-)
+from ._batches import InMemory, Source, source_of
 from ._compiled_step import check_alive
 from ._history import History, Recorder
 from ._loop import new_loop, shared_loop
@@ -35,9 +25,6 @@ from ._unmoved import Unmoved
 M = TypeVar("M")
 O = TypeVar("O", bound=AbstractOptimizer)
 S = TypeVar("S")
-
-# The key of the order is made with a number that no step has.
-_ORDER = np.uint32(2**32 - 1)
 
 
 @overload
@@ -174,9 +161,10 @@ def fit(
     """
     _check((model, opt, state), steps, steps_per_call)
     first = int(jax.device_get(batches_taken(opt)))
-    source, steps = _source(
-        loss_fn, batches, steps, batch_size, key, first, steps_per_call
+    source, steps = source_of(
+        "`fit`", batches, steps, batch_size, key, first, steps_per_call
     )
+    _check_key(key, source, loss_fn)
     anew = lambda: new_loop(has_aux, residuals)
     program = ProgramOf(loss_fn, shared_loop(has_aux, residuals), anew, "`fit`")
     unmoved = Unmoved(model, opt)
@@ -213,45 +201,11 @@ def _check(carry: Carry, steps: int | None, steps_per_call: int) -> None:
         raise ValueError(f"`fit`: steps={steps} must be at least 0")
 
 
-def _source(
-    loss_fn: Callable[..., Any],
-    batches: Any,
-    steps: int | None,
-    batch_size: int | None,
-    key: PRNGKeyArray | None,
-    first: int,
-    length: int,
-) -> tuple[Source, int | None]:
-    """Where the batches come from, and the number of steps, if it is known."""
-    shuffled = False
-    if batches is None:
-        if steps is None or batch_size is not None:
-            raise ValueError(
-                "`fit`: without batches it needs the number of `steps`, and no "
-                "`batch_size`"
-            )
-        source = Repeated((), length)
-    elif batch_size is None:
-        steps = check_length(check_iterable(batches), steps)
-        source = Iterated(iter(batches), length)
-    else:
-        data = jtu.tree_map(jax.device_put, readable(batches, "data"))
-        rows = row_count(data)
-        shuffled = batch_size != rows
-        if not 1 <= batch_size <= rows or (shuffled and key is None):
-            raise ValueError(
-                "`fit`: data in memory needs a `key`, and a `batch_size` from 1 to its "
-                f"{rows} rows; got key={key} and batch_size={batch_size}"
-            )
-        steps = rows // batch_size if steps is None else steps
-        if key is None or not shuffled:
-            source = Repeated(data, length)
-        else:
-            order = jax.random.fold_in(key, jax.device_put(_ORDER))
-            source = InMemory(data, batch_size, order, first, length)
-    if key is not None and not shuffled and not takes_key(loss_fn):
+def _check_key(
+    key: PRNGKeyArray | None, source: Source, loss_fn: Callable[..., Any]
+) -> None:
+    if key is not None and not isinstance(source, InMemory) and not takes_key(loss_fn):
         raise ValueError(
             "`fit`: nothing uses the `key`: the loss function has no parameter of that "
             "name, and the batches have their own order"
         )
-    return source, steps
