@@ -90,9 +90,9 @@ from ._precision.split_weights import SplitWeights as SplitWeights
 from ._precision.stochastic_rounding import StochasticRounding as StochasticRounding
 from ._training._history import History as History
 from ._training._range_result import RangeTest as RangeTest
+from ._training._sweep_result import Sweep as Sweep
 from ._training.checkpoint import load as load, save as save
 from ._training.fit import fit as fit
-from ._training._sweep_result import Sweep as Sweep
 from ._training.random_points import (
     Between as Between,
     random_points as random_points,

@@ -9,8 +9,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
@@ -75,62 +77,38 @@ class Group:
 
     def __init__(self, plan: Plan, stack: Stack, chunk: Chunk, last: int):
         self._plan = plan
-        opts, self._opt_of = split(stack.opts)
-        models, self._model_of = split(plan.models)
+        opts, opt_of = split(stack.opts)
+        models, model_of = split(plan.models)
         self._opts = opts
+        self._opt_of = opt_of
         differs = [not _all_equal(x) for x in opts]
-        began = traced(self._begin, _one(opts), _one(models))
-        varying = depending(began, [*differs, *[True] * len(models)])
+        forms: list[Callable[[list[Any]], Carry]] = []
 
-        def step(arrays: list[Array], key: PRNGKeyArray, chunk: Chunk) -> list[Array]:
-            batch = chunk.batch(jnp.zeros((), jnp.int32))
-            given = Given(batch if isinstance(batch, tuple) else (batch,), {}, key)
-            carry, _ = training_step(
-                plan.loss_fn,
-                self._carry_of(arrays),
-                given if plan.takes_key else given._replace(key=None),
-                has_aux=plan.has_aux,
-                residuals=plan.residuals,
-            )
-            return split(carry)[0]
+        def begin(opt: list[Array], model: list[Array]) -> list[Array]:
+            arrays, carry_of = split(_begun(opt_of(opt), *model_of(model)))
+            forms.append(carry_of)
+            return arrays
 
+        began = traced(begin, _one(opts), _one(models))
+        self._carry_of = forms[0]
+        step = _step_of(plan, self._carry_of)
         stepped = traced(step, _like(began), plan.keys[0], chunk)
-        others = [True] * (len(stepped.jaxpr.invars) - len(varying))
-        while (now := depending(stepped, [*varying, *others])) != varying:
+        varying = depending(began, [*differs, *[True] * len(models)])
+        others = [True] * (len(stepped.jaxpr.invars) - len(varying))  # key and batch
+        grown = None
+        while grown != varying:
+            grown = varying
+            now = depending(stepped, [*varying, *others])
             varying = [a or b for a, b in zip(varying, now)]
         self.lanes = Lanes(tuple(not x for x in varying))
         self.nbytes = nbytes(began) + nbytes(stepped)
         self._differs = Lanes(tuple(not x for x in differs))
-        self._start = jax.jit(
-            jax.vmap(
-                self._begin, (self._differs.axes, [0] * len(models)), self.lanes.axes
-            )
-        )
-        self._evaluated = jax.jit(jax.vmap(self._evaluate, (self.lanes.axes,)))
         points = np.asarray(stack.points)
         self._row_of = {int(point): i for i, point in enumerate(points)}
         # Those that are left in the last rung should fill one part.
         most = min(self._most(), last)
         self._size = math.ceil(len(points) / math.ceil(len(points) / most))
         self.parts = self._split(points)
-
-    def _begin(self, opt: list[Array], model: list[Array]) -> list[Array]:
-        model, state = self._model_of(model)
-        opt = self._opt_of(opt).init(model)
-        arrays, self._carry_of = split((model, opt, state))
-        return arrays
-
-    def _evaluate(self, arrays: list[Array]) -> Array:
-        model, opt, state = self._carry_of(arrays)
-        assert self._plan.evaluate is not None
-        stated = () if state is None else (state,)
-        score = self._plan.evaluate(opt.eval_params(model), *stated)
-        if jnp.shape(score) != ():
-            raise ValueError(
-                "`sweep`: `evaluate` must give a scalar, but gave an array of shape "
-                f"{jnp.shape(score)}"
-            )
-        return jnp.asarray(score, float)
 
     def _most(self) -> int:
         """How many points train side by side at most."""
@@ -157,12 +135,10 @@ class Group:
     def started(self, part: Part) -> Carry:
         rows = np.array([self._row_of[int(point)] for point in part.points])[part.rows]
         opts = self._differs.map(lambda x: x[rows], self._opts, lambda x: x[0])
-        models = [x[part.seeds] for x in split(self._plan.models)[0]]
-        return self._carry_of(self._start(opts, models))
-
-    def scores(self, part: Part) -> np.ndarray:
-        assert part.carry is not None
-        return np.asarray(self._evaluated(split(part.carry)[0]))
+        models = jtu.tree_map(
+            lambda x: x[part.seeds] if eqx.is_array(x) else x, self._plan.models
+        )
+        return _started(self._opt_of(opts), models, self._differs, self.lanes)
 
     def run(self, part: Part, lane: int) -> Carry:
         """The model, optimizer and state of one run."""
@@ -340,7 +316,8 @@ class Population:
             )
         else:
             runs = count * plan.seeds
-            scores = group.scores(part)[:runs].reshape(count, plan.seeds)
+            every = np.asarray(_scored(plan.evaluate, part.carry, group.lanes))
+            scores = every[:runs].reshape(count, plan.seeds)
         self.score[part.points] = scores
         self._pace.rest()
         if part.rungs < len(plan.ends) and part.done < plan.ends[-1]:
@@ -376,6 +353,63 @@ class Population:
             done, count = end, count * self._plan.keep
         made = sum(len(part.points) * part.done for _, part in self.parts)
         return max(0, left - made) * self._plan.seeds
+
+
+def _step_of(
+    plan: Plan, carry_of: Callable[[list[Any]], Carry]
+) -> Callable[..., list[Array]]:
+    """A step of one run, from arrays to arrays."""
+
+    def step(arrays: list[Array], key: PRNGKeyArray, chunk: Chunk) -> list[Array]:
+        batch = chunk.batch(jnp.zeros((), jnp.int32))
+        batch = batch if isinstance(batch, tuple) else (batch,)
+        carry, _ = training_step(
+            plan.loss_fn,
+            carry_of(arrays),
+            Given(batch, {}, key if plan.takes_key else None),
+            has_aux=plan.has_aux,
+            residuals=plan.residuals,
+        )
+        return split(carry)[0]
+
+    return step
+
+
+def _begun(opt: Any, model: Any, state: Any) -> Carry:
+    return model, opt.init(model), state
+
+
+@eqx.filter_jit
+def _started(opt: Any, models: Any, differs: Lanes, lanes: Lanes) -> Carry:
+    opts, opt_of = split(opt)
+    arrays, model_of = split(models)
+    forms: list[Callable[[list[Any]], Carry]] = []
+
+    def one(opt: list[Array], model: list[Array]) -> list[Array]:
+        arrays, carry_of = split(_begun(opt_of(opt), *model_of(model)))
+        forms.append(carry_of)
+        return arrays
+
+    started = jax.vmap(one, (differs.axes, 0), lanes.axes)(opts, arrays)
+    return forms[0](started)
+
+
+@eqx.filter_jit
+def _scored(evaluate: Callable[..., Any], carry: Any, lanes: Lanes) -> Array:
+    arrays, carry_of = split(carry)
+
+    def one(arrays: list[Array]) -> Array:
+        model, opt, state = carry_of(arrays)
+        stated = () if state is None else (state,)
+        score = evaluate(opt.eval_params(model), *stated)
+        if jnp.shape(score) != ():
+            raise ValueError(
+                "`sweep`: `evaluate` must give a scalar, but gave an array of shape "
+                f"{jnp.shape(score)}"
+            )
+        return jnp.asarray(score, float)
+
+    return jax.vmap(one, (lanes.axes,))(arrays)
 
 
 def _worth(scores: np.ndarray, maximize: bool) -> np.ndarray:

@@ -72,7 +72,7 @@ class Ramp:
     def _end(self, n: int, stopped: str | None) -> str:
         """A sentence about the end of a run after `n` losses."""
         if stopped is None:
-            return f"The run did not diverge up to the highest rate, {self.high:.3g}"
+            return f"The run reached the highest rate, {self.high:.3g}"
         rate = self.rates(n + 1)[n - 1 if stopped == "divergence" else n]
         what = {
             "divergence": "The run diverged",
@@ -168,11 +168,12 @@ def _capped(losses: Losses, decay: float) -> Losses:
 
 def _fell(losses: Losses, smoothed: Losses, lowest: int, decay: float) -> bool:
     """Whether the smoothed losses fell by more than noise makes them."""
-    if len(losses) < 2:
+    if len(losses) < 3:
         return False
-    # Differences of neighbours know little of the trend, and their median little of
-    # the end. That of normal noise is 0.954 of its standard deviation.
-    noise = np.median(np.abs(np.diff(losses[: max(lowest, 1) + 1]))) / 0.954
+    # Second differences know little of the trend, and their median little of the end.
+    # That of normal noise is 1.65 of its standard deviation.
+    second = np.diff(losses[: max(lowest, 2) + 1], 2)
+    noise = np.median(np.abs(second)) / 1.65
     # The mean on both sides is one of so many losses, and at the start of a half.
     count = (1 + decay) ** 3 / ((1 - decay) * (1 + decay**2))
     error = noise * np.sqrt(3 / count)

@@ -5,7 +5,7 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 
 from ._pictures import figure_of, GREY, in_grey, legend
-from ._points import shown, shown_value, spread
+from ._points import shown, spread
 
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def _map(sweep: "Sweep", axes: Any, first: str, second: str) -> Any:
         image = axes.imshow(grid, aspect="auto", origin="lower", vmin=low, vmax=high)
         every = max(1, len(columns) // 5)
         ticks = range(0, len(columns), every)
-        axes.set_xticks(ticks, [shown_value(columns[i]) for i in ticks])
-        axes.set_yticks(range(len(rows)), [shown_value(value) for value in rows])
+        axes.set_xticks(ticks, [f"{columns[i]:.2g}" for i in ticks])
+        axes.set_yticks(range(len(rows)), [f"{value:.2g}" for value in rows])
     else:
         image = axes.scatter(x, y, c=mean, vmin=low, vmax=high)
         axes.set(xscale=_scale(x), yscale=_scale(y))

