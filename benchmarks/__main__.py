@@ -2,9 +2,11 @@
 
 python -m benchmarks [PART ...] [--save FOLDER]
 
-Without names it runs all parts but those that take long: cutest, fits, heat, newton,
-poisson and quality. On a GPU it runs those that are bound by memory or by products, on
-larger arrays, and saves them beside the figures of a CPU.
+Without names it runs all parts but those that take long: cutest, fits, heat,
+mantissas, newton, poisson and precision. On a GPU it runs those that are bound by
+memory or by products, on larger arrays, and saves them beside the figures of a CPU.
+All optimizers beside each other are a program of its own: `python -m
+benchmarks.quality`.
 """
 
 import argparse
@@ -17,14 +19,16 @@ from .everyone import large_alone, small_and_large
 from .fits import fits
 from .imports import import_times
 from .large import large_array
+from .mantissas import mantissas
 from .matrices import muon, muon_step
 from .newton_steps import newton_steps
 from .pinns import heat, poisson
-from .quality import quality
+from .quality.precision import precision
 from .report import machine, save, table
 from .stacks import stacks
 from .steps import plain_loops, training_steps
 from .storage import storage
+from .sweeps import sweeps
 from .tricks import tricks
 from .update import eager, many_leaves
 
@@ -46,15 +50,17 @@ PARTS = {
     "everyone": lambda: small_and_large(bars=(1.0, 1.1)),
     "imports": import_times,
     "tricks": tricks,
+    "sweeps": sweeps,
     "storage": lambda: [*storage(4096), *storage(8192)],
-    "quality": quality,
+    "precision": precision,
+    "mantissas": mantissas,
     "newton": newton_steps,
     "fits": fits,
     "poisson": poisson,
     "heat": heat,
     "cutest": cutest,
 }
-LONG = ("quality", "newton", "fits", "poisson", "heat", "cutest")
+LONG = ("precision", "mantissas", "newton", "fits", "poisson", "heat", "cutest")
 # Compiling takes long there, so only steps are timed.
 ON_GPU = {
     "large": lambda: large_array(16384, bar=1.05),

@@ -80,8 +80,8 @@ def tricks() -> list[Figure]:
             {"_precision.compact_state.with_words": lambda old: lambda new, x: x},
         ),
         _large(
-            "`opaque_zeros`: AdamW, 8-bit",
-            lambda: eqxopt.CompactState(eqxopt.AdamW(1e-3), "8-bit"),
+            "`opaque_zeros`: LaProp, 8-bit",
+            lambda: eqxopt.CompactState(eqxopt.LaProp(1e-3), "8-bit"),
             {
                 "_precision.compact_state.opaque_zeros": lambda old: (
                     lambda length, count: old(1, count) * length

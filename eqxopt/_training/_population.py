@@ -12,9 +12,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from ._batches import Chunk, Drawn, Iterated, Source
 from ._compiled_step import CompiledStep
@@ -79,8 +78,7 @@ class Group:
         self._plan = plan
         opts, opt_of = split(stack.opts)
         models, model_of = split(plan.models)
-        self._opts = opts
-        self._opt_of = opt_of
+        self._stack = stack
         differs = [not _all_equal(x) for x in opts]
         forms: list[Callable[[list[Any]], Carry]] = []
 
@@ -134,16 +132,13 @@ class Group:
 
     def started(self, part: Part) -> Carry:
         rows = np.array([self._row_of[int(point)] for point in part.points])[part.rows]
-        opts = self._differs.map(lambda x: x[rows], self._opts, lambda x: x[0])
-        models = jtu.tree_map(
-            lambda x: x[part.seeds] if eqx.is_array(x) else x, self._plan.models
-        )
-        return _started(self._opt_of(opts), models, self._differs, self.lanes)
+        where = jax.device_put((rows, part.seeds))
+        opts, models = self._stack.opts, self._plan.models
+        return _started(opts, models, where, self._differs, self.lanes)
 
     def run(self, part: Part, lane: int) -> Carry:
         """The model, optimizer and state of one run."""
-        arrays, _ = split(part.carry)
-        return self._carry_of(self.lanes.map(lambda x: x[lane], arrays, jnp.copy))
+        return _one_of(part.carry, jax.device_put(np.int32(lane)), self.lanes)
 
     def keep(self, alive: set[int]) -> None:
         """Go on with these points alone."""
@@ -235,7 +230,8 @@ class Population:
                 n = self._pace.steps(end - part.done)
                 chunks = [chunk for x in sources for chunk, _ in x.take(n, stop)]
                 drawn = [x.rows for x in chunks if isinstance(x, Drawn)]
-                rows = jnp.stack(drawn) if drawn else None
+                stacked = np.stack(jax.device_get(drawn)) if drawn else None
+                rows = jax.device_put(stacked)
                 self._call(group, part, chunks[0], rows, n, show)
             self._finish(group, part)
 
@@ -380,8 +376,12 @@ def _begun(opt: Any, model: Any, state: Any) -> Carry:
 
 
 @eqx.filter_jit
-def _started(opt: Any, models: Any, differs: Lanes, lanes: Lanes) -> Carry:
+def _started(opt: Any, models: Any, where: Any, differs: Lanes, lanes: Lanes) -> Any:
+    """What the runs begin with. `where` has, for each, the row of its optimizer and
+    that of its model."""
+    rows, seeds = where
     opts, opt_of = split(opt)
+    opts = differs.map(lambda x: x[rows], opts, lambda x: x[0])
     arrays, model_of = split(models)
     forms: list[Callable[[list[Any]], Carry]] = []
 
@@ -390,8 +390,15 @@ def _started(opt: Any, models: Any, differs: Lanes, lanes: Lanes) -> Carry:
         forms.append(carry_of)
         return arrays
 
-    started = jax.vmap(one, (differs.axes, 0), lanes.axes)(opts, arrays)
+    axes = differs.axes, 0
+    started = jax.vmap(one, axes, lanes.axes)(opts, [x[seeds] for x in arrays])
     return forms[0](started)
+
+
+@eqx.filter_jit
+def _one_of(carry: Any, lane: Int[Array, ""], lanes: Lanes) -> Any:
+    arrays, carry_of = split(carry)
+    return carry_of(lanes.map(lambda x: x[lane], arrays, lambda x: x))
 
 
 @eqx.filter_jit

@@ -23,10 +23,9 @@ class Ramp:
         self, low: float, high: float, steps: int, smoothing: float, divergence: float
     ):
         self.low, self.high, self.steps = low, high, steps
-        self.decades = np.log10(high / low)
         self.divergence = divergence
         # The weight of a loss falls by this factor from one step to the next.
-        width = smoothing * (steps - 1) / self.decades
+        width = smoothing * (steps - 1) / np.log10(high / low)
         self.decay = float(np.exp(-1 / width)) if width > 0 else 0.0
 
     def rates(self, n: int) -> Losses:

@@ -56,9 +56,9 @@ def range_test(
     """Tries learning rates in one short run: the rate grows from step to step, and the
     losses show which rates are too small, good and too large.
 
-    The run trains as [`fit`][eqxopt.fit] does, and ends when the loss has risen again.
-    The suggestion is half of the rate at which the smoothed loss was lowest. `model`
-    and `state` stay as they are.
+    The run trains as [`fit`][eqxopt.fit] does, and ends early once the loss has risen
+    far above its lowest. The suggestion is half of the rate at which the smoothed loss
+    was lowest. `model` and `state` stay as they are.
 
     **Arguments:**
 
@@ -86,12 +86,13 @@ def range_test(
     change.
 
     **How good it is.** We compared it with the best constant rate for 300 steps, by the
-    training loss at the end, on five tasks with data of scikit-learn, for `SGD` without
-    and with momentum, `Adam` and `Lion`. With the defaults the mean suggestion was a
-    third of the best rate to 2.4 times it, and 9 of 10 were right within a factor of 3.
-    With 200 steps 8 of 10 were; fewer steps lead to higher rates. Long training and
-    held-out data want lower rates, often much lower ones where a network overfits. Take
-    the suggestion as the middle of a [`sweep`][eqxopt.sweep].
+    training loss at the end, on six tasks with data of scikit-learn, for `SGD` without
+    and with momentum, `Adam` and `Lion`. With the defaults 125 of 144 suggestions were
+    right within a factor of 3, and the mean over seeds was a third of the best rate to
+    2.4 times it, but 4 times for `Lion` and a network of four hidden layers. With 200
+    steps 113 were: fewer steps lead to higher rates. Long training and held-out data
+    want lower rates, often much lower ones where a network overfits. Take the
+    suggestion as the middle of a [`sweep`][eqxopt.sweep].
 
     It says little about optimizers that have no learning rate, or a factor near 1 in
     its place, and about line searches. A step that a wrapper skips, such as
@@ -106,8 +107,8 @@ def range_test(
     and the reader chooses. The
     [`lr_find`](https://docs.fast.ai/callback.schedule.html#learner.lr_find) of fastai
     suggests the rate where the loss falls most steeply, or a tenth of the one where it
-    is lowest, among others. In our comparison these were 1/29 to 1.4 times the best
-    rate, and 1/16 to 1/2 of it.
+    is lowest, among others. In our comparison the means of these were 1/29 to 2.3
+    times the best rate, and 1/16 to 0.8 times it.
 
     !!! example
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._batches import Source, source_of
@@ -55,7 +55,8 @@ def sweep(
         [`fit`][eqxopt.fit]. From an iterable, all runs get the same batches at the
         same time.
     - `make_model`: makes a model from a random key; with `has_state` a model and its
-        state, as `equinox.nn.make_with_state` does. It is called under `jax.vmap`.
+        state, as `equinox.nn.make_with_state` does. It is called under `jax.vmap`
+        and `jax.jit`.
     - `make`: called as `make(**point)`, gives an optimizer, wrapped or not. Such as
         `eqxopt.AdamW`.
     - `points`: a dictionary from names to the values of a grid. Or a list of points,
@@ -83,8 +84,8 @@ def sweep(
 
     **Returns:** a [`Sweep`][eqxopt.Sweep].
 
-    SIGINT and SIGTERM stop a sweep as they stop `fit`; [`Sweep.resume`][
-    eqxopt.Sweep.resume] goes on.
+    SIGINT and SIGTERM stop a sweep as they stop `fit`, and `resume` of the result goes
+    on.
 
     **Raises:** a `ValueError` that names the point if `make` cannot build its
     optimizer; and what `fit` raises.
@@ -184,17 +185,25 @@ def _models(
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     if not numbers:
         raise ValueError(f"`sweep`: seeds={seeds} are none")
-    fold = lambda seed: jax.random.split(jax.random.fold_in(key, seed))
-    pairs = jax.vmap(fold)(jnp.asarray([*numbers], jnp.uint32))
-    models = eqx.filter_vmap(make_model)(pairs[:, 0])
+    numbers = jax.device_put(np.array([*numbers], np.uint32))
+    keys, models = _made_models(make_model, key, numbers)
     if not has_state:
-        return pairs[:, 1], (models, None)
+        return keys, (models, None)
     if not isinstance(models, tuple) or len(models) != 2:
         raise TypeError(
             "`sweep`: with `has_state=True`, `make_model` must give a model and a "
             f"state, not a `{type(models).__name__}`"
         )
-    return pairs[:, 1], models
+    return keys, models
+
+
+@eqx.filter_jit
+def _made_models(
+    make_model: Callable[[PRNGKeyArray], Any], key: PRNGKeyArray, seeds: Array
+) -> tuple[Array, Any]:
+    fold = lambda seed: jax.random.split(jax.random.fold_in(key, seed))
+    pairs = jax.vmap(fold)(seeds)
+    return pairs[:, 1], eqx.filter_vmap(make_model)(pairs[:, 0])
 
 
 def _ends(steps: int, rungs: int, keep: float) -> list[int]:

@@ -20,7 +20,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 
 import eqxopt
 
-from .report import HELD, in_grey, markdown, MISSED, summary
+from ..report import HELD, in_grey, markdown, MISSED, summary
 
 
 class Task(NamedTuple):
@@ -240,7 +240,7 @@ def _spread(losses: list[float]) -> float:
     return statistics.stdev(losses) if len(losses) > 1 else 0.0
 
 
-def quality(
+def precision(
     *, seeds: int = 5, scale: float = 1.0, only: Sequence[str] = (*STATE, *WEIGHTS)
 ) -> Ends:
     tasks = {

@@ -1,0 +1,1 @@
+"""How well models train: each optimizer beside AdamW, and narrow state beside wide."""
