@@ -61,11 +61,13 @@ def preconditioned(
     newest: Int[Array, ""],
     *,
     scale_identity: bool,
+    has_failed: Bool[Array, ""] | None = None,
     free: Some | None = None,
 ) -> Arrays:
     r"""$H g$, the inverse Hessian times the gradients, by the two-loop recursion of
-    L-BFGS. `newest` is the index of the newest pair in the ring buffers. With `free`
-    the recursion runs over these entries, as if there were no others."""
+    L-BFGS. `newest` is the index of the newest pair in the ring buffers. Where this
+    direction `has_failed`, a multiple of the gradients. With `free` the recursion runs
+    over these entries, as if there were no others."""
     size = memories[0].param_diffs.shape[0]
     every = jnp.arange(size, dtype=newest.dtype)
     newest_first = (newest - every) % size
@@ -124,6 +126,8 @@ def preconditioned(
     r, _ = jax.lax.scan(second_loop, r, products, reverse=True)
     # H is positive definite, except for rounding.
     downhill = is_positive(inner_products(r, grads))
+    if has_failed is not None:
+        downhill &= ~has_failed
     return [jnp.where(downhill, x, times(grad, first)) for x, grad in zip(r, grads)]
 
 

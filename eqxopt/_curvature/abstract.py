@@ -33,6 +33,7 @@ from .._math import (
     no_update,
     own_copy,
     plus_one,
+    plus_one_if,
     select,
     zero_count,
 )
@@ -45,6 +46,11 @@ from ._pairs import inner_products, Last, Pair, times
 
 M = TypeVar("M")
 Arrays = list[AnyLeaf]
+
+MOST_FAILURES = 4
+"""After how many searches in a row that found nothing no other is begun."""
+MOST_LEVEL_STEPS = 20
+"""After how many level steps the next must not be one."""
 
 
 def as_search(linesearch: Any) -> Any:
@@ -135,7 +141,10 @@ class AbstractNewtonOptimizer(AbstractOptimizer):
     """The number of evaluations of the loss in the last line search."""
     failures: Count = eqx.field(default=None, init=False)
     """The number of searches in a row that found no lower point from the same
-    gradients. After two, nothing more is evaluated there."""
+    gradients. After four, nothing more is evaluated there."""
+    level_steps: Count = eqx.field(default=None, init=False)
+    """The number of steps in which the loss changed by rounding only and the gradients
+    became no smaller, since the loss last fell clearly. After 20, none is made."""
 
     @abc.abstractmethod
     def begin(self, parameters: Parameters) -> Self:
@@ -175,7 +184,7 @@ class AbstractNewtonOptimizer(AbstractOptimizer):
         ).begin(parameters)
         if fixed:
             # A field that was never set is another structure than one that is None.
-            names = "value", "step_size", "evaluations", "failures"
+            names = "value", "step_size", "evaluations", "failures", "level_steps"
             return replace_fields(new, **dict.fromkeys(names))
         dtype = widest_real_dtype(parameters.arrays)
         return replace_fields(
@@ -184,6 +193,7 @@ class AbstractNewtonOptimizer(AbstractOptimizer):
             step_size=jnp.ones((), dtype),
             evaluations=zero_count(),
             failures=zero_count(),
+            level_steps=zero_count(),
         )
 
     def value_and_grad(
@@ -228,6 +238,10 @@ class AbstractNewtonOptimizer(AbstractOptimizer):
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
         return parameters.arrays
+
+    def has_failed(self, active: Active) -> Bool[Array, ""]:
+        """Whether the last search began at these gradients and found nothing."""
+        return (self.failures > 0) & active.are_last()
 
 
 def search_of(optimizer: AbstractNewtonOptimizer) -> AbstractLineSearch | None:
@@ -281,7 +295,14 @@ def _search_step(
     loss_at = lambda arrays: loss_fn(active.parameters.model(arrays))
     optimizer, directions, active = optimizer.choose(active)
 
-    def line(step_size: Scalar) -> Any:
+    slope = inner_products(directions, active.grads).astype(dtype)
+    # A search that found nothing would find nothing again.
+    has_failed = optimizer.has_failed(active)
+    at_rest = has_failed & (optimizer.failures >= MOST_FAILURES)
+    unit = jnp.where(has_failed, _shortened(optimizer.failures, dtype), 1)
+
+    def line(units: Scalar) -> Any:
+        step_size = unit * units
         updates = active.in_box(_scaled(directions, step_size))
         value, vjp = jax.vjp(loss_at, moved(active.arrays, list(updates)))
 
@@ -289,25 +310,27 @@ def _search_step(
             (grads,) = vjp(jnp.ones_like(value))
             grads = [conjugated(grad) for grad in grads]
             moving = active.onward(directions, step_size)
-            return inner_products(moving, grads).astype(dtype), grads
+            slope = unit * inner_products(moving, grads).astype(dtype)
+            return slope, grads
 
         return value.astype(dtype), slope_and_grads
 
-    slope = inner_products(directions, active.grads).astype(dtype)
-    # A search that found nothing would find nothing again.
-    is_same = (optimizer.failures > 0) & active.are_last()
-    at_rest = is_same & (optimizer.failures > 1)
-    start = Point(jnp.zeros((), dtype), loss, jnp.where(at_rest, 0, slope))
+    start = Point(jnp.zeros((), dtype), loss, jnp.where(at_rest, 0, unit * slope))
     end, grads, evaluations = search.search(
         line, start, active.grads, optimizer.step_size
     )
+    end = end._replace(step_size=unit * end.step_size)
     updates = active.in_box(_scaled(directions, end.step_size))
-    found = _is_better(
-        end,
-        active.grad_norm(moved(active.arrays, list(updates)), grads),
-        start,
-        active.grad_norm(active.arrays, active.grads),
-    )
+    old_norm = active.grad_norm(active.arrays, active.grads)
+    new_norm = active.grad_norm(moved(active.arrays, list(updates)), grads)
+    is_level, is_clear = _compared(start, end, old_norm, new_norm)
+    # On the way out of a flat valley, or away from a saddle, the loss falls by less
+    # than rounding for some steps, while the gradients grow. At a minimum it does so
+    # in every step. If not even the gradients changed, nothing moved.
+    may_be_level = ~has_failed & (optimizer.level_steps < MOST_LEVEL_STEPS)
+    may_be_level &= new_norm != old_norm
+    found = (end.step_size > 0) & (may_be_level | ~is_level)
+    level_steps = plus_one_if(found & is_level, optimizer.level_steps)
     end, grads = select(found, (end, grads), (start, active.grads))
     updates = active.in_box(_scaled(directions, end.step_size))
     ends = moved(active.arrays, list(updates))
@@ -316,7 +339,7 @@ def _search_step(
         for new, old, new_grad, grad in zip(ends, active.arrays, grads, active.grads)
     ]
     has_moved = end.step_size > 0
-    failures = jnp.where(is_same, plus_one(optimizer.failures), 1)
+    failures = jnp.where(has_failed, plus_one(optimizer.failures), 1)
     if active.box is not None:
         # A move into the box is no failure, and leaves the loss there unknown.
         failures = jnp.where(is_outside(active.box, active.arrays), 0, failures)
@@ -326,20 +349,30 @@ def _search_step(
         step_size=jnp.where(has_moved, end.step_size, optimizer.step_size),
         evaluations=evaluations,
         failures=jnp.where(has_moved, 0, failures),
+        level_steps=jnp.where(is_clear, 0, level_steps),
     )
     new, states = new.learn(active, changes, has_moved)
     states = [state._replace(grad=grad) for state, grad in zip(states, grads)]
     return new, updates, states
 
 
-def _is_better(
-    end: Point, grad_norm: Scalar, start: Point, start_norm: Scalar
-) -> Bool[Array, ""]:
-    """Whether the end of a search is another point. Where the loss differs by rounding
-    only, which a search may accept, the gradients must be smaller."""
-    rounding = 16 * jnp.finfo(end.value.dtype).eps * jnp.abs(start.value)
-    differs = ~(jnp.abs(end.value - start.value) <= rounding)
-    return (end.step_size > 0) & (differs | (grad_norm < start_norm))
+def _shortened(failures: Count, dtype: jnp.dtype) -> Scalar:
+    """The unit of step sizes after a failure. The second search has another direction.
+    The others begin about where the one before has ended, after twenty halvings."""
+    halvings = 20 * jnp.clip(failures - 1, 0, MOST_FAILURES - 2)
+    return jnp.exp2(-halvings.astype(dtype))
+
+
+def _compared(
+    start: Point, end: Point, old_norm: Scalar, new_norm: Scalar
+) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+    """Whether the end of a search shows no progress, neither in the loss nor in the
+    gradients, and whether the loss fell clearly. The errors of a loss may be far more
+    than rounding, so only a fall that is much larger shows where steps have led."""
+    eps, size = jnp.finfo(end.value.dtype).eps, jnp.abs(start.value)
+    rise, rounding = end.value - start.value, 16 * eps * size
+    is_smaller = (new_norm < old_norm) & (rise <= rounding)
+    return ~(rise < -rounding) & ~is_smaller, rise < -(eps**0.5) * size
 
 
 def _loss(optimizer: AbstractNewtonOptimizer, active: Active) -> Scalar:

@@ -33,10 +33,13 @@ class BFGS(AbstractDenseOptimizer):
     For more parameters take [`eqxopt.LBFGS`][].
 
     A pair is used only if $s^\top y > 0$, which zoom ensures. $H$ begins again if its
-    direction does not go downhill, or if the search finds no lower point. If it finds
-    none from there either, the optimizer is at a minimum to rounding: it makes no
-    update and evaluates nothing as long as the gradients stay the same. A parameter
-    without gradient is a constant, and changes of it count as 0.
+    direction does not go downhill, or if the search finds no lower point. If three
+    searches along the gradient find none either, the last two from steps about a
+    million times shorter each, the optimizer is at a minimum to rounding: it makes no
+    update and evaluates nothing as long as the gradients stay the same. In a flat
+    valley or near a saddle, where the loss changes by rounding only, it goes on as long
+    as the gradients become smaller, and for at most 20 other steps. A parameter without
+    gradient is a constant, and changes of it count as 0.
 
     Without a line search, training can be differentiated in both modes, and otherwise
     only in forward mode.

@@ -80,6 +80,13 @@ class LBFGS(AbstractNewtonOptimizer):
     gradients of two batches, as it does in optax and PyTorch. A line search needs the
     gradients of `value_fn`: do not clip them or change them otherwise.
 
+    If the search finds no lower point, the next one is along the gradient. If three of
+    these find none either, the last two from steps about a million times shorter each,
+    the optimizer is at a minimum to rounding: it makes no update and evaluates nothing
+    as long as the gradients stay the same. In a flat valley or near a saddle, where the
+    loss changes by rounding only, it goes on as long as the gradients become smaller,
+    and for at most 20 other steps.
+
     Without a line search, training can be differentiated in both modes. With one, only
     in forward mode, as by `jax.jvp` and `jax.jacfwd`: JAX cannot differentiate a loop
     of unknown length in reverse.
@@ -190,11 +197,13 @@ class LBFGS(AbstractNewtonOptimizer):
     def choose(self, active: Active) -> tuple[Self, Arrays, Active]:
         if self.lower is not None or self.upper is not None:
             return _chosen_in_box(self, active)
+        fixed = self.linesearch is None
         vectors = preconditioned(
             active.states,
             active.grads,
             self.pairs - 1,
             scale_identity=self.scale_init_precond,
+            has_failed=None if fixed else self.has_failed(active),
         )
         return self, active.directions(vectors), active
 

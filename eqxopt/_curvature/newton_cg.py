@@ -76,10 +76,11 @@ class NewtonCG(AbstractNewtonOptimizer):
     the most negative one are left out of $\Lambda$, so $P$ is positive definite.
 
     If the line search finds no lower point, the next step searches along the gradient.
-    If it finds none there either, the optimizer is at a minimum to rounding: it makes
-    no update, and no evaluations and no products as long as the gradients stay the
-    same. Without a line search, training can be differentiated in both modes, and
-    otherwise only in forward mode. The derivative of $d$ is that of the exact solution.
+    If it finds none there either, nor in two more searches with ever shorter steps, the
+    optimizer is at a minimum to rounding: it makes no update, and no evaluations and no
+    products as long as the gradients stay the same. Without a line search, training can
+    be differentiated in both modes, and otherwise only in forward mode. The derivative
+    of $d$ is that of the exact solution.
 
     The paper starts from the last $d$ instead of 0, and ends at a residual of 1e-16.
 
@@ -175,7 +176,7 @@ class NewtonCG(AbstractNewtonOptimizer):
             sketch, vector, products = _newton(self, active, sketch, unit)
             plain, is_new = unit, jnp.asarray(True)
         else:
-            is_new = ~((self.failures > 0) & active.are_last())
+            is_new = ~self.has_failed(active)
             sketch, vector, products = cond(
                 is_new,
                 lambda operands: _newton(self, active, *operands[-2:]),
