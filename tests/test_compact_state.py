@@ -353,18 +353,22 @@ def test_several_moments():
     assert kinds(eqxopt.Lion(0.1)) == ["Half"]
 
 
-def temporaries(storage, name="AdamW"):
+def program(opt, params):
+    step = jax.jit(lambda o, p, g: o.apply(g, p), donate_argnums=(0, 1))
+    return step.lower(opt, params, params).compile().as_text()
+
+
+def temporaries(storage, name):
     """The types of all arrays that the program of a step keeps in memory."""
     params = jnp.ones((1024, 1024))
-    opt = eqxopt.CompactState(INNER[name](), storage).init(params)
-    step = jax.jit(lambda o, p, g: o.apply(g, p), donate_argnums=(0, 1))
-    text = step.lower(opt, params, params).compile().as_text()
+    inner = getattr(eqxopt, name)(0.01)
+    text = program(eqxopt.CompactState(inner, storage).init(params), params)
     entry = text[text.index("\nENTRY") :]
     made = [line.split(" = ")[1] for line in entry.splitlines() if " = " in line]
     return [x for x in made if "1024,1024]" in x or "1024,32,32]" in x]
 
 
-@pytest.mark.parametrize("name", ["AdamW", "AdaBelief", "Lion"])
+@pytest.mark.parametrize("name", ["AdamW", "AdaBelief", "LaProp", "Lion"])
 @every_storage
 def test_no_float32_copy_of_the_state(name, storage):
     """Nothing of the size of the parameter is float32 but the parameter and its
@@ -373,6 +377,18 @@ def test_no_float32_copy_of_the_state(name, storage):
     fresh = [x for x in wide if "parameter(" not in x and "bitcast(" not in x]
     assert len(wide) - len(fresh) == 2
     assert len(fresh) == 1
+
+
+@every_storage
+def test_matrices_are_multiplied_once(storage):
+    params = jnp.ones((70, 70))
+    soap = eqxopt.SOAP(0.01)
+    texts = [
+        program(opt.init(params), params)
+        for opt in (soap, eqxopt.CompactState(soap, storage))
+    ]
+    branches = [text.count(" conditional(") for text in texts]
+    assert branches[0] == branches[1] > 0
 
 
 def test_mistakes():

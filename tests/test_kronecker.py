@@ -7,6 +7,7 @@ import pytest
 
 import eqxopt
 from eqxopt._math.linalg import inverse_power
+from eqxopt._matrices._sides import folded, Sides, unfolded
 
 
 def gradient(x, step):
@@ -39,6 +40,31 @@ def test_long_sides_have_no_factor(limit, kept):
     kl_shampoo = eqxopt.KLShampoo(0.1, max_precond_dim=limit).init(x).state
     assert [f is not None for f in soap.factors] == kept
     assert [f is not None for f in kl_shampoo.values] == kept
+
+
+@pytest.mark.parametrize("make", [eqxopt.Shampoo, eqxopt.SOAP, eqxopt.KLShampoo])
+def test_factors_take_half_of_their_matrices(make):
+    stack = jnp.ones((3, 5, 4))
+    state = make(0.1, matrices="stack").init(stack).state
+    assert [x.size for x in state.factors] == [3 * 15, 3 * 10]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+@pytest.mark.parametrize("n", range(1, 8))
+def test_half_of_a_matrix_is_enough(n, dtype):
+    """It has the bits of all entries, and what comes back has them twice."""
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(2, n, n)).astype(dtype)
+    if dtype == np.complex64:
+        x += 1j * rng.normal(size=x.shape).astype(np.float32)
+    x += np.conj(np.swapaxes(x, 1, 2))
+    x[1, 0, 0], x[1, -1, -1], x[0, -1, -1] = -0.0, np.nan, np.inf
+    whole = lambda x: unfolded(Sides(x, None)).left
+    half = jax.jit(folded)(x)
+    assert half.size == n * (n + 1)
+    assert np.asarray(whole(half)).tobytes() == x.tobytes()
+    noisy = whole(folded(jnp.asarray(rng.normal(size=x.shape))))
+    np.testing.assert_array_equal(noisy, jnp.swapaxes(noisy, 1, 2))
 
 
 @pytest.mark.parametrize("grafting", [True, False])

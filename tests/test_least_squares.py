@@ -352,11 +352,11 @@ class TestGrid:
         x = jnp.asarray([1.0, -0.0])
         opt = eqxopt.GaussNewton(linesearch=eqxopt.GridLineSearch(2, 0.9)).init(x)
         evaluations = []
-        for _ in range(3):
+        for _ in range(5):
             new, opt = opt.apply(x, x, residual_fn=upwards)
             assert np.asarray(new).tobytes() == np.asarray(x).tobytes()
             evaluations.append(int(opt.evaluations))
-        assert evaluations == [3, 3, 0] and opt.value == 4
+        assert evaluations == [3, 3, 3, 3, 0] and opt.value == 4
 
     def test_infinite_losses(self):
         residuals = lambda x: jnp.where(x > 0.3, x - 0.4, jnp.inf)

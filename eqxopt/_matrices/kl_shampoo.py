@@ -34,6 +34,7 @@ from ._sides import (
     rotated_back,
     Sides,
     squares,
+    unfolded,
     with_first_bases,
 )
 
@@ -78,7 +79,8 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
     $g^* g / n_\text{out}$, and sets $l = r = s_0$. The second begins with the bases of
     their eigenvectors. After every $f$ further updates, $Q_L \leftarrow \mathrm{qr}(L
     Q_L)$, and $Q_R$ likewise. All other updates cost matrix products alone. Only
-    updates in which a matrix has a gradient count for it.
+    updates in which a matrix has a gradient count for it. $L$ and $R$ are Hermitian,
+    and the state holds one triangle of each.
 
     This is the authors' code, with its lower bound $c^{-2}$ on $l$ and $r$, $c =
     \max(10, \min(n, 4000))$ for a side of length $n$. There, the decay acts on what the
@@ -151,9 +153,10 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
     def refresh(
         self, t: Scalar, x: Matrix, state: WhitenedMomentum
     ) -> WhitenedMomentum:
-        products = jtu.tree_map(product, state.factors, state.bases)
+        factors = unfolded(state.factors)
+        products = jtu.tree_map(product, factors, state.bases)
         moved = orthonormalized(products)
-        bases = with_first_bases(state.age == 2, state.factors, moved)
+        bases = with_first_bases(state.age == 2, factors, moved)
         return state._replace(bases=bases)
 
     def precondition(

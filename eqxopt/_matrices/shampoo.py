@@ -43,6 +43,7 @@ from ._sides import (
     outer_products,
     Sides,
     squares,
+    unfolded,
 )
 
 
@@ -79,7 +80,8 @@ class Shampoo(AbstractRefreshedMatrixOptimizer):
     products alone. Before the first powers, while gradients are too few to fill $L$ and
     $R$, steps are Adam's. Only updates in which a matrix has a gradient count for it.
     Without `grafting` there is no $v$; then $u_t = -\alpha_t
-    (d_t + \lambda \theta_{t-1})$, and the first powers are the identity.
+    (d_t + \lambda \theta_{t-1})$, and the first powers are the identity. $L$ and $R$
+    are Hermitian, and the state holds one triangle of each.
 
     The first paper sums $g g^*$. We take running means, as PyTorch's Distributed
     Shampoo does with $\beta_2 < 1$. That one splits large matrices into blocks; here a
@@ -161,7 +163,7 @@ class Shampoo(AbstractRefreshedMatrixOptimizer):
         def root(factor: Matrix) -> Matrix:
             return inverse_power(debias(factor, self.b2, age), self.eps, self.exponent)
 
-        return state._replace(roots=jtu.tree_map(root, state.factors))
+        return state._replace(roots=jtu.tree_map(root, unfolded(state.factors)))
 
     def precondition(
         self, t: Scalar, x: Matrix, state: PreconditionedMoments

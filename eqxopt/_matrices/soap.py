@@ -45,6 +45,7 @@ from ._sides import (
     rotated_back,
     Sides,
     squares,
+    unfolded,
     with_first_bases,
 )
 
@@ -81,7 +82,8 @@ class SOAP(AbstractRefreshedMatrixOptimizer):
     sort the columns of the bases, and the entries of $v$ with them, by $q^* L q$, and
     let them follow $L$ and $R$ by one step of power iteration, $Q_L \leftarrow
     \mathrm{qr}(L Q_L)$. All other updates cost matrix products alone. Only updates in
-    which a matrix has a gradient count for it.
+    which a matrix has a gradient count for it. $L$ and $R$ are Hermitian, and the
+    state holds one triangle of each.
 
     This is the authors' code except for the decay, which there acts on what the step
     has already moved. As there, $\varepsilon$ meets $v$ before the bias correction.
@@ -147,8 +149,9 @@ class SOAP(AbstractRefreshedMatrixOptimizer):
         return (age > 1) & ((age - 2) % self.precondition_frequency == 0)
 
     def refresh(self, t: Scalar, x: Matrix, state: RotatedMoments) -> RotatedMoments:
-        moved = power_iteration(state)
-        bases = with_first_bases(state.age == 2, state.factors, moved.bases)
+        factors = unfolded(state.factors)
+        moved = power_iteration(state, factors)
+        bases = with_first_bases(state.age == 2, factors, moved.bases)
         return moved._replace(bases=bases)
 
     def precondition(
@@ -172,9 +175,9 @@ class SOAP(AbstractRefreshedMatrixOptimizer):
         return jnp.where(t == 1, no_update(update), update)
 
 
-def power_iteration(state: RotatedMoments) -> RotatedMoments:
+def power_iteration(state: RotatedMoments, factors: Sides) -> RotatedMoments:
     """The bases in the order of their eigenvalues, and one iteration further."""
-    products = jtu.tree_map(product, state.factors, state.bases)
+    products = jtu.tree_map(product, factors, state.bases)
     order = jtu.tree_map(
         lambda q, p: jnp.argsort(-jnp.sum(q.conj() * p, axis=-2).real, axis=-1),
         state.bases,

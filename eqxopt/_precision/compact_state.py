@@ -10,13 +10,16 @@ import jax.tree_util as jtu
 from jaxtyping import Array
 
 from .._abstract.groups import LARGEST
+from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun
 from .._abstract.states import States
 from .._abstract.step import Step
 from .._abstract.transform import (
+    AbstractTransform,
     count_of,
     inner,
+    inner_transforms,
 )
 from .._compile.given import results_given
 from .._compile.opaque import opaque_zeros
@@ -171,7 +174,8 @@ class CompactState(AbstractOptimizer):
         old = self.optimizer
         # Once for the updates, once for the codes and once for their scales.
         before = [decoded(old, zero) for zero in opaque_zeros(3, count)]
-        if not any(isinstance(x, Blocks) for x in codes_in(old)):
+        blocks = any(isinstance(x, Blocks) for x in codes_in(old))
+        if not blocks or _multiplies(old):
             before = before[:1] * 3
         arrays = [jtu.tree_leaves(x) for x in before]
         structure = jtu.tree_structure(before[0])
@@ -197,6 +201,13 @@ class CompactState(AbstractOptimizer):
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
         return self.decoded.evaluate(parameters)
+
+
+def _multiplies(transform: AbstractTransform) -> bool:
+    """Whether an update has products of matrices, which nobody wants to do twice."""
+    inside = inner_transforms(transform).values()
+    matrices = isinstance(transform, AbstractRefreshedMatrixOptimizer)
+    return matrices or any(map(_multiplies, inside))
 
 
 def _first_stored(
