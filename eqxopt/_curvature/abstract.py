@@ -143,8 +143,8 @@ class AbstractNewtonOptimizer(AbstractOptimizer):
     """The number of searches in a row that found no lower point from the same
     gradients. After four, nothing more is evaluated there."""
     level_steps: Count = eqx.field(default=None, init=False)
-    """The number of steps in which the loss changed by rounding only and the gradients
-    became no smaller, since the loss last fell clearly. After 20, none is made."""
+    """The number of steps since the loss last fell clearly in which it fell by no more
+    than rounding, and the gradients became no smaller. After 20, none is made."""
 
     @abc.abstractmethod
     def begin(self, parameters: Parameters) -> Self:
