@@ -102,13 +102,13 @@ def sweep(
         >>> loss_fn = lambda slope, x, y: jnp.mean((slope * x - y) ** 2)
         >>> result = eqxopt.sweep(
         ...     loss_fn, jax.random.normal, eqxopt.Adam,
-        ...     {"learning_rate": [1e-3, 1e-2, 1e-1, 1.0]}, (x, 2 * x),
+        ...     {"learning_rate": [1e-3, 1e-2, 1e-1]}, (x, 2 * x),
         ...     key=jax.random.key(0), seeds=3, steps=50, batch_size=16, progress=False,
         ... )
         >>> result.best
         {'learning_rate': 0.1}
         >>> result.loss.shape
-        (4, 3, 50)
+        (3, 3, 50)
 
         ```
     """
