@@ -337,6 +337,7 @@ def test_schedules_that_are_functions():
         (ValueError, "seeds=0", {"seeds": 0}),
         (ValueError, "chunk_size=0", {"chunk_size": 0}),
         (TypeError, "must give a model and a state", {"has_state": True}),
+        (TypeError, "It is the model itself", {"make_model": make_model(KEY)}),
         (ValueError, "must give a scalar", {"loss_fn": lambda model, x, y: x}),
     ],
 )

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .._tree import array_leaves
 from ._batches import Source, source_of
 from ._compiled_step import CompiledStep
 from ._lanes import new_population
@@ -182,6 +183,13 @@ def _models(
     has_state: bool,
 ) -> tuple[Array, tuple[Any, Any]]:
     """The key of each seed's run, and the models and states of all."""
+    is_model = isinstance(make_model, eqx.Module) and [*array_leaves(make_model)]
+    if is_model or not callable(make_model):
+        raise TypeError(
+            "`sweep`: `make_model` must be a function from a random key to a model, "
+            "such as `lambda key: eqx.nn.MLP(..., key=key)`. It is the model itself; "
+            "to begin all runs with it, use `lambda key: model`"
+        )
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     if not numbers:
         raise ValueError(f"`sweep`: seeds={seeds} are none")
