@@ -55,7 +55,7 @@ def test_through_a_flat_valley(name, x64):
         np.testing.assert_allclose(b, [3.3799746163e2, 3.9039091287e-4], rtol=1e-5)
         np.testing.assert_allclose(opt.value, 7.5464681533e-2, rtol=1e-9)
         assert opt.evaluations == 0 and opt.failures >= 4
-        assert history["evaluations"].sum() < 1500
+        assert history["evaluations"].sum() < 3000  # of 6000 without rest
 
 
 @every_searcher
