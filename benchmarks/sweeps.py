@@ -62,8 +62,12 @@ def sweeps() -> list[Figure]:
 
     options = {"repeats": 3, "warm_up": 1, "before": jax.clear_caches}
     return [
-        interleaved("128 runs, beside 128 calls of `fit`", ours, _fits, **options),
-        interleaved("128 runs, beside one program by hand", ours, _by_hand, **options),
+        interleaved(
+            "128 runs, beside 128 calls of `fit`", ours, _fits, bar=1 / 20, **options
+        ),
+        interleaved(
+            "128 runs, beside one program by hand", ours, _by_hand, bar=1.0, **options
+        ),
         *_halved(),
     ]
 
