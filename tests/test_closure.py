@@ -327,3 +327,79 @@ def test_a_reader_looks_again_only_after_a_change(monkeypatch):
     assert reader.now()(jnp.ones(2)) == 8
     monkeypatch.setitem(globals(), "BATCH", np.zeros(2))
     assert reader.now()(jnp.ones(2)) == 0
+
+
+def appended(log):
+    return lambda x: jax.debug.callback(log.append, jnp.sum(x)) or jnp.sum(x)
+
+
+def by_a_lambda(log):
+    def function(x):
+        jax.debug.callback(lambda value: log.append(value), jnp.sum(x))
+        return jnp.sum(x)
+
+    return function
+
+
+def by_a_function(log):
+    def note(log, value):
+        log += [None]
+        log[len(log) - 1] = value
+
+    return lambda x: jax.debug.callback(lambda v: note(log, v), x[0]) or jnp.sum(x)
+
+
+def by_an_object(log):
+    holder = Holder(log)
+
+    def function(x):
+        jax.debug.callback(lambda value: holder.batch.append(value), jnp.sum(x))
+        return jnp.sum(x)
+
+    return function
+
+
+@pytest.mark.parametrize("make", [appended, by_a_lambda, by_a_function, by_an_object])
+def test_a_list_that_is_filled(make, run):
+    """It is that very list, and not an equal one or a copy, also with arrays in it."""
+    x = jnp.ones(2)
+    first, second = [], []
+    for log, expected in ((first, 1), (second, 1), (first, 2), (first, 3)):
+        run(make(log), x)
+        jax.effects_barrier()
+        assert len(log) == expected
+
+
+def test_a_dictionary_that_is_filled(run):
+    def make(log):
+        def function(x):
+            jax.debug.callback(lambda v: log.update({len(log): v}), jnp.sum(x))
+            return jnp.sum(x)
+
+        return function
+
+    for log in ({}, {}):
+        for expected in (1, 2):
+            run(make(log), jnp.ones(2))
+            jax.effects_barrier()
+            assert len(log) == expected
+
+
+def test_lists_that_are_read(run):
+    """They are compared by value, also beside lists that the function makes."""
+    x = jnp.ones(2)
+
+    def make(sizes, arrays):
+        def function(x):
+            parts, named = [], {}
+            for size, array in zip(sizes, arrays):
+                parts.append(size * jnp.sum(array * x))
+                named[size] = parts[-1]
+            return sum(named.values())
+
+        return function
+
+    for factor in (1.0, 2.0):
+        function = make([1, 2], [np.full(2, factor), np.full(2, 3.0)])
+        np.testing.assert_allclose(run(function, x), function(x))
+    assert run.traces == 1

@@ -99,8 +99,9 @@ _DYNAMIC = frozenset(
 class Capture:
     """Finds what one function reads, itself or through the functions that it reads."""
 
-    def __init__(self, known: frozenset[str]):
+    def __init__(self, known: frozenset[str], filled: bool = False):
         self._known = known
+        self._filled = filled
         self.attributes: set[str] = set()
         """The attributes that the functions read, of whatever object."""
         self.classes: dict[Any, Any] = {}
@@ -108,6 +109,8 @@ class Capture:
         self.watch = Watch()
         # Whether objects are copied, and whether functions set attributes of objects.
         self.copies = self.sets = False
+        # Whether functions change lists and dictionaries in place.
+        self.fills = False
         # `None` marks an object whose capture has begun and not ended.
         self._done: dict[int, Any] = {}
         self._cyclic: set[int] = set()
@@ -121,10 +124,13 @@ class Capture:
         if not jtu.treedef_is_leaf(treedef):
             self.nodes(tree)
             self.watch.tree(tree)
+        held = _containers(tree) if self._filled else ()
         if all(isinstance(x, Static) for x in captured):
             # Return the original object, not a copy: the function may mutate it, for
             # example to count calls.
-            return Static(tree, (treedef, tuple(captured)))
+            return Static(tree, (treedef, tuple(captured), held))
+        if held:  # it would be a copy that the function changes
+            raise Unknown
         return treedef.unflatten(captured)
 
     def fixed(self, tree: PyTree) -> "Static":
@@ -224,6 +230,7 @@ class Capture:
                 raise Unknown
             self.attributes |= names.attributes
             self.sets |= names.sets
+            self.fills |= names.fills
             read = {k: self.watch.entry(home, k) for k in names.globals_}
             globals_ = {k: self.tree(x) for k, x in read.items() if x is not MISSING}
         self.watch.attribute(function, "__code__")
@@ -301,6 +308,19 @@ class Capture:
             x for x in vars(function).values() if isinstance(x, types.FunctionType)
         ]
         return Static(function, (id(function), tuple(map(self.fixed, parts))))
+
+
+def _containers(tree: PyTree) -> tuple[int, ...]:
+    """The identities of the lists and dictionaries in `tree`."""
+    found: list[int] = []
+
+    def note(x: Any) -> bool:
+        if isinstance(x, list | dict):
+            found.append(id(x))
+        return False
+
+    jtu.tree_leaves(tree, is_leaf=note)
+    return tuple(found)
 
 
 # Classes of Python whose objects are what is in their attributes.

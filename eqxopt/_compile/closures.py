@@ -59,25 +59,28 @@ def _captured(
     function: Callable[..., Any], models: tuple[PyTree, ...]
 ) -> tuple[Callable[..., Any], Watch | None]:
     code = getattr(function, "__code__", None)
-    known = _attributes.get(code, frozenset()) if code else frozenset()
+    nothing: tuple[frozenset[str], bool] = frozenset(), False
+    known, fills = _seen.get(code, nothing) if code else nothing
     try:
         while True:
-            capture = Capture(known)
+            capture = Capture(known, fills)
             captured = capture.tree(function)
             for model in models:
                 capture.nodes(model)
             if capture.copies and capture.sets:
                 raise Unknown
-            if capture.attributes <= known:
+            if capture.attributes <= known and capture.fills <= fills:
                 break
-            known |= capture.attributes  # and look at these attributes, too
+            # Look at these attributes, too, and at which lists are filled.
+            known |= capture.attributes
+            fills |= capture.fills
         classes = tuple(capture.classes.values())
         hash((jtu.tree_structure(captured), classes))
         hash(tuple(x for x in jtu.tree_leaves(captured) if not eqx.is_array(x)))
     except (Unknown, TypeError, ValueError):  # unhashable; a cell that is still empty
         return function, None
     if code:
-        _attributes[code] = known
+        _seen[code] = known, fills
     if isinstance(captured, Static):  # there are no arrays in it
         make, reads = Static(lambda: captured.value, captured), ()
     elif isinstance(captured, Closure):
@@ -91,6 +94,7 @@ def _itself(x: Any) -> Any:
     return x
 
 
-# The names of attributes that a function was last seen to read.
-_attributes: weakref.WeakKeyDictionary[Any, frozenset[str]]
-_attributes = weakref.WeakKeyDictionary()
+# The names of attributes that a function was last seen to read, and whether it fills
+# lists or dictionaries.
+_seen: weakref.WeakKeyDictionary[Any, tuple[frozenset[str], bool]]
+_seen = weakref.WeakKeyDictionary()

@@ -2,7 +2,10 @@
 
 import dis
 import functools
+import inspect
+import itertools
 import os
+import re
 import sys
 import sysconfig
 import types
@@ -23,13 +26,16 @@ class Names(NamedTuple):
     imports_user_code: bool
     sets: bool
     """Whether the code sets attributes, of other objects than a new one."""
+    fills: bool
+    """Whether the code changes lists or dictionaries in place, other than new ones."""
 
 
 @functools.lru_cache(maxsize=4096)
 def names_of(code: types.CodeType) -> Names:
     read, attributes, assigned = set(), set(), set()
     assigned_globals = imports = sets = False
-    for instruction in dis.get_instructions(code):
+    instructions = [*dis.get_instructions(code)]
+    for instruction in instructions:
         match instruction.opname:
             case "LOAD_GLOBAL" | "LOAD_NAME" | "LOAD_FROM_DICT_OR_GLOBALS":
                 read.add(instruction.argval)
@@ -44,6 +50,7 @@ def names_of(code: types.CodeType) -> Names:
             case "IMPORT_NAME":
                 module = sys.modules.get(instruction.argval)
                 imports |= module is None or not is_installed(vars(module))
+    fills = _fills(code, instructions)
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
             names = names_of(inner)
@@ -53,10 +60,65 @@ def names_of(code: types.CodeType) -> Names:
             assigned_globals |= names.assigned_globals
             imports |= names.imports_user_code
             sets |= names.sets
+            fills |= names.fills
     free = frozenset(assigned) & frozenset(code.co_freevars)
     return Names(
-        frozenset(read), frozenset(attributes), assigned_globals, free, imports, sets
+        frozenset(read),
+        frozenset(attributes),
+        assigned_globals,
+        free,
+        imports,
+        sets,
+        fills,
     )
+
+
+# The methods of lists and dictionaries that change them.
+_FILLING = frozenset(
+    "append clear extend insert pop popitem remove reverse setdefault sort "
+    "update".split()
+)
+# What puts on the stack something that others may have as well.
+_LOADS = "LOAD_FAST", "LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_ATTR", "BINARY_"
+
+
+def _fills(code: types.CodeType, instructions: list[dis.Instruction]) -> bool:
+    """Whether `code` changes a list or a dictionary in place that it may have from
+    outside. If in doubt, it does."""
+    steps = [step for x in instructions for step in _single(x)]
+    new = {*code.co_varnames[_argument_count(code) :], *code.co_cellvars}
+    for (before, _), (name, variable) in itertools.pairwise(steps):
+        if name in ("STORE_FAST", "STORE_DEREF") and before.startswith(_LOADS):
+            new.discard(variable)
+
+    def is_new(name: str, variable: Any) -> bool:
+        return name.startswith(("LOAD_FAST", "LOAD_DEREF")) and variable in new
+
+    for i, (name, x) in enumerate(steps):
+        if name in ("LOAD_ATTR", "LOAD_METHOD") and x in _FILLING:
+            container = steps[i - 1]
+        elif name in ("STORE_SUBSCR", "DELETE_SUBSCR"):
+            container = steps[i - 2]  # the next to last before it; the last is the key
+        else:
+            continue
+        if not is_new(*container):
+            return True
+    return False
+
+
+def _single(instruction: dis.Instruction) -> list[tuple[str, Any]]:
+    """An instruction, or the two that Python joined in it, with their arguments."""
+    both = re.findall("(?:LOAD|STORE)_FAST", instruction.opname)
+    if len(both) == 2:
+        return [*zip(both, instruction.argval)]
+    return [(instruction.opname, instruction.argval)]
+
+
+def _argument_count(code: types.CodeType) -> int:
+    flags = bool(code.co_flags & inspect.CO_VARARGS) + bool(
+        code.co_flags & inspect.CO_VARKEYWORDS
+    )
+    return code.co_argcount + code.co_kwonlyargcount + flags
 
 
 def home_of(cls: type) -> dict[str, Any]:
