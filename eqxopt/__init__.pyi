@@ -98,6 +98,7 @@ from ._training.random_points import (
     random_points as random_points,
 )
 from ._training.range_test import range_test as range_test
+from ._training.shard import shard as shard
 from ._training.step import make_step as make_step
 from ._training.sweep import sweep as sweep
 from ._transform.adaptive_clip import (

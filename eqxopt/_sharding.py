@@ -5,13 +5,14 @@ axes, and inside `jax.shard_map` over which axes it varies. Loops and branches i
 equal types.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.core import Tracer
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from ._types import AnyLeaf
@@ -33,7 +34,7 @@ def gathered(x: Array, axis: int = 0) -> Array:
     if not any(spec[axis:]):
         return x
     spec[axis:] = [None] * (x.ndim - axis)
-    whole = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*spec))
+    whole = NamedSharding(sharding.mesh, PartitionSpec(*spec))
     return jax.sharding.reshard(x, whole)
 
 
@@ -43,6 +44,13 @@ def varying(x: Any) -> frozenset[Any]:
     if hasattr(kind, "manual_axis_type"):
         return getattr(kind.manual_axis_type, "varying", None) or frozenset()
     return getattr(kind, "vma", None) or frozenset()  # before jax 0.10
+
+
+def on_explicit_axes(x: Any) -> bool:
+    """Whether the type of `x` says where on a mesh it lies, even if that is
+    everywhere."""
+    mesh = getattr(_type_of(x).sharding, "mesh", None)
+    return AxisType.Explicit in getattr(mesh, "axis_types", ())
 
 
 def is_spread(x: Any) -> bool:
@@ -65,6 +73,39 @@ def tied_together(tree: T, *others: Any) -> T:
     and `others` does."""
     axes = frozenset().union(*map(varying, jtu.tree_leaves((tree, others))))
     return jtu.tree_map(lambda x: _varying_over(x, axes), tree) if axes else tree
+
+
+def of_type(x: Array, like: Array) -> Array:
+    """`x` in just the shards in which `like` lies, by its type: in none if it lies in
+    none."""
+    if _shards(x) and not _shards(like) and on_explicit_axes(like):
+        return _in_shards(x, jax.typeof(like).sharding)
+    return tied(x, like)
+
+
+def everywhere(arrays: Iterable[Any]) -> NamedSharding | None:
+    """The place that is all of the first mesh on which one of `arrays` lies; `None` if
+    none lies on several devices."""
+    for x in arrays:
+        sharding = place_of(x)
+        if isinstance(sharding, NamedSharding) and sharding.num_devices > 1:
+            return NamedSharding(sharding.mesh, PartitionSpec())
+    return None
+
+
+def placed_at(x: T, place: NamedSharding) -> T:
+    """`x` at `place`, if it is an array that lies on one device."""
+    sharding = place_of(x)
+    if sharding is None or sharding.num_devices > 1:
+        return x
+    return jax.device_put(x, place)
+
+
+def place_of(x: Any) -> jax.sharding.Sharding | None:
+    """Where an array lies; `None` for what is traced or is no array."""
+    if isinstance(x, Tracer) or not isinstance(x, jax.Array):
+        return None
+    return x.sharding
 
 
 def cond(

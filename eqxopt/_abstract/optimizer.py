@@ -99,8 +99,10 @@ def _apply(
     functions = value_fn, residual_fn
     step = opened(optimizer, grads, Parameters(params), value, *functions)
     updates, new = optimizer.advance(step)
-    new = kept(new, optimizer, step.parameters)
-    return step.parameters.model(moved(step.parameters.arrays, updates)), new
+    parameters = step.parameters
+    new = kept(new, optimizer, parameters)
+    arrays = kept(moved(parameters.arrays, updates), parameters.arrays, parameters)
+    return parameters.model(arrays), new
 
 
 _compiled_apply = compiled(_apply)

@@ -1,6 +1,7 @@
 """Optimizers of models that are spread over a mesh: each array keeps its type from one
 update to the next."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -8,7 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .._math import sum_of_squares
-from .._sharding import is_spread, tied
+from .._sharding import is_spread, of_type, on_explicit_axes, tied
 from .._tree import Parameters
 from .._types import AnyLeaf, Scalar
 from .step import as_residuals, Step
@@ -33,7 +34,7 @@ def settled(transform: T, parameters: Parameters) -> T:
             transform,
             parameters.arrays,
         )
-        before, transform = transform, _tied(transform, after)
+        before, transform = transform, _tied(transform, after, tied)
         if before is transform:
             break
     return transform
@@ -43,9 +44,12 @@ _ROUNDS = 8
 
 
 def kept(new: T, old: T, parameters: Parameters) -> T:
-    """`new`, the next transform, with its arrays where those of `old` lie: an update
-    may have set some to constants."""
-    return _tied(new, old) if any(map(is_spread, parameters.arrays)) else new
+    """`new`, the next transform or parameters, with its arrays where those of `old`
+    lie: an update may have set some to constants, or joined arrays of two layouts."""
+    arrays = parameters.arrays
+    if not arrays or not (on_explicit_axes(arrays[0]) or any(map(is_spread, arrays))):
+        return new
+    return _tied(new, old, of_type)
 
 
 def _updated(transform: Any, parameters: Parameters) -> Any:
@@ -63,10 +67,10 @@ def _loss(arrays: list[AnyLeaf]) -> Scalar:
     return sum_of_squares(arrays)
 
 
-def _tied(tree: T, likes: PyTree) -> T:
+def _tied(tree: T, likes: PyTree, tie: Callable[[Any, Any], Any]) -> T:
     """`tree` with each array tied to that of `likes`. The object itself if they are."""
     leaves, treedef = jtu.tree_flatten(tree)
     places = jtu.tree_leaves(likes)
-    new = [tied(x, place) for x, place in zip(leaves, places, strict=True)]
+    new = [tie(x, place) for x, place in zip(leaves, places, strict=True)]
     changed = any(a is not b for a, b in zip(new, leaves))
     return treedef.unflatten(new) if changed else tree

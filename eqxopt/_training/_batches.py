@@ -1,6 +1,7 @@
 """Where the batches of a training run come from."""
 
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
@@ -9,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._tree import is_key
+from ._rows import in_shards, Rows, rows_of
 from ._stop import Stop
 
 
@@ -42,14 +45,31 @@ class Stacked(eqx.Module):
 
 
 class Drawn(eqx.Module):
-    """The row numbers of batches, and the data that they are drawn from."""
+    """The row numbers of batches, and the data that they are drawn from.
+
+    On a mesh each device draws its part of the batch: from its `own` shard of the data,
+    in which the row numbers count, or from the whole, which it has.
+    """
 
     data: PyTree
     rows: Int[Array, "length batch"]
     length: int = eqx.field(static=True)
+    on_mesh: Rows | None = eqx.field(static=True, default=None)
+    own: bool = eqx.field(static=True, default=False)
 
     def batch(self, i: Int[Array, ""]) -> Any:
-        return jtu.tree_map(lambda x: x[self.rows[i]], self.data)
+        draw = lambda data, rows: jtu.tree_map(lambda x: x[rows], data)
+        if self.on_mesh is None:
+            return draw(self.data, self.rows[i])
+        shared = PartitionSpec(self.on_mesh.axes)
+        # Where it is drawn, no row moves.
+        return jax.shard_map(
+            draw,
+            mesh=self.on_mesh.mesh,
+            in_specs=(shared if self.own else PartitionSpec(), shared),
+            out_specs=shared,
+            axis_names={*self.on_mesh.axes},
+        )(self.data, jax.lax.dynamic_index_in_dim(self.rows, i, keepdims=False))
 
 
 # Batches for up to `length` steps, as a compiled program is given them.
@@ -86,11 +106,15 @@ class InMemory:
         key: PRNGKeyArray,
         first: int,
         length: int,
+        on_mesh: Rows | None,
     ):
         self._data = data
         self._next = first
         self._length = length
         self._batch_size = batch_size
+        self._on_mesh = on_mesh
+        self._own = on_mesh is not None and any(map(in_shards, jtu.tree_leaves(data)))
+        self._parts = on_mesh.parts if on_mesh is not None and self._own else 1
         self._rows = rows
         self._per_epoch = self._rows // batch_size
         words = jax.random.key_data(key) if is_key(key) else key
@@ -106,27 +130,39 @@ class InMemory:
             rows[done : done + len(part)] = part
             done += len(part)
             self._next += len(part)
-        yield Drawn(self._data, jax.device_put(rows), self._length), n
+        place = None if self._on_mesh is None else self._on_mesh.place(None)
+        rows = jax.device_put(rows, place)
+        yield Drawn(self._data, rows, self._length, self._on_mesh, self._own), n
 
     def _order(self, epoch: int) -> np.ndarray:
         """The row numbers of the batches of an epoch."""
         if self._epoch is None or self._epoch[0] != epoch:
-            seed = np.random.SeedSequence([*self._entropy, epoch])
-            rows = np.random.Generator(np.random.Philox(seed)).permutation(self._rows)
-            used = rows[: self._per_epoch * self._batch_size]
-            self._epoch = epoch, used.reshape(self._per_epoch, -1)
+            parts = [self._order_of_part(epoch, i) for i in range(self._parts)]
+            self._epoch = epoch, np.concatenate(parts, axis=1)
         return self._epoch[1]
+
+    def _order_of_part(self, epoch: int, part: int) -> np.ndarray:
+        # The only part has no number, so that its order is that without a mesh.
+        seed = [*self._entropy, epoch, *[part] * (self._parts > 1)]
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+        rows = generator.permutation(self._rows // self._parts)
+        used = self._per_epoch * (self._batch_size // self._parts)
+        return rows[:used].reshape(self._per_epoch, -1)
 
 
 class Iterated:
     """The batches of an iterable. `error` is what it raised."""
 
-    def __init__(self, caller: str, batches: Iterator[Any], length: int):
+    def __init__(
+        self, caller: str, batches: Iterator[Any], length: int, on_mesh: Rows | None
+    ):
         self.ended = False
         self.error: BaseException | None = None
         self._caller = caller
         self._batches = batches
         self._length = length
+        self._on_mesh = on_mesh
+        self._warned = False
 
     def take(self, n: int, stop: Stop) -> Iterator[tuple[Chunk, int]]:
         pulled = self._pulled(n, stop)
@@ -134,8 +170,30 @@ class Iterated:
             batches = list(group)
             for i in range(0, len(batches), length):
                 some = batches[i : i + length]
-                stacked = _stacked(some, length)
-                yield Stacked(jax.device_put(stacked), length), len(some)
+                stacked = self._placed(_stacked(some, length))
+                yield Stacked(stacked, length), len(some)
+
+    def _placed(self, stacked: PyTree) -> PyTree:
+        """Batches along a first axis, with their rows on the devices that compute
+        them."""
+        on_mesh = self._on_mesh
+        if on_mesh is None:
+            return jax.device_put(stacked)
+        uneven = {x.shape[1] for x in jtu.tree_leaves(stacked) if x.ndim > 1}
+        uneven = {n for n in uneven if n % on_mesh.parts}
+        if uneven and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self._caller}: a batch of {min(uneven)} rows is not shared out over "
+                f"{on_mesh.parts} devices. Each of them computes all its rows",
+                stacklevel=4,
+            )
+
+        def place(x: Any) -> NamedSharding:
+            rows = not uneven and x.ndim > 1
+            return on_mesh.place(None) if rows else on_mesh.everywhere
+
+        return jax.device_put(stacked, jtu.tree_map(place, stacked))
 
     def _pulled(self, n: int, stop: Stop) -> list[PyTree]:
         """At most `n` batches. Few enough of them to fit into memory, and none after
@@ -176,8 +234,14 @@ def source_of(
     key: PRNGKeyArray | None,
     first: int,
     length: int,
+    mesh: Mesh | AbstractMesh | None = None,
+    axes: str | Iterable[str] | None = None,
 ) -> tuple[Source, int | None]:
-    """Where the batches come from, and the number of steps, if it is known."""
+    """Where the batches come from, and the number of steps, if it is known.
+
+    `mesh` is that of the model, and `axes` are those over which the user wants the rows
+    of a batch to be shared out.
+    """
     if batches is None:
         if steps is None or batch_size is not None:
             raise ValueError(
@@ -187,8 +251,9 @@ def source_of(
         return Repeated((), length), steps
     if batch_size is None:
         steps = _check_length(caller, _check_iterable(caller, batches), steps)
-        return Iterated(caller, iter(batches), length), steps
-    data = jtu.tree_map(jax.device_put, _readable(caller, batches, "data"))
+        on_mesh = rows_of(caller, mesh, None, axes)
+        return Iterated(caller, iter(batches), length, on_mesh), steps
+    data = _readable(caller, batches, "data")
     rows = _row_count(caller, data)
     if not 1 <= batch_size <= rows or (batch_size != rows and key is None):
         raise ValueError(
@@ -196,10 +261,26 @@ def source_of(
             f"{rows} rows; got key={key} and batch_size={batch_size}"
         )
     steps = rows // batch_size if steps is None else steps
+    on_mesh = rows_of(caller, mesh, data, axes)
+    if on_mesh is not None and batch_size % on_mesh.parts:
+        raise ValueError(
+            f"{caller}: batch_size={batch_size} rows cannot be shared out evenly over "
+            f"the {on_mesh.parts} devices along {on_mesh.axes}"
+        )
     if key is None or batch_size == rows:
-        return Repeated(data, length), steps
+        return Repeated(_placed(data, on_mesh, in_rows=True), length), steps
+    data = _placed(data, on_mesh, in_rows=False)
     order = jax.random.fold_in(key, jax.device_put(_ORDER))
-    return InMemory(data, rows, batch_size, order, first, length), steps
+    return InMemory(data, rows, batch_size, order, first, length, on_mesh), steps
+
+
+def _placed(data: PyTree, on_mesh: Rows | None, in_rows: bool) -> PyTree:
+    """Data on its devices. On a mesh every device has all rows, unless these are
+    wanted `in_rows` or lie so already."""
+    if on_mesh is None:
+        return jtu.tree_map(jax.device_put, data)
+    in_rows = in_rows or any(map(in_shards, jtu.tree_leaves(data)))
+    return jax.device_put(data, on_mesh.place() if in_rows else on_mesh.everywhere)
 
 
 def _check_iterable(caller: str, batches: Any) -> Iterable[Any]:

@@ -15,6 +15,7 @@ from jaxtyping import Array
 from .._abstract.transform import leaves_by_path
 from .._compile.closures import watch_of
 from .._tree import merged_leaves, static_leaves
+from ._layout import Layout, layout_of
 from ._step import Carry
 
 
@@ -24,7 +25,10 @@ _NAMES = "model", "opt", "state"
 
 
 class CompiledStep:
-    """`function(carry, args) -> (carry, out)`, compiled.
+    """`function(carry, args, keep) -> (carry, out)`, compiled.
+
+    Every array of the next carry lies where that of the last one lay. In a loop
+    `keep(carry)` sees to that.
 
     Flattening is most of the cost of a step of a small model. So this class does it by
     hand: if the model, the optimizer and the state are those that the last call
@@ -45,8 +49,8 @@ class CompiledStep:
         else:
             leaves, treedef = jtu.tree_flatten(carry)
             if any(isinstance(x, Tracer) for x in leaves):
-                return self._function(carry, args)
-            arrays, program = self._program(carry, leaves, treedef)
+                return self._function(carry, args, lambda carry: carry)
+            arrays, program = self._program(carry, leaves, treedef, args)
         self._last = None
         try:
             new, out = program.run(arrays, args)
@@ -60,14 +64,16 @@ class CompiledStep:
         return carry, out
 
     def _program(
-        self, carry: Carry, leaves: list[Any], treedef: Any
+        self, carry: Carry, leaves: list[Any], treedef: Any, args: Any
     ) -> tuple[list[Array], "_Program"]:
         arrays = [x for x in leaves if eqx.is_array(x)]
+        arrays, layout = layout_of(arrays, jtu.tree_leaves(args))
         static = static_leaves(leaves)
-        key = (treedef, static)
+        key = (treedef, static, layout)
         program = self._programs.pop(key, None)
         if program is None or not program.is_of_now():
-            program = _Program(self._function, carry, treedef, static, self._donate)
+            function = self._function
+            program = _Program(function, carry, treedef, static, self._donate, layout)
         self._programs[key] = program
         if len(self._programs) > _KEPT:
             del self._programs[next(iter(self._programs))]
@@ -118,15 +124,20 @@ class _Program:
         treedef: Any,
         static: tuple[Any, ...],
         donate: bool,
+        layout: Layout | None,
     ):
         self.containers = _containers(carry)
         self._watch = watch_of(carry[0])
         self._treedef = treedef
         self._static = static
         self._function = function
+        self._layout = layout
         donated = (0,) if donate else ()
+        places: Any = (
+            {} if layout is None else {"out_shardings": ([*layout.places], None)}
+        )
         self._compiled = jax.jit(
-            self._run_flat, donate_argnums=donated, static_argnums=(2, 3)
+            self._run_flat, donate_argnums=donated, static_argnums=(2, 3), **places
         )
 
     def is_of_now(self) -> bool:
@@ -149,8 +160,14 @@ class _Program:
     ) -> tuple[list[Array], Any]:
         carry = self.unflatten(arrays)
         leaves = leaves if static is None else merged_leaves(static, leaves)
-        new, out = self._function(carry, treedef.unflatten(leaves))
+        new, out = self._function(carry, treedef.unflatten(leaves), self._keep)
         return [x for x in jtu.tree_leaves(new) if eqx.is_array(x)], out
+
+    def _keep(self, carry: Carry) -> Carry:
+        if self._layout is None:
+            return carry
+        arrays = [x for x in jtu.tree_leaves(carry) if eqx.is_array(x)]
+        return self.unflatten(self._layout.keep(arrays))
 
 
 def _containers(tree: Any) -> list[Callable[[Any], Any]] | None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, PyTree
 from ._batches import Chunk, Drawn
 from ._compiled_step import CompiledStep
 from ._loop import loop_of
-from ._step import Carry
+from ._step import Carry, Keep
 
 
 # Equations that only call another program.
@@ -55,7 +55,7 @@ def new_population(has_aux: bool, residuals: bool) -> CompiledStep:
     """The loop of `fit` for many runs at once."""
     loop = loop_of(has_aux, residuals)
 
-    def population(carry: Carry, args: Any) -> tuple[Carry, Any]:
+    def population(carry: Carry, args: Any, keep: Keep) -> tuple[Carry, Any]:
         lanes, loss_fn, keys, seeds, chunk, rows, n = args
         arrays, joined = split(carry)
 
@@ -64,11 +64,12 @@ def new_population(has_aux: bool, residuals: bool) -> CompiledStep:
             own: Chunk = chunk
             if rows is not None:
                 own = Drawn(chunk.data, rows[seed], chunk.length)
-            new, columns = loop(joined(arrays), (loss_fn, key, own, n))
+            run = joined(arrays)
+            new, columns = loop(run, (loss_fn, key, own, n), lambda carry: carry)
             return split(new)[0], columns
 
         new, columns = jax.vmap(one, (lanes.axes, 0), (lanes.axes, 0))(arrays, seeds)
-        return joined(new), columns
+        return keep(joined(new)), columns
 
     return CompiledStep(population, donate=True)
 

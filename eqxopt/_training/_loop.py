@@ -13,7 +13,7 @@ from jaxtyping import Array
 from ._batches import Chunk
 from ._compiled_step import CompiledStep
 from ._loss import called, Given
-from ._step import Carry, training_step
+from ._step import Carry, Keep, training_step
 
 
 @functools.cache
@@ -26,14 +26,14 @@ def new_loop(has_aux: bool, residuals: bool) -> CompiledStep:
     return CompiledStep(loop_of(has_aux, residuals), donate=False)
 
 
-def loop_of(has_aux: bool, residuals: bool) -> Callable[[Carry, Any], Any]:
+def loop_of(has_aux: bool, residuals: bool) -> Callable[[Carry, Any, Keep], Any]:
     """A loop of `n` steps, to be compiled.
 
     `n` is an argument of the program, so that fewer steps than a chunk has compile
     nothing.
     """
 
-    def loop(carry: Carry, args: Any) -> tuple[Carry, Any]:
+    def loop(carry: Carry, args: Any, keep: Keep) -> tuple[Carry, Any]:
         loss_fn, key, chunk, n = args
         arrays, static = eqx.partition(carry, eqx.is_array)
 
@@ -56,7 +56,7 @@ def loop_of(has_aux: bool, residuals: bool) -> Callable[[Carry, Any], Any]:
                 columns,
                 (out.loss, out.aux or {}),
             )
-            return eqx.filter(carry, eqx.is_array), columns
+            return eqx.filter(keep(carry), eqx.is_array), columns
 
         columns = jnp.zeros(chunk.length, float), {}
         if has_aux:

@@ -19,6 +19,7 @@ from ._loss import called, Given, Returned
 
 
 Carry = tuple[Any, Any, Any]  # a model, an optimizer and a state
+Keep = Callable[[Carry], Carry]
 
 
 def training_step(
@@ -143,4 +144,6 @@ def _check_rows(arrays: PyTree, parts: int) -> None:
 def _split(x: Array, parts: int) -> Array:
     if x.ndim == 0:
         return jax.random.split(x, parts) if is_key(x) else jnp.full(parts, x)
-    return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+    # The i-th part has every `parts`-th row, from the i-th on. So each device of a mesh
+    # finds its rows of a part among its rows of the batch.
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)

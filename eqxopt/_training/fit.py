@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._abstract.optimizer import AbstractOptimizer
+from .._sharding import everywhere
 from ._batches import InMemory, Source, source_of
 from ._compiled_step import check_alive
 from ._history import History, Recorder
@@ -40,6 +41,7 @@ def fit(
     key: PRNGKeyArray | None = None,
     has_aux: bool = False,
     residuals: bool = False,
+    batch_axes: str | tuple[str, ...] | None = None,
     steps_per_call: int = 50,
     progress: bool = True,
     stop_on_nonfinite: bool = False,
@@ -58,6 +60,7 @@ def fit(
     key: PRNGKeyArray | None = None,
     has_aux: bool = False,
     residuals: bool = False,
+    batch_axes: str | tuple[str, ...] | None = None,
     steps_per_call: int = 50,
     progress: bool = True,
     stop_on_nonfinite: bool = False,
@@ -75,6 +78,7 @@ def fit(
     key: PRNGKeyArray | None = None,
     has_aux: bool = False,
     residuals: bool = False,
+    batch_axes: str | tuple[str, ...] | None = None,
     steps_per_call: int = 50,
     progress: bool = True,
     stop_on_nonfinite: bool = False,
@@ -107,6 +111,10 @@ def fit(
         in `history.aux`. Default `False`.
     - `residuals`: whether `loss_fn` gives residuals in place of the loss, as for
         [`make_step`][eqxopt.make_step]. Default `False`.
+    - `batch_axes`: on a mesh, the axes over which the rows of a batch are shared out.
+        Default: the only axis of the model's mesh, or those over which the rows of the
+        data lie already. Each device computes its rows, and draws them from its own
+        shard if the data lies in shards: [several devices][several-devices].
     - `steps_per_call`: the most steps in one call of the compiled program, and the
         steps between two calls of `callback`. Default 50.
     - `progress`: whether to show a progress bar, which needs tqdm, in terminals and
@@ -161,8 +169,17 @@ def fit(
     """
     _check((model, opt, state), steps, steps_per_call)
     first = int(jax.device_get(batches_taken(opt)))
+    place = everywhere(jtu.tree_leaves((model, opt)))
     source, steps = source_of(
-        "`fit`", batches, steps, batch_size, key, first, steps_per_call
+        "`fit`",
+        batches,
+        steps,
+        batch_size,
+        key,
+        first,
+        steps_per_call,
+        None if place is None else place.mesh,
+        batch_axes,
     )
     _check_key(key, source, loss_fn)
     anew = lambda: new_loop(has_aux, residuals)

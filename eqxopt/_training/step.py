@@ -18,7 +18,7 @@ from .._types import Scalar
 from ._compiled_step import CompiledStep
 from ._loss import Given
 from ._program import ProgramOf
-from ._step import Carry, check_optimizer, training_step
+from ._step import Carry, check_optimizer, Keep, training_step
 
 
 M = TypeVar("M")
@@ -148,7 +148,7 @@ def make_step(
             f"not in microbatches={microbatches}"
         )
 
-    def advance(carry: Carry, args: tuple[Any, Given]) -> tuple[Carry, Any]:
+    def advance(carry: Carry, args: tuple[Any, Given], keep: Keep) -> tuple[Carry, Any]:
         loss_fn, given = args
         carry, out = training_step(
             loss_fn,
@@ -158,7 +158,7 @@ def make_step(
             residuals=residuals,
             microbatches=microbatches,
         )
-        return carry, (out.loss, out.aux)
+        return keep(carry), (out.loss, out.aux)
 
     new = lambda: CompiledStep(advance, donate)
     return _Step(ProgramOf(loss_fn, new(), new, "`make_step`"), has_aux)

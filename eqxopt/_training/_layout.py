@@ -1,0 +1,49 @@
+"""Where the arrays of a training run lie on a mesh. There they stay."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AxisType, NamedSharding, Sharding
+from jaxtyping import Array
+
+from .._sharding import everywhere, place_of, placed_at
+
+
+class Layout(NamedTuple):
+    """The place of each array."""
+
+    places: tuple[Sharding | None, ...]
+
+    def keep(self, arrays: Sequence[Array]) -> list[Array]:
+        """`arrays`, inside a program, where they were before."""
+        return [_kept(x, place) for x, place in zip(arrays, self.places, strict=True)]
+
+
+def layout_of(
+    arrays: list[Array], others: Sequence[Any]
+) -> tuple[list[Array], Layout | None]:
+    """`arrays` on the mesh on which one of them lies, or else one of `others`, and
+    where they lie then. No layout if there is no mesh.
+
+    What lies on one device, such as a new learning rate, goes everywhere.
+    """
+    if all(map(_on_one_device, arrays)) and all(map(_on_one_device, others)):
+        return arrays, None
+    place = everywhere(arrays) or everywhere(others)
+    if place is not None:
+        arrays = [placed_at(x, place) for x in arrays]
+    return arrays, Layout(tuple(map(place_of, arrays)))
+
+
+def _on_one_device(x: Any) -> bool:
+    place = place_of(x)
+    return place is None or place.num_devices == 1
+
+
+def _kept(x: Array, place: Sharding | None) -> Array:
+    if not isinstance(place, NamedSharding):
+        return x
+    if AxisType.Explicit in place.mesh.axis_types:
+        return jax.sharding.reshard(x, place)
+    return jax.lax.with_sharding_constraint(x, place)
