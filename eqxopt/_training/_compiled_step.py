@@ -25,10 +25,10 @@ _NAMES = "model", "opt", "state"
 
 
 class CompiledStep:
-    """`function(carry, args, keep) -> (carry, out)`, compiled.
+    """`function(carry, args, layout) -> (carry, out)`, compiled.
 
-    Every array of the next carry lies where that of the last one lay. In a loop
-    `keep(carry)` sees to that.
+    Every array of the next carry lies where that of the last one lay: on a mesh that is
+    its `layout`, and otherwise `None`.
 
     Flattening is most of the cost of a step of a small model. So this class does it by
     hand: if the model, the optimizer and the state are those that the last call
@@ -49,7 +49,7 @@ class CompiledStep:
         else:
             leaves, treedef = jtu.tree_flatten(carry)
             if any(isinstance(x, Tracer) for x in leaves):
-                return self._function(carry, args, lambda carry: carry)
+                return self._function(carry, args, None)
             arrays, program = self._program(carry, leaves, treedef, args)
         self._last = None
         try:
@@ -160,14 +160,8 @@ class _Program:
     ) -> tuple[list[Array], Any]:
         carry = self.unflatten(arrays)
         leaves = leaves if static is None else merged_leaves(static, leaves)
-        new, out = self._function(carry, treedef.unflatten(leaves), self._keep)
+        new, out = self._function(carry, treedef.unflatten(leaves), self._layout)
         return [x for x in jtu.tree_leaves(new) if eqx.is_array(x)], out
-
-    def _keep(self, carry: Carry) -> Carry:
-        if self._layout is None:
-            return carry
-        arrays = [x for x in jtu.tree_leaves(carry) if eqx.is_array(x)]
-        return self.unflatten(self._layout.keep(arrays))
 
 
 def _containers(tree: Any) -> list[Callable[[Any], Any]] | None:

@@ -12,8 +12,9 @@ from jaxtyping import Array, Int, PyTree
 
 from ._batches import Chunk, Drawn
 from ._compiled_step import CompiledStep
+from ._layout import kept, Layout
 from ._loop import loop_of
-from ._step import Carry, Keep
+from ._step import Carry
 
 
 # Equations that only call another program.
@@ -55,7 +56,7 @@ def new_population(has_aux: bool, residuals: bool) -> CompiledStep:
     """The loop of `fit` for many runs at once."""
     loop = loop_of(has_aux, residuals)
 
-    def population(carry: Carry, args: Any, keep: Keep) -> tuple[Carry, Any]:
+    def population(carry: Carry, args: Any, layout: Layout | None) -> tuple[Carry, Any]:
         lanes, loss_fn, keys, seeds, chunk, rows, n = args
         arrays, joined = split(carry)
 
@@ -65,11 +66,11 @@ def new_population(has_aux: bool, residuals: bool) -> CompiledStep:
             if rows is not None:
                 own = Drawn(chunk.data, rows[seed], chunk.length)
             run = joined(arrays)
-            new, columns = loop(run, (loss_fn, key, own, n), lambda carry: carry)
+            new, columns = loop(run, (loss_fn, key, own, n), None)
             return split(new)[0], columns
 
         new, columns = jax.vmap(one, (lanes.axes, 0), (lanes.axes, 0))(arrays, seeds)
-        return keep(joined(new)), columns
+        return kept(joined(new), layout), columns
 
     return CompiledStep(population, donate=True)
 

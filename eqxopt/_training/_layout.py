@@ -1,13 +1,18 @@
 """Where the arrays of a training run lie on a mesh. There they stay."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import equinox as eqx
 import jax
+import jax.tree_util as jtu
 from jax.sharding import AxisType, NamedSharding, Sharding
 from jaxtyping import Array
 
 from .._sharding import everywhere, place_of, placed_at
+
+
+T = TypeVar("T")
 
 
 class Layout(NamedTuple):
@@ -15,9 +20,15 @@ class Layout(NamedTuple):
 
     places: tuple[Sharding | None, ...]
 
-    def keep(self, arrays: Sequence[Array]) -> list[Array]:
-        """`arrays`, inside a program, where they were before."""
-        return [_kept(x, place) for x, place in zip(arrays, self.places, strict=True)]
+
+def kept(tree: T, layout: Layout | None) -> T:
+    """`tree`, inside a program, with its arrays where they were before."""
+    if layout is None:
+        return tree
+    leaves, treedef = jtu.tree_flatten(tree)
+    places = iter(layout.places)
+    leaves = [_put(x, next(places)) if eqx.is_array(x) else x for x in leaves]
+    return treedef.unflatten(leaves)
 
 
 def layout_of(
@@ -41,7 +52,7 @@ def _on_one_device(x: Any) -> bool:
     return place is None or place.num_devices == 1
 
 
-def _kept(x: Array, place: Sharding | None) -> Array:
+def _put(x: Array, place: Sharding | None) -> Array:
     if not isinstance(place, NamedSharding):
         return x
     if AxisType.Explicit in place.mesh.axis_types:

@@ -12,8 +12,9 @@ from jaxtyping import Array
 
 from ._batches import Chunk
 from ._compiled_step import CompiledStep
+from ._layout import kept, Layout
 from ._loss import called, Given
-from ._step import Carry, Keep, training_step
+from ._step import Carry, training_step
 
 
 @functools.cache
@@ -26,14 +27,16 @@ def new_loop(has_aux: bool, residuals: bool) -> CompiledStep:
     return CompiledStep(loop_of(has_aux, residuals), donate=False)
 
 
-def loop_of(has_aux: bool, residuals: bool) -> Callable[[Carry, Any, Keep], Any]:
+def loop_of(
+    has_aux: bool, residuals: bool
+) -> Callable[[Carry, Any, Layout | None], Any]:
     """A loop of `n` steps, to be compiled.
 
     `n` is an argument of the program, so that fewer steps than a chunk has compile
     nothing.
     """
 
-    def loop(carry: Carry, args: Any, keep: Keep) -> tuple[Carry, Any]:
+    def loop(carry: Carry, args: Any, layout: Layout | None) -> tuple[Carry, Any]:
         loss_fn, key, chunk, n = args
         arrays, static = eqx.partition(carry, eqx.is_array)
 
@@ -56,7 +59,7 @@ def loop_of(has_aux: bool, residuals: bool) -> Callable[[Carry, Any, Keep], Any]
                 columns,
                 (out.loss, out.aux or {}),
             )
-            return eqx.filter(keep(carry), eqx.is_array), columns
+            return eqx.filter(kept(carry, layout), eqx.is_array), columns
 
         columns = jnp.zeros(chunk.length, float), {}
         if has_aux:

@@ -19,7 +19,6 @@ from ._loss import called, Given, Returned
 
 
 Carry = tuple[Any, Any, Any]  # a model, an optimizer and a state
-Keep = Callable[[Carry], Carry]
 
 
 def training_step(
@@ -30,6 +29,7 @@ def training_step(
     has_aux: bool,
     residuals: bool = False,
     microbatches: int = 1,
+    on_mesh: bool = False,
 ) -> tuple[Carry, Returned]:
     """The next model, optimizer and state, and what the loss function returned."""
     model, opt, state = carry
@@ -58,7 +58,9 @@ def training_step(
     if microbatches == 1:
         (_, returned), grads = gradient(model, state, given)
     else:
-        returned, grads = _over_parts(gradient, model, state, given, microbatches)
+        returned, grads = _over_parts(
+            gradient, model, state, given, microbatches, on_mesh
+        )
     # JAX's gradient of a complex parameter is the conjugate of what points uphill.
     grads = jtu.tree_map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
     residual_fn = lambda model: evaluated(model, state, given)[1].residuals
@@ -93,12 +95,13 @@ def _over_parts(
     state: PyTree,
     given: Given,
     parts: int,
+    on_mesh: bool,
 ) -> tuple[Returned, PyTree]:
     """The mean loss and gradients over `parts` parts of the batch, computed one after
     the other. The state goes from one part to the next."""
     arrays, static = eqx.partition(given.batch, eqx.is_array)
     _check_rows(arrays, parts)
-    split = jtu.tree_map(lambda x: _split(x, parts), arrays)
+    split = jtu.tree_map(lambda x: _split(x, parts, on_mesh), arrays)
     first_state, static_state = eqx.partition(state, eqx.is_array)
 
     def body(carry: PyTree, xs: tuple[Array, PyTree]) -> tuple[PyTree, PyTree]:
@@ -141,9 +144,12 @@ def _check_rows(arrays: PyTree, parts: int) -> None:
             )
 
 
-def _split(x: Array, parts: int) -> Array:
+def _split(x: Array, parts: int, on_mesh: bool) -> Array:
     if x.ndim == 0:
         return jax.random.split(x, parts) if is_key(x) else jnp.full(parts, x)
-    # The i-th part has every `parts`-th row, from the i-th on. So each device of a mesh
-    # finds its rows of a part among its rows of the batch.
-    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+    rows = x.shape[0] // parts
+    if not on_mesh:
+        return x.reshape(parts, rows, *x.shape[1:])
+    # The i-th part has every `parts`-th row, from the i-th on. So each device finds its
+    # rows of a part among its rows of the batch.
+    return jnp.swapaxes(x.reshape(rows, parts, *x.shape[1:]), 0, 1)

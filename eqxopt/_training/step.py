@@ -16,9 +16,10 @@ from jaxtyping import PRNGKeyArray
 from .._abstract.optimizer import AbstractOptimizer
 from .._types import Scalar
 from ._compiled_step import CompiledStep
+from ._layout import kept, Layout
 from ._loss import Given
 from ._program import ProgramOf
-from ._step import Carry, check_optimizer, Keep, training_step
+from ._step import Carry, check_optimizer, training_step
 
 
 M = TypeVar("M")
@@ -102,8 +103,8 @@ def make_step(
     - `donate`: whether the old model and optimizer give their memory to the new ones.
         Then the old ones cannot be used again. Default `True`.
     - `microbatches`: the number of parts into which the batch is split, along the first
-        axis of its arrays. They are computed one after the other, and their gradients
-        are averaged in at least float32. A state goes from one to the next, each has a
+        axis of its arrays; on a mesh each device splits its own rows. They are computed
+        one after the other, and their gradients are averaged in at least float32. A state goes from one to the next, each has a
         key of its own, and scalars are repeated. Default 1.
 
     **Returns:** `step(model, opt, *batch) -> (model, opt, loss)`, which can be given
@@ -148,7 +149,9 @@ def make_step(
             f"not in microbatches={microbatches}"
         )
 
-    def advance(carry: Carry, args: tuple[Any, Given], keep: Keep) -> tuple[Carry, Any]:
+    def advance(
+        carry: Carry, args: tuple[Any, Given], layout: Layout | None
+    ) -> tuple[Carry, Any]:
         loss_fn, given = args
         carry, out = training_step(
             loss_fn,
@@ -157,8 +160,9 @@ def make_step(
             has_aux=has_aux,
             residuals=residuals,
             microbatches=microbatches,
+            on_mesh=layout is not None,
         )
-        return keep(carry), (out.loss, out.aux)
+        return kept(carry, layout), (out.loss, out.aux)
 
     new = lambda: CompiledStep(advance, donate)
     return _Step(ProgramOf(loss_fn, new(), new, "`make_step`"), has_aux)
