@@ -104,8 +104,9 @@ def make_step(
         Then the old ones cannot be used again. Default `True`.
     - `microbatches`: the number of parts into which the batch is split, along the first
         axis of its arrays; on a mesh each device splits its own rows. They are computed
-        one after the other, and their gradients are averaged in at least float32. A state goes from one to the next, each has a
-        key of its own, and scalars are repeated. Default 1.
+        one after the other, and their gradients are averaged in at least float32. A
+        state goes from one to the next, each has a key of its own, and scalars are
+        repeated. Default 1.
 
     **Returns:** `step(model, opt, *batch) -> (model, opt, loss)`, which can be given
     by keywords:
