@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
@@ -14,7 +15,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._tree import is_key
-from ._rows import in_shards, Rows, rows_of
+from ._peers import Peers
+from ._rows import in_shards, put, put_own, Rows, rows_of
 from ._stop import Stop
 
 
@@ -130,9 +132,9 @@ class InMemory:
             rows[done : done + len(part)] = part
             done += len(part)
             self._next += len(part)
-        place = None if self._on_mesh is None else self._on_mesh.place(None)
-        rows = jax.device_put(rows, place)
-        yield Drawn(self._data, rows, self._length, self._on_mesh, self._own), n
+        on_mesh = self._on_mesh
+        placed = put(rows, on_mesh.place(None)) if on_mesh else jax.device_put(rows)
+        yield Drawn(self._data, placed, self._length, on_mesh, self._own), n
 
     def _order(self, epoch: int) -> np.ndarray:
         """The row numbers of the batches of an epoch."""
@@ -154,7 +156,12 @@ class Iterated:
     """The batches of an iterable. `error` is what it raised."""
 
     def __init__(
-        self, caller: str, batches: Iterator[Any], length: int, on_mesh: Rows | None
+        self,
+        caller: str,
+        batches: Iterator[Any],
+        length: int,
+        on_mesh: Rows | None,
+        peers: Peers,
     ):
         self.ended = False
         self.error: BaseException | None = None
@@ -162,10 +169,12 @@ class Iterated:
         self._batches = batches
         self._length = length
         self._on_mesh = on_mesh
+        self._peers = peers
+        self._waiting: list[PyTree] = []  # batches that other processes had not yet
         self._warned = False
 
     def take(self, n: int, stop: Stop) -> Iterator[tuple[Chunk, int]]:
-        pulled = self._pulled(n, stop)
+        pulled = self._agreed(self._pulled(n, stop))
         for (_, length), group in itertools.groupby(pulled, self._shapes):
             batches = list(group)
             for i in range(0, len(batches), length):
@@ -180,7 +189,12 @@ class Iterated:
         if on_mesh is None:
             return jax.device_put(stacked)
         uneven = {x.shape[1] for x in jtu.tree_leaves(stacked) if x.ndim > 1}
-        uneven = {n for n in uneven if n % on_mesh.parts}
+        uneven = {n for n in uneven if n % on_mesh.parts_here}
+        if uneven and self._peers.several:
+            raise ValueError(
+                f"{self._caller}: a batch of {min(uneven)} rows of this process cannot "
+                f"be shared out over its {on_mesh.parts_here} devices"
+            )
         if uneven and not self._warned:
             self._warned = True
             warnings.warn(
@@ -193,13 +207,13 @@ class Iterated:
             rows = not uneven and x.ndim > 1
             return on_mesh.place(None) if rows else on_mesh.everywhere
 
-        return jax.device_put(stacked, jtu.tree_map(place, stacked))
+        return jtu.tree_map(lambda x: put_own(x, place(x)), stacked)
 
     def _pulled(self, n: int, stop: Stop) -> list[PyTree]:
         """At most `n` batches. Few enough of them to fit into memory, and none after
         the run shall stop."""
-        batches: list[PyTree] = []
-        size = 0
+        batches, self._waiting = self._waiting, []
+        size = sum(map(_nbytes, batches))
         while len(batches) < n and size < _BYTES and stop.requested is None:
             try:
                 batch = next(self._batches)
@@ -212,6 +226,25 @@ class Iterated:
                 break
             size += _nbytes(batches[-1])
         return batches
+
+    def _agreed(self, pulled: list[PyTree]) -> list[PyTree]:
+        """As many of the batches as every process has."""
+        if not self._peers.several:
+            return pulled
+        number = min(self._peers.of_all(len(pulled)))
+        self._waiting = pulled[number:]
+        self.ended = self._peers.any(self.ended)
+        if self.ended and self._waiting:
+            warnings.warn(
+                f"{self._caller}: {len(self._waiting)} batches of this process were "
+                "left out, since another process had no more",
+                stacklevel=5,
+            )
+        if self._peers.any(self.error is not None) and self.error is None:
+            self.error = RuntimeError(
+                f"{self._caller}: the iterator of another process raised an exception"
+            )
+        return pulled[:number]
 
     def _shapes(self, batch: PyTree) -> Any:
         leaves, treedef = jtu.tree_flatten(batch)
@@ -236,6 +269,7 @@ def source_of(
     length: int,
     mesh: Mesh | AbstractMesh | None = None,
     axes: str | Iterable[str] | None = None,
+    peers: Peers | None = None,
 ) -> tuple[Source, int | None]:
     """Where the batches come from, and the number of steps, if it is known.
 
@@ -252,9 +286,12 @@ def source_of(
     if batch_size is None:
         steps = _check_length(caller, _check_iterable(caller, batches), steps)
         on_mesh = rows_of(caller, mesh, None, axes)
-        return Iterated(caller, iter(batches), length, on_mesh), steps
+        peers = peers or Peers(caller, None)
+        return Iterated(caller, iter(batches), length, on_mesh, peers), steps
     data = _readable(caller, batches, "data")
     rows = _row_count(caller, data)
+    if peers is not None and peers.several:
+        _check_alike(caller, data, peers)
     if not 1 <= batch_size <= rows or (batch_size != rows and key is None):
         raise ValueError(
             f"{caller}: data in memory needs a `key`, and a `batch_size` from 1 to its "
@@ -274,13 +311,31 @@ def source_of(
     return InMemory(data, rows, batch_size, order, first, length, on_mesh), steps
 
 
+def _check_alike(caller: str, data: PyTree, peers: Peers) -> None:
+    """Every process must have the same data in its own memory."""
+    sums = [
+        zlib.crc32(np.ascontiguousarray(x).tobytes())
+        for x in jtu.tree_leaves(data)
+        if not isinstance(x, jax.Array) or x.is_fully_addressable
+    ]
+    together = zlib.crc32(repr(sums).encode()) >> 1  # a positive int32
+    if len({*peers.of_all(together)}) > 1:
+        raise ValueError(
+            f"{caller}: data in memory must be the same in all processes, or one array "
+            "in shards. From the rows that each has, make one by "
+            "`jax.make_array_from_process_local_data(jax.NamedSharding(mesh, "
+            "jax.P('data')), rows)`, or give an iterable of batches"
+        )
+
+
 def _placed(data: PyTree, on_mesh: Rows | None, in_rows: bool) -> PyTree:
     """Data on its devices. On a mesh every device has all rows, unless these are
     wanted `in_rows` or lie so already."""
     if on_mesh is None:
         return jtu.tree_map(jax.device_put, data)
     in_rows = in_rows or any(map(in_shards, jtu.tree_leaves(data)))
-    return jax.device_put(data, on_mesh.place() if in_rows else on_mesh.everywhere)
+    place = on_mesh.place() if in_rows else on_mesh.everywhere
+    return jtu.tree_map(lambda x: put(x, place), data)
 
 
 def _check_iterable(caller: str, batches: Any) -> Iterable[Any]:

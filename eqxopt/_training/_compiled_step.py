@@ -150,6 +150,8 @@ class _Program:
         if not all(eqx.is_array_like(x) for x in leaves):
             static = tuple(None if eqx.is_array_like(x) else x for x in leaves)
             leaves = [x for x in leaves if eqx.is_array_like(x)]
+        if self._layout is not None:
+            leaves = self._layout.beside(leaves)
         return self._compiled(arrays, leaves, treedef, static)
 
     def unflatten(self, arrays: list[Array]) -> Any:

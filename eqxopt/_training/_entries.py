@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax.core import Tracer
-from jax.sharding import AbstractMesh
+from jax.experimental import multihost_utils
+from jax.sharding import AbstractMesh, Sharding
 from jaxtyping import PyTree
 
 from .._abstract.transform import leaves_by_path
@@ -81,17 +82,20 @@ def stored_form(name: str, x: Any) -> np.ndarray:
             raise ValueError(
                 f"{where} was donated or deleted: save what the last step returned"
             )
-        if not (x.is_fully_addressable or x.is_fully_replicated):
-            raise ValueError(
-                f"{where} lies on the devices of several processes: save it with orbax"
-            )
-        x = jax.device_get(jax.random.key_data(x) if is_key(x) else x)
+        x = jax.random.key_data(x) if is_key(x) else x
+        if is_of_several_processes(x) and not x.is_fully_replicated:
+            x = multihost_utils.process_allgather(x, tiled=True)
+        x = jax.device_get(x)
     array = np.asarray(x)
     if _is_extension(array.dtype):
         return array.view(f"u{array.itemsize}")
     if array.dtype.kind not in "biufc":
         raise TypeError(f"{where} has the dtype {array.dtype}, which is not stored")
     return array
+
+
+def is_of_several_processes(x: Any) -> bool:
+    return isinstance(x, jax.Array) and not x.is_fully_addressable
 
 
 def restored(array: np.ndarray, kind: Kind, like: Any) -> Any:
@@ -119,4 +123,15 @@ def _placed(x: Any, like: Any) -> jax.Array:
     if getattr(like, "weak_type", False):  # which keys do not have
         zeros = jnp.broadcast_to(jnp.asarray(np.zeros((), like.dtype).item()), x.shape)
         x = zeros.at[...].set(x)
+    if isinstance(sharding, Sharding) and not sharding.is_fully_addressable:
+        return _shared_out(x, sharding)
     return jax.device_put(x, sharding)
+
+
+def _shared_out(x: Any, sharding: Sharding) -> jax.Array:
+    """`x`, which every process has read whole, on the devices of all."""
+    if is_key(x):
+        data = _shared_out(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda at: whole[at])

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple, TypeVar
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
-from jax.sharding import AxisType, NamedSharding, Sharding
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array
 
 from .._sharding import everywhere, place_of, placed_at
+from .._tree import is_key
+from ._rows import put
 
 
 T = TypeVar("T")
@@ -19,6 +21,15 @@ class Layout(NamedTuple):
     """The place of each array."""
 
     places: tuple[Sharding | None, ...]
+
+    def beside(self, arrays: list[Any]) -> list[Any]:
+        """Other arguments of the program. On a mesh of several processes each array of
+        one process goes everywhere."""
+        first = next(x for x in self.places if isinstance(x, NamedSharding))
+        if first.is_fully_addressable:
+            return arrays
+        place = NamedSharding(first.mesh, PartitionSpec())
+        return [_global(x, place) for x in arrays]
 
 
 def kept(tree: T, layout: Layout | None) -> T:
@@ -50,6 +61,15 @@ def layout_of(
 def _on_one_device(x: Any) -> bool:
     place = place_of(x)
     return place is None or place.num_devices == 1
+
+
+def _global(x: Any, place: NamedSharding) -> Any:
+    if not isinstance(x, jax.Array):
+        return x
+    if is_key(x):
+        data = _global(jax.random.key_data(x), place)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    return put(x, place)
 
 
 def _put(x: Array, place: Sharding | None) -> Array:

@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import jax
 import jax.tree_util as jtu
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .._sharding import place_of
 
@@ -28,6 +30,12 @@ class Rows(NamedTuple):
     @property
     def everywhere(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def parts_here(self) -> int:
+        """The number of parts that are on devices of this process."""
+        places = self.place().addressable_devices_indices_map((self.parts,))
+        return len({*map(str, places.values())})
 
 
 def rows_of(
@@ -79,3 +87,23 @@ def _rows_in_shards(x: Any) -> Rows | None:
         return None
     axes = place.spec[0]
     return Rows(place.mesh, axes if isinstance(axes, tuple) else (axes,))
+
+
+def put(x: Any, place: NamedSharding) -> Array:
+    """`x`, of which every process has the whole, at `place`."""
+    if place.is_fully_addressable or not _is_local(x):
+        return jax.device_put(x, place)
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(whole.shape, place, lambda at: whole[at])
+
+
+def put_own(x: Any, place: NamedSharding) -> Array:
+    """`x`, of which every process has its own part, at `place`."""
+    if place.is_fully_addressable or not _is_local(x):
+        return jax.device_put(x, place)
+    return jax.make_array_from_process_local_data(place, np.asarray(x))
+
+
+def _is_local(x: Any) -> bool:
+    """Whether only this process has `x`."""
+    return not isinstance(x, jax.Array) or x.is_fully_addressable

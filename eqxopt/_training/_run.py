@@ -1,6 +1,7 @@
 """One run of `fit`: what it has reached, and when it calls, stops and ends."""
 
 import contextlib
+import signal
 import time
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from ._batches import Chunk, Source
 from ._history import Recorder
+from ._peers import Peers
 from ._program import ProgramOf
 from ._step import Carry
 from ._stop import Stop
@@ -20,6 +22,8 @@ from ._stop import Stop
 # One call of the compiled program takes about so long at most, in seconds, unless one
 # step takes longer: a signal stops training between two calls.
 _SECONDS = 0.25
+# What a process answers whose callback raised an exception.
+_RAISED = 2
 
 
 class Run:
@@ -32,6 +36,7 @@ class Run:
         carry: Carry,
         recorder: Recorder,
         show: Callable[[int, float], None],
+        peers: Peers,
     ):
         self.recorder = recorder
         self._program = program
@@ -39,6 +44,7 @@ class Run:
         self._key = key
         self._carry = carry
         self._show = show
+        self._peers = peers
         # What the device is computing.
         self._pending: tuple[Carry, Any, int] | None = None
         self._finite = True
@@ -63,17 +69,19 @@ class Run:
             to_callback = steps_per_call - done % steps_per_call
             left = to_callback if steps is None else min(to_callback, steps - done)
             # The batches are made while the device computes the steps before.
-            for chunk, n in source.take(pace.steps(left), stop):
+            most = min(self._peers.of_all(pace.steps(left)))
+            for chunk, n in source.take(most, stop):
                 self._finish()
                 self._begin(chunk, n)
                 done += n
-            ending = done == steps or source.ended or stop.requested is not None
+            requested = self._agreed_stop(stop)
+            ending = done == steps or source.ended or requested is not None
             due = done > seen and (done % steps_per_call == 0 or ending)
             if ending or due or stop_on_nonfinite or source.error is not None:
                 self._finish()
             if due and callback is not None:
                 seen = done
-                if _says_stop(callback, self.result()):
+                if self._called(callback):
                     self.recorder.stopped = "callback"
                     return
                 pace.rest()
@@ -83,8 +91,8 @@ class Run:
                 raise source.error
             if stop_on_nonfinite and not self._finite:
                 self.recorder.stopped = "nonfinite"
-            elif stop.requested is not None and done != steps:
-                self.recorder.stopped = stop.requested
+            elif requested is not None and done != steps:
+                self.recorder.stopped = requested
             if self.recorder.stopped is not None:
                 return
         if steps is not None and done < steps:
@@ -92,6 +100,26 @@ class Run:
                 f"`fit` made {done} of {steps} steps: there were no more batches",
                 stacklevel=3,
             )
+
+    def _agreed_stop(self, stop: Stop) -> str | None:
+        """The signal that this or another process was given."""
+        if not self._peers.several:
+            return stop.requested
+        number = 0 if stop.requested is None else signal.Signals[stop.requested]
+        number = max(self._peers.of_all(int(number)))
+        return signal.Signals(number).name if number else None
+
+    def _called(self, callback: Callable[..., Any]) -> bool:
+        """Whether the callback of this or of another process wants to stop."""
+        try:
+            answer = int(_says_stop(callback, self.result()))
+        except BaseException:
+            self._peers.of_all(_RAISED)
+            raise
+        answers = self._peers.of_all(answer)
+        if _RAISED in answers:
+            raise RuntimeError("`fit`: the callback of another process raised an error")
+        return any(answers)
 
     def settle(self) -> None:
         """Add what the device has computed, if that went well."""

@@ -5,6 +5,8 @@ from typing import Any, Literal, TypeVar
 
 import jax
 import jax.tree_util as jtu
+import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from .._abstract.transform import is_transform, map_by_path
@@ -12,7 +14,14 @@ from .._fields import as_mask, Mask, MaskLike
 from .._tree import is_function
 from . import _archive
 from ._archive import PathLike
-from ._entries import entries_of, Kind, kind_of, restored, stored_form
+from ._entries import (
+    entries_of,
+    is_of_several_processes,
+    Kind,
+    kind_of,
+    restored,
+    stored_form,
+)
 from ._parts import arguments_of, parts_of
 
 
@@ -32,6 +41,9 @@ def save(path: PathLike, tree: PyTree) -> None:
     - `tree`: any pytree, such as `(model, opt)` or a dictionary. Its arrays, random
         keys and Python numbers are stored, and the classes of its optimizers.
         Functions, strings and static fields are not: they are the script's.
+
+    Arrays that lie in shards are stored whole. Of several processes that have parts of
+    them, all call `save`, and the first one writes.
 
     **Raises:** a `TypeError` or `ValueError` that names the path of what cannot be
     stored. The file that was there stays.
@@ -55,7 +67,29 @@ def save(path: PathLike, tree: PyTree) -> None:
         "classes": {name: type(x).__name__ for name, x in parts_of(tree).items()},
     }
     arrays = ((name, stored_form(name, x)) for name, x in entries.items())
-    _archive.write(path, header, arrays)
+    if any(is_of_several_processes(x) for x in entries.values()):
+        _write_together(path, header, arrays)
+    else:
+        _archive.write(path, header, arrays)
+
+
+def _write_together(
+    path: PathLike, header: dict[str, Any], arrays: Iterator[tuple[str, Any]]
+) -> None:
+    """The first process writes. All of them gather what lies in shards."""
+    failed: BaseException | None = None
+    if jax.process_index() == 0:
+        try:
+            _archive.write(path, header, arrays)
+        except BaseException as error:
+            failed = error
+    for _ in arrays:
+        pass
+    done = multihost_utils.process_allgather(np.array(failed is None))
+    if failed is not None:
+        raise failed
+    if not np.all(done):
+        raise OSError(f"`save`: the first process could not write '{path}'")
 
 
 def load(

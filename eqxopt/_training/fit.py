@@ -15,6 +15,7 @@ from ._compiled_step import check_alive
 from ._history import History, Recorder
 from ._loop import new_loop, shared_loop
 from ._loss import takes_key
+from ._peers import Peers
 from ._program import ProgramOf
 from ._progress import shown_progress
 from ._run import Run
@@ -170,6 +171,7 @@ def fit(
     _check((model, opt, state), steps, steps_per_call)
     first = int(jax.device_get(batches_taken(opt)))
     place = everywhere(jtu.tree_leaves((model, opt)))
+    peers = Peers("`fit`", place)
     source, steps = source_of(
         "`fit`",
         batches,
@@ -180,14 +182,15 @@ def fit(
         steps_per_call,
         None if place is None else place.mesh,
         batch_axes,
+        peers,
     )
     _check_key(key, source, loss_fn)
     anew = lambda: new_loop(has_aux, residuals)
     program = ProgramOf(loss_fn, shared_loop(has_aux, residuals), anew, "`fit`")
     unmoved = Unmoved(model, opt)
-    with shown_progress(steps, progress) as show, Stop() as stop:
+    with shown_progress(steps, progress and peers.leads) as show, Stop() as stop:
         key = key if takes_key(loss_fn) else None
-        run = Run(program, key, (model, opt, state), Recorder(first), show)
+        run = Run(program, key, (model, opt, state), Recorder(first), show, peers)
         try:
             run.train(source, stop, steps, steps_per_call, stop_on_nonfinite, callback)
         except BaseException as error:
@@ -197,6 +200,11 @@ def fit(
                 f"`fit`: `reached` of this exception has what was trained in "
                 f"{run.recorder.steps} steps"
             )
+            if peers.several and isinstance(error, jax.errors.JaxRuntimeError):
+                error.add_note(
+                    "`fit`: if another of the processes has ended, start all of them "
+                    "again, from the last checkpoint by `eqxopt.load`"
+                )
             raise
     result = run.result()
     unmoved.warn(*result[:2])

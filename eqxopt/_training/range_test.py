@@ -22,6 +22,7 @@ from ._compiled_step import check_alive
 from ._history import History, Recorder
 from ._loop import new_loop, shared_loop
 from ._loss import takes_key
+from ._peers import Peers
 from ._program import ProgramOf
 from ._progress import shown_progress
 from ._range import Losses, Ramp, Watch
@@ -153,7 +154,7 @@ def range_test(
     )
     with shown_progress(steps * every, progress) as show, Stop() as stop:
         key = key if takes_key(loss_fn) else None
-        run = Run(program, key, (model, opt, state), Recorder(0), show)
+        run = Run(program, key, (model, opt, state), Recorder(0), show, Peers("", None))
         with _without_warnings():
             run.train(source, stop, steps * every, most, False, diverged)
     history = run.recorder.history()

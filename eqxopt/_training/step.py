@@ -11,9 +11,13 @@ from typing import (
     TypeVarTuple,
 )
 
+import jax
+import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .._abstract.optimizer import AbstractOptimizer
+from .._sharding import everywhere
 from .._types import Scalar
 from ._compiled_step import CompiledStep
 from ._layout import kept, Layout
@@ -185,7 +189,27 @@ class _Step:
     ) -> tuple[Any, ...]:
         check_optimizer("the step of `make_step`", opt)
         step, loss_fn = self._program.now()
+        if jax.process_count() > 1:
+            _check_global((model, opt), batch)
         args = loss_fn, Given(batch, others, key)
         (model, opt, state), (loss, aux) = step((model, opt, state), args)
         stated = () if state is None else (state,)
         return model, opt, *stated, loss, *((aux,) if self._has_aux else ())
+
+
+def _check_global(carry: Any, batch: tuple[Any, ...]) -> None:
+    """A batch that each process has for itself would train each on other rows."""
+    place = everywhere(jtu.tree_leaves(carry))
+    if place is None or place.is_fully_addressable:
+        return
+    for path, x in jtu.tree_leaves_with_path(batch):
+        here = isinstance(x, np.ndarray) or (
+            isinstance(x, jax.Array) and x.is_fully_addressable
+        )
+        if here and x.ndim > 0:
+            raise ValueError(
+                f"the step of `make_step`: the batch at {jtu.keystr(path)} is an array "
+                "of this process, but the model lies on the devices of several. Make "
+                "one array of the rows of all by `jax.make_array_from_process_local_"
+                "data(jax.NamedSharding(mesh, jax.P('data')), rows)`"
+            )
