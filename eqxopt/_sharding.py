@@ -5,14 +5,14 @@ axes, and inside `jax.shard_map` over which axes it varies. Loops and branches i
 equal types.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.core import Tracer
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from ._types import AnyLeaf
@@ -36,6 +36,54 @@ def gathered(x: Array, axis: int = 0) -> Array:
     spec[axis:] = [None] * (x.ndim - axis)
     whole = NamedSharding(sharding.mesh, PartitionSpec(*spec))
     return jax.sharding.reshard(x, whole)
+
+
+def each_whole(x: Array) -> Array:
+    """`x`, a batch of matrices, with each matrix whole on one device, on a mesh with
+    auto axes. A single one is whole on all.
+
+    So it moves once, and not in every product; and each device has its share.
+    """
+    mesh = _mesh_of_auto_axes(x)
+    if mesh is None:
+        return x
+    return _constrained(
+        _constrained(x, mesh, *_in_any_shards(x)), mesh, *_shares(x, mesh)
+    )
+
+
+def each_in_shards(x: Array) -> Array:
+    """What becomes of a batch that was `each_whole`: every matrix is in shards again,
+    or on all devices, as the compiler finds best."""
+    mesh = _mesh_of_auto_axes(x)
+    if mesh is None:
+        return x
+    return _constrained(
+        _constrained(x, mesh, *_shares(x, mesh)), mesh, *_in_any_shards(x)
+    )
+
+
+def _shares(x: Array, mesh: Any) -> list[Any]:
+    # Over one axis: the compiler has no step from rows and columns to several.
+    longest = max(mesh.axis_names, key=lambda axis: mesh.shape[axis])
+    return [longest if len(x) > 1 else None, *[None] * (x.ndim - 1)]
+
+
+def _in_any_shards(x: Array) -> list[Any]:
+    return [None, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)]
+
+
+def _constrained(x: Array, mesh: Any, *spec: Any) -> Array:
+    place = NamedSharding(mesh, PartitionSpec(*spec))
+    return jax.lax.with_sharding_constraint(x, place)
+
+
+def _mesh_of_auto_axes(x: Array) -> Any:
+    """The mesh of a traced array, if the compiler chooses where on it arrays lie."""
+    mesh = getattr(jax.typeof(x).sharding, "mesh", None)
+    if mesh is None or mesh.empty or not isinstance(x, Tracer):
+        return None
+    return mesh if {*mesh.axis_types} == {AxisType.Auto} else None
 
 
 def varying(x: Any) -> frozenset[Any]:
@@ -91,6 +139,52 @@ def everywhere(arrays: Iterable[Any]) -> NamedSharding | None:
         if isinstance(sharding, NamedSharding) and sharding.num_devices > 1:
             return NamedSharding(sharding.mesh, PartitionSpec())
     return None
+
+
+def cut(
+    shape: tuple[int, ...], mesh: Mesh | AbstractMesh, axes: Sequence[str]
+) -> NamedSharding:
+    """Shards of an array: over each axis of the mesh along the longest of its own that
+    the devices divide, and that is not cut yet. The first of equals."""
+    spec: list[Any] = [None] * len(shape)
+    for axis in sorted(axes, key=lambda axis: -mesh.shape[axis]):
+        lengths = [
+            (n, -i)
+            for i, (n, taken) in enumerate(zip(shape, spec))
+            if n and n % mesh.shape[axis] == 0 and taken is None
+        ]
+        if lengths:
+            spec[-max(lengths)[1]] = axis
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+# Smaller arrays are not worth the messages.
+_WORTH_CUTTING = 2**10
+
+
+def on_their_mesh(tree: T, arrays: Sequence[Any]) -> T:
+    """`tree`, made for `arrays`, on the mesh on which these lie.
+
+    If they lie in shards, so does what is large and belongs to none of them alone, such
+    as the factors of a matrix. The rest lies everywhere.
+    """
+    place = everywhere(arrays)
+    if place is None:
+        return tree
+    specs = jtu.tree_leaves([tuple(getattr(place_of(x), "spec", ())) for x in arrays])
+    axes = [axis for axis in place.mesh.axis_names if axis in specs]
+    auto = AxisType.Explicit not in place.mesh.axis_types
+    shapes = {x.shape for x in arrays}
+
+    def placed(x: Any) -> Any:
+        sharding = place_of(x)
+        if sharding is None or not sharding.is_fully_replicated:
+            return x
+        if auto and axes and x.size >= _WORTH_CUTTING and x.shape not in shapes:
+            return jax.device_put(x, cut(x.shape, place.mesh, axes))
+        return placed_at(x, place)
+
+    return jtu.tree_map(placed, tree)
 
 
 def placed_at(x: T, place: NamedSharding) -> T:

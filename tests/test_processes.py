@@ -14,7 +14,8 @@ HERE = pathlib.Path(__file__).parent
 DEVICES = 4
 # What two processes do, one after the other.
 TOGETHER = """memory fsdp shards loader uneven_loaders interrupt callback
-    callback_raises loader_raises nonfinite other_data local_batch global_batch save""".split()
+    callback_raises loader_raises nonfinite other_data local_batch global_batch
+    save""".split()
 
 
 def results(count, folder, *names):

@@ -5,6 +5,7 @@ and each on its own again.
 """
 
 import abc
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widen
 from .._fields import Matrices, MatrixView, view_of
 from .._math import plus_one
-from .._sharding import cond, gathered, placed_with, tied
+from .._sharding import cond, each_in_shards, each_whole, gathered, placed_with, tied
 from .._tree import fill, Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Matrix, Scalar, Self
 from .batches import Batch, batched_by_size, changed, is_none, merged, parted
@@ -254,15 +255,29 @@ def _in_batches(
 ) -> list[tuple[AnyLeaf, PyTree]]:
     """The directions and the next states of each group of parameters."""
     batches = batched_by_size(every_rule, accumulated)
-    states = _refreshed(batches, count)
+    whole = [
+        dataclasses.replace(batch, x=each_whole(batch.x), state=_all_whole(batch.state))
+        for batch in batches
+    ]
+    states = _refreshed(whole, count)
     results: list[Any] = [None] * len(accumulated)
-    for batch, state in zip(batches, states):
-        direction, changes = _precondition(batch.rule, count, batch.x, state)
-        made = direction, merged(state, changes)
+    for batch, own, state in zip(batches, whole, states):
+        direction, changes = _precondition(batch.rule, count, own.x, state)
+        # What no rule has changed need not come back.
+        old = batch.state if state is own.state else _all_back(state)
+        made = each_in_shards(direction), merged(old, _all_back(changes))
         before = [accumulated[i] for i in batch.members]
         for i, result in zip(batch.members, parted(made, batch, before, count)):
             results[i] = result
     return results
+
+
+def _all_whole(state: PyTree) -> PyTree:
+    return jtu.tree_map(each_whole, state)
+
+
+def _all_back(state: PyTree) -> PyTree:
+    return jtu.tree_map(each_in_shards, state)
 
 
 def _refreshed(

@@ -24,7 +24,7 @@ from .._fields import (
     word,
 )
 from .._number import check_fields, converted, integer, NumbersMeta
-from .._sharding import everywhere, placed_at
+from .._sharding import on_their_mesh
 from .._tree import KeyPath, Parameters, replace_fields, with_own_arrays
 from .._types import Leaves, Self
 from .show import completions, show
@@ -137,10 +137,7 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         """
         parameters = Parameters(params, in_stacks=in_stacks)
         new = _owned(settled(self.start(parameters), parameters), self, params)
-        place = everywhere(parameters.arrays)
-        return (
-            new if place is None else jtu.tree_map(lambda x: placed_at(x, place), new)
-        )
+        return on_their_mesh(new, parameters.arrays)
 
     def update(
         self,

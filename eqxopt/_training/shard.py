@@ -9,6 +9,7 @@ import jax.tree_util as jtu
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .._abstract.optimizer import AbstractOptimizer
+from .._sharding import cut
 
 
 M = TypeVar("M")
@@ -73,17 +74,12 @@ def shard(
     name = _axis(mesh, axis)
     whole = NamedSharding(mesh, PartitionSpec())
 
-    def cut(x: Any) -> NamedSharding:
-        size = mesh.shape[name]
-        lengths = [(n, -i) for i, n in enumerate(x.shape) if n and n % size == 0]
-        if not lengths:
-            return whole
-        spec = [None] * x.ndim
-        spec[-max(lengths)[1]] = name  # the longest, and the first of equals
-        return NamedSharding(mesh, PartitionSpec(*spec))
-
     def model_place(x: Any) -> Any:
-        return cut(x) if layout == "fsdp" and eqx.is_inexact_array(x) else whole
+        return (
+            cut(x.shape, mesh, (name,))
+            if layout == "fsdp" and eqx.is_inexact_array(x)
+            else whole
+        )
 
     model = _placed(model, model_place)
     shapes = {x.shape for x in jtu.tree_leaves(model) if eqx.is_inexact_array(x)}
@@ -95,7 +91,7 @@ def shard(
         if explicit and x.shape not in shapes:
             # `init` has said where the sums and factors of a parameter can lie.
             return NamedSharding(mesh, getattr(x.sharding, "spec", PartitionSpec()))
-        return cut(x)
+        return cut(x.shape, mesh, (name,))
 
     if opt.count is not None:
         return model, _placed(opt, state_place)
