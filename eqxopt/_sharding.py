@@ -195,6 +195,22 @@ def placed_at(x: T, place: NamedSharding) -> T:
     return jax.device_put(x, place)
 
 
+def as_placed(new: T, old: T) -> T:
+    """`new`, which a compiled program has made of `old`, with each array where that of
+    `old` lies: what is not said to a compiler, it chooses."""
+    leaves, treedef = jtu.tree_flatten(new)
+    for i, (x, before) in enumerate(zip(leaves, jtu.tree_leaves(old))):
+        place = place_of(before)
+        if place is not None and place.num_devices > 1 and place_of(x) != place:
+            leaves[i] = jax.device_put(x, place)
+    return treedef.unflatten(leaves)
+
+
+def is_on_mesh(x: Any) -> bool:
+    place = place_of(x)
+    return place is not None and place.num_devices > 1
+
+
 def place_of(x: Any) -> jax.sharding.Sharding | None:
     """Where an array lies; `None` for what is traced or is no array."""
     if isinstance(x, Tracer) or not isinstance(x, jax.Array):

@@ -1,6 +1,8 @@
 """Training on a mesh of eight devices: arrays stay where they are, and each device does
 its part."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -289,3 +291,57 @@ def test_a_rate_that_is_changed():
     once = len(traces)
     net, opt, _ = step(net, opt.replace(learning_rate=0.5), *batch)
     assert len(traces) == once
+
+
+def matrices(mesh):
+    """Several of two shapes, in shards of their rows, and of their columns if the mesh
+    has a second axis."""
+    names = mesh.axis_names
+    shapes = [(64, 32)] * 3 + [(32, 32)] * 2
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return {
+        str(i): jax.device_put(jax.random.normal(k, s), NamedSharding(mesh, P(*names)))
+        for i, (k, s) in enumerate(zip(keys, shapes))
+    }
+
+
+MESHES = {"rows": ((8,), ("data",)), "both": ((2, 4), ("data", "model"))}
+every_mesh = pytest.mark.parametrize("shape", MESHES)
+
+
+@every_mesh
+@pytest.mark.parametrize("name", ["Muon", "NorMuon", "Scion"])
+def test_each_matrix_moves_once(name, shape):
+    """Whatever its products are. All of one shape move together, there and back."""
+    params = matrices(mesh_of("auto", *MESHES[shape]))
+    opt = getattr(eqxopt, name)(0.01).init(params)
+    step = jax.jit(lambda grads, params, opt: opt.apply(grads, params))
+    compiled = step.lower(params, params, opt).compile()
+    moves = [
+        line
+        for line in compiled.as_text().splitlines()
+        if re.search(" (all-gather|all-to-all|collective-permute)(-start)?[(]", line)
+        and ",1]" not in line  # the sums over rows of NorMuon
+    ]
+    axes, shapes = len(MESHES[shape][0]), 2
+    assert 0 < len(moves) <= 2 * axes * shapes
+    one = jax.tree.map(jnp.asarray, jax.device_get(params))
+    expected, _ = opt.init(one).apply(one, one)
+    assert_close(jax.device_get(compiled(params, params, opt)[0]), expected, 1e-4)
+
+
+@every_mesh
+@pytest.mark.parametrize("name", ["SOAP", "Shampoo", "KLShampoo", "PSGDKron"])
+def test_factors_lie_in_shards(name, shape):
+    """And stay there."""
+    params = matrices(mesh_of("auto", *MESHES[shape]))
+    opt = getattr(eqxopt, name)(0.01).init(params)
+    state = jax.tree.leaves(opt.state)
+    own = sum(x.addressable_shards[0].data.nbytes for x in state)
+    assert own <= 0.2 * sum(x.nbytes for x in state)
+    if shape == "rows":
+        before = places(params, opt)
+        net = params
+        for _ in range(2):
+            net, opt = opt.apply(net, net)
+        assert places(net, opt) == before

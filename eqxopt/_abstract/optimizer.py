@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 from .._compile.staging import in_jit
 from .._compile.traces import as_argument, compiled
 from .._math import moved
+from .._sharding import as_placed, is_on_mesh
 from .._tree import Parameters
 from .._types import AnyLeaf, Scalar, Self
 from .spread import kept
@@ -78,7 +79,8 @@ class AbstractOptimizer(AbstractTransform):
             residual_fn = (
                 as_argument(residual_fn, params) if calls_residuals else _undeclared
             )
-        return _compiled_apply(self, grads, params, value, value_fn, residual_fn)
+        new = _compiled_apply(self, grads, params, value, value_fn, residual_fn)
+        return as_placed(new, (params, self)) if is_on_mesh(self.count) else new
 
     def eval_params(self, params: M) -> M:
         """The model to evaluate: an averaged one for the methods that keep an average,
