@@ -108,3 +108,17 @@ def test_resume(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert shown.count("SIGTERM: saved") == shown.count("going on after") == 1
     assert "held out" in shown
+
+
+@pytest.mark.parametrize("task, layouts", [("digits", 3), ("text", 1)])
+def test_sharded(task, layouts, tmp_path):
+    """Each device has less in each layout, and the losses are the same."""
+    sharded = load("sharded")
+    output, names = tmp_path / "sharded.png", sharded.LAYOUTS[-layouts:]
+    arguments = ["--task", task, "--steps", "3", "--batch-size", "16", "--layout"]
+    results = sharded.main([*arguments, *names, "--output", str(output)])
+    assert [*results] == names and output.read_bytes().startswith(b"\x89PNG")
+    sizes = [sum(size) for _, size, _ in results.values()]
+    assert sizes == sorted(sizes, reverse=True) and len({*sizes}) == layouts
+    losses = [losses for losses, _, _ in results.values()]
+    assert all(loss == pytest.approx(losses[0], rel=1e-4) for loss in losses)
