@@ -2,7 +2,7 @@
 
 python -m benchmarks [PART ...] [--save FOLDER]
 
-Without names it runs all parts but those that take long: cutest, fits, heat,
+Without names it runs all parts but those that take long: cutest, devices, fits, heat,
 mantissas, newton, poisson and precision. On a GPU it runs those that are bound by
 memory or by products, on larger arrays, and saves them beside the figures of a CPU.
 All optimizers beside each other are a program of its own: `python -m
@@ -15,6 +15,7 @@ import pathlib
 import jax
 
 from .cutest import cutest
+from .devices import devices
 from .everyone import large_alone, small_and_large
 from .fits import fits
 from .imports import import_times
@@ -59,8 +60,10 @@ PARTS = {
     "poisson": poisson,
     "heat": heat,
     "cutest": cutest,
+    "devices": devices,
 }
 LONG = ("precision", "mantissas", "newton", "fits", "poisson", "heat", "cutest")
+LONG += ("devices",)
 # Compiling takes long there, so only steps are timed.
 ON_GPU = {
     "large": lambda: large_array(16384, bar=1.05),

@@ -1,9 +1,11 @@
 """The tables of optimizers, transforms and wrappers that the contract is run over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
+import pytest
 from own_optimizers import MeanGradient, SoftClip, UniformAverage
 
 import eqxopt
@@ -399,3 +401,31 @@ WRAPPERS: dict[str, Case] = {
 OWN_OPTIMIZERS = {"MeanGradient": Case(lambda: MeanGradient(0.01, 0.8, 0.1))}
 OWN_TRANSFORMS = {"SoftClip": Case(lambda: SoftClip(0.1))}
 OWN_WRAPPERS = {"UniformAverage": around(UniformAverage)}
+
+# One of each kind of rule. A quick run looks at these wherever a test goes through a
+# table, and at all cases only where the numbers of each are checked.
+EXAMPLES = frozenset(
+    "Adafactor AdamW GaussNewton LBFGS Lion MeanGradient Muon PolyakSGD Prodigy "
+    "ScheduleFreeAdamW SOAP Sophia "
+    "AddNoise ClipByGlobalNorm ScaleByTrustRatio SoftClip "
+    "Accumulate EMA MasterWeights SAM ScheduleFree UniformAverage".split()
+)
+_IN_TABLES = frozenset(
+    OPTIMIZERS | TRANSFORMS | WRAPPERS | OWN_OPTIMIZERS | OWN_TRANSFORMS | OWN_WRAPPERS
+)
+
+
+def each(names: Iterable[str]) -> list[Any]:
+    """Names as parameters of a test. Cases of the tables that are no examples are left
+    to a full run, `pytest -m ""`."""
+    return few(names, EXAMPLES | {x for x in names if x not in _IN_TABLES})
+
+
+def few(names: Iterable[Any], examples: Iterable[Any]) -> list[Any]:
+    """The same, with other examples."""
+    return [name if name in examples else _more(name) for name in names]
+
+
+def _more(name: Any) -> Any:
+    values = name if isinstance(name, tuple) else (name,)
+    return pytest.param(*values, marks=pytest.mark.more)

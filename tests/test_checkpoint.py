@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from cases import OPTIMIZERS, OWN_OPTIMIZERS, TRANSFORMS, WRAPPERS
+from cases import each, OPTIMIZERS, OWN_OPTIMIZERS, TRANSFORMS, WRAPPERS
 from problems import CURVED, Model, small_params
 
 import eqxopt
@@ -397,7 +397,7 @@ def with_other_numbers(opt):
     return opt
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", each(EVERY))
 def test_every_optimizer(name, path):
     """Into a fresh optimizer for another model, whose hyperparameters are others."""
     params = small_params()

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from cases import OPTIMIZERS as TABLE, OWN_OPTIMIZERS
+from cases import each, OPTIMIZERS as TABLE, OWN_OPTIMIZERS
 from problems import CURVED, Model, small_params
 from training_loops import (
     arrays,
@@ -26,7 +26,7 @@ OPTIMIZERS = TABLE | OWN_OPTIMIZERS
 
 
 # All tests of one case run in a row, so that they share compiled programs.
-every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS, scope="module")
+every_optimizer = pytest.mark.parametrize("name", each(OPTIMIZERS), scope="module")
 
 
 @every_optimizer

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import OPTIMIZERS, TRANSFORMS, WRAPPERS
+from cases import each, OPTIMIZERS, TRANSFORMS, WRAPPERS
 
 import eqxopt
 
@@ -30,7 +30,7 @@ def flags():
         yield
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", each(CASES))
 def test_no_infinity_and_no_nan(name, flags):
     params = {"w": jnp.full((3, 2), 0.5), "b": jnp.ones(3)}
     loss = lambda p: jnp.sum(jnp.square(p["w"])) + jnp.sum(jnp.square(p["b"]))

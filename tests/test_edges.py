@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import OPTIMIZERS, TRANSFORMS, WRAPPERS
+from cases import each, OPTIMIZERS, TRANSFORMS, WRAPPERS
 from problems import small_params
 from training_loops import in_optax, last_step, step
 
@@ -50,7 +50,7 @@ RESTLESS = {"Fromage", "NoisySGD", "Scion", "Yogi"}
 RESTLESS |= {"GaussNewton", "LevenbergMarquardt"}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", each(OPTIMIZERS))
 class TestEveryOptimizer:
     """All of it runs in one program."""
 
@@ -91,7 +91,7 @@ class TestEveryOptimizer:
             params = after
 
 
-@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("name", each(WRAPPERS))
 def test_wrappers(name):
     """Their counts stay at the largest, and huge gradients pass."""
     grads = small_params(seed=1)
@@ -111,7 +111,7 @@ def test_wrappers(name):
         assert not any(np.any(np.isnan(x)) for x in jax.tree.leaves((params, opt)))
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("name", each(TRANSFORMS))
 def test_transforms(name):
     params, grads = small_params(), small_params(seed=1)
     transform = counted_to(LAST - 1, TRANSFORMS[name].make().init(params))

@@ -6,7 +6,7 @@ import pathlib
 import signal
 
 import pytest
-from cases import OPTIMIZERS
+from cases import each, OPTIMIZERS
 from training_loops import arrays, assert_equal
 
 import eqxopt
@@ -43,7 +43,7 @@ def test_digits_accuracy(digits, tmp_path):
 DENSE = {"BFGS", "SSBFGS", "SSBroyden"}
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - DENSE))
+@pytest.mark.parametrize("name", each(sorted(OPTIMIZERS.keys() - DENSE)))
 def test_digits_two_steps(digits, name, monkeypatch):
     """Every optimizer runs in the example's loop, and has a rate there."""
     assert name in digits.RATES

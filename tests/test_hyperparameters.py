@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import OPTIMIZERS as TABLE, OWN_OPTIMIZERS
+from cases import each, OPTIMIZERS as TABLE, OWN_OPTIMIZERS
 from problems import params_and_still, still_loss as loss, still_residuals
 
 import eqxopt
@@ -18,7 +18,7 @@ OPTIMIZERS = TABLE | OWN_OPTIMIZERS
 
 
 # All tests of one case run in a row, so that they share compiled programs.
-every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS, scope="module")
+every_optimizer = pytest.mark.parametrize("name", each(OPTIMIZERS), scope="module")
 
 
 loss_and_grads = jax.jit(jax.value_and_grad(loss))

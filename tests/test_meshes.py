@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from cases import Case, OPTIMIZERS, OWN_OPTIMIZERS, OWN_WRAPPERS, WRAPPERS
+from cases import Case, each, OPTIMIZERS, OWN_OPTIMIZERS, OWN_WRAPPERS, WRAPPERS
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from training_loops import assert_close
 
@@ -97,7 +97,7 @@ def trained(opt, params, steps=2):
     return jax.lax.scan(body, (params, opt), length=steps)[0]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", each(CASES))
 def test_explicit_axes(name):
     def run(params):
         before = params, CASES[name].make().init(params)
@@ -108,7 +108,7 @@ def test_explicit_axes(name):
         jax.eval_shape(run, shapes(P("x")))
 
 
-@pytest.mark.parametrize("name", COUPLED)
+@pytest.mark.parametrize("name", each(COUPLED))
 def test_inside_shard_map(name):
     def run(params):
         before = params, CASES[name].make().init(params)
@@ -118,7 +118,7 @@ def test_inside_shard_map(name):
     jax.eval_shape(spread(run, P("x")), shapes())
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", each(ALONE))
 def test_inside_shard_map_with_some_that_do_not_vary(name):
     """A parameter that is the same on all devices, and its state, stay so."""
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import OPTIMIZERS, TRANSFORMS, WRAPPERS
+from cases import each, OPTIMIZERS, TRANSFORMS, WRAPPERS
 from problems import Model
 
 import eqxopt
@@ -39,7 +39,7 @@ def disjoint(*trees):
     return len(every) == len(set(every))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", each(RECIPES))
 def test_nothing_is_shared(name):
     params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
     recipe = RECIPES[name]()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import OPTIMIZERS, OWN_OPTIMIZERS, WRAPPERS
+from cases import each, OPTIMIZERS, OWN_OPTIMIZERS, WRAPPERS
 from problems import CURVED
 from training_loops import arrays, assert_close, assert_equal, bits, scanned, step
 
@@ -50,7 +50,7 @@ def trained(opt, model, steps=2):
     return model, opt
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", each(CASES))
 def test_the_same_numbers(name, x64):
     """As with arrays of its own for each parameter, also if some have no gradient."""
     params = many_params()

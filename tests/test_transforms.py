@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import OWN_TRANSFORMS, TRANSFORMS as TABLE
+from cases import each, OWN_TRANSFORMS, TRANSFORMS as TABLE
 from problems import Model, params_and_still, small_params, still_loss as loss
 from training_loops import (
     assert_close,
@@ -26,7 +26,7 @@ TRANSFORMS = TABLE | OWN_TRANSFORMS
 
 
 # All tests of one case run in a row, so that they share compiled programs.
-every_transform = pytest.mark.parametrize("name", TRANSFORMS, scope="module")
+every_transform = pytest.mark.parametrize("name", each(TRANSFORMS), scope="module")
 STATEFUL = ["ClipByGlobalNorm", "Normalize", "ZeroNaNs"]
 WITH_NUMBERS = [
     name for name in TRANSFORMS if TRANSFORMS[name].make().hyperparameters()

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import INNER, OWN_WRAPPERS, WRAPPERS as TABLE
+from cases import each, EXAMPLES, few, INNER, OWN_WRAPPERS, WRAPPERS as TABLE
 from problems import (
     curved,
     Model,
@@ -35,8 +35,11 @@ WRAPPERS = TABLE | OWN_WRAPPERS
 PAIRS = [(wrapper, inner) for wrapper in WRAPPERS for inner in INNER]
 
 # All tests of one case run in a row, so that they share compiled programs.
-every_pair = pytest.mark.parametrize("wrapper, inner", PAIRS, scope="module")
-every_wrapper = pytest.mark.parametrize("wrapper", WRAPPERS, scope="module")
+EXAMPLES_OF_PAIRS = [(name, "AdamW") for name in EXAMPLES]
+every_pair = pytest.mark.parametrize(
+    "wrapper, inner", few(PAIRS, EXAMPLES_OF_PAIRS), scope="module"
+)
+every_wrapper = pytest.mark.parametrize("wrapper", each(WRAPPERS), scope="module")
 
 
 def test_every_wrapper_is_in_the_table():
