@@ -33,6 +33,7 @@ if FLAGS not in before:  # otherwise the parent process has added them
 
 import jax
 import pytest
+from slow import mark
 
 
 # Tracing makes many objects. Python would look for garbage among them too often.
@@ -54,3 +55,8 @@ def pytest_runtest_teardown() -> None:
     """Drop compiled programs now and then. Those of a whole suite take gigabytes."""
     if next(runs) % 300 == 0:
         jax.clear_caches()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark(items)

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import json
 import pathlib
 import pkgutil
 import re
@@ -235,3 +236,12 @@ def test_public_functions_are_annotated():
                 hints = function.__annotations__
                 missing = set(inspect.signature(function).parameters) - set(hints)
                 assert missing <= {"self", "primals", "tangents"}, function
+
+
+def test_slow_tests_exist():
+    """A test that was renamed would be left out of no run, and nobody would see it."""
+    slow = json.loads(pathlib.Path(__file__).with_name("slow.json").read_text())
+    for name in [*slow["first"], *slow["none"]]:
+        file, *_, function = name.split("::")
+        text = (pathlib.Path(__file__).parents[1] / file).read_text()
+        assert f"def {function}(" in text, name
