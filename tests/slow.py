@@ -4,8 +4,8 @@
 
 writes `slow.json` anew:
 
-- `first`: tests with cases that take long. A quick run looks at the first case, and of a
-    test in `NUMBERS` at the first one of each optimizer.
+- `first`: tests with cases that take long. A quick run looks at the first case, and of
+    a test in `NUMBERS` at the first one of each optimizer.
 - `none`: tests whose first case takes very long.
 """
 
