@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from .._sharding import everywhere, place_of, placed_at
@@ -18,14 +18,15 @@ T = TypeVar("T")
 
 
 class Layout(NamedTuple):
-    """The place of each array."""
+    """The place of each array, at least one of which lies on several devices. `None`
+    for what was placed by other means than a mesh."""
 
-    places: tuple[Sharding | None, ...]
+    places: tuple[NamedSharding | None, ...]
 
     def beside(self, arrays: list[Any]) -> list[Any]:
         """Other arguments of the program. On a mesh of several processes each array of
         one process goes everywhere."""
-        first = next(x for x in self.places if isinstance(x, NamedSharding))
+        first = next(filter(None, self.places))
         if first.is_fully_addressable:
             return arrays
         place = NamedSharding(first.mesh, PartitionSpec())
@@ -53,9 +54,13 @@ def layout_of(
     if all(map(_on_one_device, arrays)) and all(map(_on_one_device, others)):
         return arrays, None
     place = everywhere(arrays) or everywhere(others)
-    if place is not None:
-        arrays = [placed_at(x, place) for x in arrays]
-    return arrays, Layout(tuple(map(place_of, arrays)))
+    if place is None:
+        return arrays, None
+    arrays = [placed_at(x, place) for x in arrays]
+    places = map(place_of, arrays)
+    return arrays, Layout(
+        tuple(x if isinstance(x, NamedSharding) else None for x in places)
+    )
 
 
 def _on_one_device(x: Any) -> bool:
@@ -72,8 +77,8 @@ def _global(x: Any, place: NamedSharding) -> Any:
     return put(x, place)
 
 
-def _put(x: Array, place: Sharding | None) -> Array:
-    if not isinstance(place, NamedSharding):
+def _put(x: Array, place: NamedSharding | None) -> Array:
+    if place is None:
         return x
     if AxisType.Explicit in place.mesh.axis_types:
         return jax.sharding.reshard(x, place)

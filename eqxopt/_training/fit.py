@@ -170,7 +170,7 @@ def fit(
     """
     _check((model, opt, state), steps, steps_per_call)
     first = int(jax.device_get(batches_taken(opt)))
-    place = everywhere(jtu.tree_leaves((model, opt)))
+    place = everywhere(jtu.tree_leaves((model, opt, batches)))
     peers = Peers("`fit`", place)
     source, steps = source_of(
         "`fit`",

@@ -75,11 +75,8 @@ def shard(
     whole = NamedSharding(mesh, PartitionSpec())
 
     def model_place(x: Any) -> Any:
-        return (
-            cut(x.shape, mesh, (name,))
-            if layout == "fsdp" and eqx.is_inexact_array(x)
-            else whole
-        )
+        in_shards = layout == "fsdp" and eqx.is_inexact_array(x)
+        return cut(x.shape, mesh, [name]) if in_shards else whole
 
     model = _placed(model, model_place)
     shapes = {x.shape for x in jtu.tree_leaves(model) if eqx.is_inexact_array(x)}
@@ -91,7 +88,7 @@ def shard(
         if explicit and x.shape not in shapes:
             # `init` has said where the sums and factors of a parameter can lie.
             return NamedSharding(mesh, getattr(x.sharding, "spec", PartitionSpec()))
-        return cut(x.shape, mesh, (name,))
+        return cut(x.shape, mesh, [name])
 
     if opt.count is not None:
         return model, _placed(opt, state_place)
