@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, Sharding
 from jaxtyping import PyTree
 
 from .._abstract.transform import leaves_by_path
+from .._sharding import place_of
 from .._tree import is_key, show_path
 
 
@@ -95,7 +96,8 @@ def stored_form(name: str, x: Any) -> np.ndarray:
 
 
 def is_of_several_processes(x: Any) -> bool:
-    return isinstance(x, jax.Array) and not x.is_fully_addressable
+    place = place_of(x)
+    return place is not None and not place.is_fully_addressable
 
 
 def restored(array: np.ndarray, kind: Kind, like: Any) -> Any:
