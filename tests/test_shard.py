@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from training_loops import assert_close
@@ -345,3 +346,23 @@ def test_factors_lie_in_shards(name, shape):
         for _ in range(2):
             net, opt = opt.apply(net, net)
         assert places(net, opt) == before
+
+
+@pytest.mark.parametrize("layout", ["data", "fsdp"])
+def test_orbax_onto_another_mesh(layout, tmp_path):
+    """Onto an eagerly made target, whose count and numbers lie on the mesh as well."""
+    eight, four = mesh_of("auto"), jax.make_mesh((4,), ("data",), (AxisType.Auto,))
+    params = {"w": jnp.ones((16, 4)), "b": jnp.ones(3)}
+    saved = eqxopt.shard(params, eqxopt.AdamW(0.1), eight, layout)
+    saved = saved[1].apply(*[saved[0]] * 2)
+    rows = NamedSharding(four, P("data"))
+    fresh = {"w": jax.device_put(params["w"], rows)}
+    fresh["b"] = jax.device_put(params["b"], NamedSharding(four, P()))
+    target = fresh, eqxopt.AdamW(0.1).init(fresh, in_stacks=layout == "data")
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "run", saved)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "run", target)
+    assert places(*restored) == places(*target)
+    after = jax.jit(lambda p, o: o.apply(p, p))(*restored)
+    assert_same_numbers(after, saved[1].apply(*[saved[0]] * 2))
