@@ -170,7 +170,8 @@ def fit(
     """
     _check((model, opt, state), steps, steps_per_call)
     first = int(jax.device_get(batches_taken(opt)))
-    place = everywhere(jtu.tree_leaves((model, opt, batches)))
+    in_memory = None if batch_size is None else batches
+    place = everywhere(jtu.tree_leaves((model, opt, in_memory)))
     peers = Peers("`fit`", place)
     source, steps = source_of(
         "`fit`",
