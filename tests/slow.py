@@ -28,8 +28,8 @@ NUMBERS = {
 }
 # A quick run has these in any case: what the README promises.
 KEPT = {"tests/test_examples.py::test_digits_accuracy"}
-# As shares of the time of a whole run: 0.16 and 1.6 seconds of an hour.
-LONG, VERY_LONG = 4.5e-5, 4.5e-4
+# As shares of the time of a whole run: 0.13 and 1.3 seconds of an hour.
+LONG, VERY_LONG = 3.5e-5, 3.5e-4
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
