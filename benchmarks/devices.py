@@ -38,6 +38,8 @@ OPERATIONS = (
 SHAPE = re.compile(r"([a-z]+[0-9]+|pred)\[([0-9,]*)\]")
 STARTS = re.compile(rf" = (.*?) (?:{'|'.join(OPERATIONS)})(?:-start)?\(")
 PROCESSES = (1, 2, 4)
+# Their inverse Hessian of these parameters would have gigabytes.
+DENSE = {"BFGS", "SSBFGS", "SSBroyden"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Devices:
         again = [x["optimizer"] for x in self.updates if x["compiled"] > 1]
         return (
             f"More than 0.2 of the state on a device: {', '.join(large) or 'none'}. "
-            f"Compiled more than once: {', '.join(again) or 'none'}."
+            f"Compiled more than once: {', '.join(again) or 'none'}. Left out, since "
+            f"they are for small models: {', '.join(sorted(DENSE))}."
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -108,7 +111,8 @@ def devices(
     """Measured in processes of its own, which have the devices."""
     from .quality.optimizers import PLAIN
 
-    (updates,) = _run(8, ["updates", *(names or PLAIN)], 1)
+    names = names or [name for name in PLAIN if name not in DENSE]
+    (updates,) = _run(8, ["updates", *names], 1)
     # All wait for the last.
     times = {n: max(_run(4 // n, ["time"], n)) for n in processes}
     return Devices(updates, times)

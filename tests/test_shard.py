@@ -13,6 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from training_loops import assert_close
 
 import eqxopt
+from benchmarks import report
+from benchmarks.devices import devices
 
 
 LAYOUTS = ["data", "zero-1", "fsdp"]
@@ -366,3 +368,14 @@ def test_orbax_onto_another_mesh(layout, tmp_path):
     assert places(*restored) == places(*target)
     after = jax.jit(lambda p, o: o.apply(p, p))(*restored)
     assert_same_numbers(after, saved[1].apply(*[saved[0]] * 2))
+
+
+def test_benchmark_of_devices(tmp_path):
+    results = devices(["SGD"], [1])
+    (row,) = results.updates
+    assert row["compiled"] == 1
+    # The sum of the losses, and nothing of the gradients.
+    assert all(mode["bytes"] < 100 for mode in row["modes"].values())
+    report.save({"devices": results}, tmp_path)
+    lines = (tmp_path / "benchmarks-devices.md").read_text().splitlines()
+    assert lines[0] == results.verdict() and "| SGD |" in "".join(lines)
