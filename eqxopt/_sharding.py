@@ -1,18 +1,17 @@
-"""Where arrays lie when a model is spread over devices.
+"""What the type of an array says of where it lies.
 
-The type of an array says part of it: in which shards it lies, on a mesh with explicit
-axes, and inside `jax.shard_map` over which axes it varies. Loops and branches insist on
-equal types.
+On a mesh with explicit axes, in which shards; inside `jax.shard_map`, over which axes
+it varies; on auto axes, on which mesh. Loops and branches insist on equal types.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.core import Tracer
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from ._types import AnyLeaf
@@ -129,93 +128,6 @@ def of_type(x: Array, like: Array) -> Array:
     if _shards(x) and not _shards(like) and on_explicit_axes(like):
         return _in_shards(x, jax.typeof(like).sharding)
     return tied(x, like)
-
-
-def everywhere(arrays: Iterable[Any]) -> NamedSharding | None:
-    """The place that is all of the first mesh on which one of `arrays` lies; `None` if
-    none lies on several devices."""
-    for x in arrays:
-        sharding = place_of(x)
-        if isinstance(sharding, NamedSharding) and sharding.num_devices > 1:
-            return NamedSharding(sharding.mesh, PartitionSpec())
-    return None
-
-
-def cut(
-    shape: tuple[int, ...], mesh: Mesh | AbstractMesh, axes: Sequence[str]
-) -> NamedSharding:
-    """Shards of an array: over each axis of the mesh along the longest of its own that
-    the devices divide, and that is not cut yet. The first of equals."""
-    spec: list[Any] = [None] * len(shape)
-    for axis in sorted(axes, key=lambda axis: -mesh.shape[axis]):
-        lengths = [
-            (n, -i)
-            for i, (n, taken) in enumerate(zip(shape, spec))
-            if n and n % mesh.shape[axis] == 0 and taken is None
-        ]
-        if lengths:
-            spec[-max(lengths)[1]] = axis
-    return NamedSharding(mesh, PartitionSpec(*spec))
-
-
-# Smaller arrays are not worth the messages.
-_WORTH_CUTTING = 2**10
-
-
-def on_their_mesh(tree: T, arrays: Sequence[Any]) -> T:
-    """`tree`, made for `arrays`, on the mesh on which these lie.
-
-    If they lie in shards, so does what is large and belongs to none of them alone, such
-    as the factors of a matrix. The rest lies everywhere.
-    """
-    place = everywhere(arrays)
-    if place is None:
-        return tree
-    specs = jtu.tree_leaves([tuple(getattr(place_of(x), "spec", ())) for x in arrays])
-    axes = [axis for axis in place.mesh.axis_names if axis in specs]
-    auto = AxisType.Explicit not in place.mesh.axis_types
-    shapes = {x.shape for x in arrays}
-
-    def placed(x: Any) -> Any:
-        sharding = place_of(x)
-        if sharding is None or not sharding.is_fully_replicated:
-            return x
-        if auto and axes and x.size >= _WORTH_CUTTING and x.shape not in shapes:
-            return jax.device_put(x, cut(x.shape, place.mesh, axes))
-        return placed_at(x, place)
-
-    return jtu.tree_map(placed, tree)
-
-
-def placed_at(x: T, place: NamedSharding) -> T:
-    """`x` at `place`, if it is an array that lies on one device."""
-    sharding = place_of(x)
-    if sharding is None or sharding.num_devices > 1:
-        return x
-    return jax.device_put(x, place)
-
-
-def as_placed(new: T, old: T) -> T:
-    """`new`, which a compiled program has made of `old`, with each array where that of
-    `old` lies: what is not said to a compiler, it chooses."""
-    leaves, treedef = jtu.tree_flatten(new)
-    for i, (x, before) in enumerate(zip(leaves, jtu.tree_leaves(old))):
-        place = place_of(before)
-        if place is not None and place.num_devices > 1 and place_of(x) != place:
-            leaves[i] = jax.device_put(x, place)
-    return treedef.unflatten(leaves)
-
-
-def is_on_mesh(x: Any) -> bool:
-    place = place_of(x)
-    return place is not None and place.num_devices > 1
-
-
-def place_of(x: Any) -> jax.sharding.Sharding | None:
-    """Where an array lies; `None` for what is traced or is no array."""
-    if isinstance(x, Tracer) or not isinstance(x, jax.Array):
-        return None
-    return x.sharding
 
 
 def cond(

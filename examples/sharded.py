@@ -63,15 +63,18 @@ class Transformer(eqx.Module):
     blocks: list[Block]
     head: eqx.nn.Linear
 
-    def __init__(self, characters: int, width: int, depth: int, *, key: PRNGKeyArray):
+    def __init__(
+        self, characters: int, context: int, width: int, depth: int, key: PRNGKeyArray
+    ):
         keys = jax.random.split(key, depth + 3)
         self.characters = eqx.nn.Embedding(characters, width, key=keys[0])
-        self.places = eqx.nn.Embedding(CONTEXT, width, key=keys[1])
+        self.places = eqx.nn.Embedding(context, width, key=keys[1])
         self.head = eqx.nn.Linear(width, characters, key=keys[2])
         self.blocks = [Block(width, key=key) for key in keys[3:]]
 
     def __call__(self, text: Int[Array, " length"]) -> Float[Array, "length codes"]:
-        x = jax.vmap(self.characters)(text) + jax.vmap(self.places)(np.arange(CONTEXT))
+        places = jnp.arange(len(text))
+        x = jax.vmap(self.characters)(text) + jax.vmap(self.places)(places)
         for block in self.blocks:
             x = block(x)
         return jax.vmap(self.head)(x)
@@ -97,7 +100,7 @@ def text(seed: int) -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
     codes = np.array([known[character] for character in whole], np.int32)
     pieces = codes[: len(codes) // CONTEXT * CONTEXT].reshape(-1, CONTEXT)
     following = np.roll(codes, -1)[: pieces.size].reshape(pieces.shape)
-    model = Transformer(len(known), 64, 2, key=jax.random.key(seed))
+    model = Transformer(len(known), CONTEXT, 64, 2, jax.random.key(seed))
     return model, (pieces, following)
 
 

@@ -298,7 +298,7 @@ def test_resume_is_as_if_it_had_not_stopped(monkeypatch, source):
 def test_too_large():
     with pytest.warns(UserWarning, match=r"with its 2 seeds may need .* GB"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("eqxopt._training._population._free_bytes", lambda: 1)
+            patch.setattr("eqxopt._training._group._free_bytes", lambda: 1)
             result = swept(seeds=2)
     assert result.side_by_side == 2
 

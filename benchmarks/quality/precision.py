@@ -19,6 +19,7 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits
 
 import eqxopt
+from examples.sharded import Transformer
 
 from ..report import HELD, in_grey, markdown, MISSED, summary
 
@@ -52,49 +53,6 @@ def classes(load: Callable[..., Any], width: int, steps: int) -> Task:
 
     model = lambda key: eqx.nn.MLP(x.shape[1], n, width, 2, key=key)
     return Task(model, batch, loss, steps, (x, y))
-
-
-class Block(eqx.Module):
-    """A layer of a transformer: attention to what came before, and a network."""
-
-    attention: eqx.nn.MultiheadAttention
-    network: eqx.nn.MLP
-    norms: list[eqx.nn.LayerNorm]
-
-    def __init__(self, width: int, key: Any):
-        keys = jax.random.split(key)
-        self.attention = eqx.nn.MultiheadAttention(4, width, key=keys[0])
-        self.network = eqx.nn.MLP(width, width, 4 * width, 1, jax.nn.gelu, key=keys[1])
-        self.norms = [eqx.nn.LayerNorm(width) for _ in range(2)]
-
-    def __call__(self, x: Any) -> Any:
-        mask = jnp.tril(jnp.ones((len(x), len(x)), bool))
-        normed = jax.vmap(self.norms[0])(x)
-        x = x + self.attention(normed, normed, normed, mask)
-        return x + jax.vmap(self.network)(jax.vmap(self.norms[1])(x))
-
-
-class Transformer(eqx.Module):
-    """Guesses the next character of a text."""
-
-    characters: eqx.nn.Embedding
-    places: eqx.nn.Embedding
-    blocks: list[Block]
-    head: eqx.nn.Linear
-
-    def __init__(self, n: int, context: int, width: int, depth: int, key: Any):
-        keys = jax.random.split(key, depth + 3)
-        self.characters = eqx.nn.Embedding(n, width, key=keys[0])
-        self.places = eqx.nn.Embedding(context, width, key=keys[1])
-        self.head = eqx.nn.Linear(width, n, key=keys[2])
-        self.blocks = [Block(width, key) for key in keys[3:]]
-
-    def __call__(self, text: Any) -> Any:
-        places = jnp.arange(len(text))
-        x = jax.vmap(self.characters)(text) + jax.vmap(self.places)(places)
-        for block in self.blocks:
-            x = block(x)
-        return jax.vmap(self.head)(x)
 
 
 def text(context: int, width: int, depth: int, steps: int) -> Task:

@@ -15,9 +15,9 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.model_selection import train_test_split
 
 import eqxopt
+from examples.sharded import Transformer
 
 from ..pinns import Poisson
-from .precision import Transformer
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 from .._compile.staging import in_jit
 from .._compile.traces import as_argument, compiled
 from .._math import moved
-from .._sharding import as_placed, is_on_mesh
+from .._places import as_placed, is_on_mesh
 from .._tree import Parameters
 from .._types import AnyLeaf, Scalar, Self
 from .spread import kept
@@ -102,8 +102,8 @@ def _apply(
     step = opened(optimizer, grads, Parameters(params), value, *functions)
     updates, new = optimizer.advance(step)
     parameters = step.parameters
-    new = kept(new, optimizer, parameters)
-    arrays = kept(moved(parameters.arrays, updates), parameters.arrays, parameters)
+    after = moved(parameters.arrays, updates), new
+    arrays, new = kept(after, (parameters.arrays, optimizer), parameters)
     return parameters.model(arrays), new
 
 

@@ -24,7 +24,7 @@ from .._fields import (
     word,
 )
 from .._number import check_fields, converted, integer, NumbersMeta
-from .._sharding import on_their_mesh
+from .._places import on_their_mesh
 from .._tree import KeyPath, Parameters, replace_fields, with_own_arrays
 from .._types import Leaves, Self
 from .show import completions, show

@@ -21,8 +21,9 @@ from .._math import (
 from .._number import integer
 from .._tree import Parameters, replace_fields
 from .._types import Amount, Count, Leaf, Scalar, Self, Vector
+from ._active import Active, Arrays
 from ._pairs import first_scale, has_curvature, is_positive, Last, Pair
-from .abstract import AbstractNewtonOptimizer, Active, Arrays, as_search
+from .abstract import AbstractNewtonOptimizer, as_search
 
 
 class Products(NamedTuple):

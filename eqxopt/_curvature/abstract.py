@@ -1,8 +1,8 @@
 """What optimizers that go as far as a line search tells have in common."""
 
 import abc
-from collections.abc import Callable, Sequence
-from typing import Any, cast, ClassVar, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, cast, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -26,9 +26,6 @@ from .._compile.traces import as_argument, compiled
 from .._dtype import compute_dtype, real_dtype, widest_real_dtype, zeros_like
 from .._line_search.abstract import AbstractLineSearch, Point
 from .._math import (
-    as_arrays,
-    as_vector,
-    global_norm,
     moved,
     no_update,
     own_copy,
@@ -39,18 +36,14 @@ from .._math import (
 )
 from .._sharding import cond, placed_with
 from .._tree import fill, Parameters, replace_fields
-from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self, Vector
-from ._box import Box, is_outside, onward, projected_norm, shortened
+from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Scalar, Self
+from ._active import Active, Arrays
+from ._box import is_outside
 from ._pairs import inner_products, Last, Pair, times
+from ._progress import compared, MOST_FAILURES, MOST_LEVEL_STEPS, unit_after
 
 
 M = TypeVar("M")
-Arrays = list[AnyLeaf]
-
-MOST_FAILURES = 4
-"""After how many searches in a row that found nothing no other is begun."""
-MOST_LEVEL_STEPS = 20
-"""After how many level steps the next must not be one."""
 
 
 def as_search(linesearch: Any) -> Any:
@@ -61,66 +54,6 @@ def as_search(linesearch: Any) -> Any:
             f"{linesearch!r}"
         )
     return linesearch
-
-
-class Active(NamedTuple):
-    """The parameters that have a gradient, with all that a step needs of each."""
-
-    parameters: Parameters
-    grads: Arrays
-    states: list[Any]
-    rates: list[Scalar]
-    step: Step
-    box: Box | None = None
-
-    @property
-    def arrays(self) -> Arrays:
-        return self.parameters.arrays
-
-    @property
-    def present(self) -> list[bool]:
-        """Which of all parameters these are."""
-        return [grad is not None for grad in self.step.grads]
-
-    def are_last(self) -> Bool[Array, ""]:
-        """Whether the gradients are those from the end of the last step."""
-        pairs = zip(self.grads, self.states)
-        same = [jnp.all(grad == state.grad) for grad, state in pairs]
-        return jnp.all(jnp.stack(same))
-
-    def vector(self, values: Arrays, dtype: jnp.dtype) -> Vector:
-        """A value for each of these as one vector over all parameters, with 0 for the
-        others."""
-        every = [zeros_like(param) for param in self.step.parameters.arrays]
-        fill(every, self.present, values)
-        return as_vector(every, dtype)
-
-    def parts(self, vector: Vector) -> Arrays:
-        """What a vector over all parameters has for these."""
-        every = as_arrays(vector, self.step.parameters.arrays)
-        return [array for array, x in zip(every, self.present) if x]
-
-    def directions(self, vectors: Sequence[AnyLeaf]) -> Arrays:
-        """The way against `vectors`, at the learning rate of each parameter."""
-        return [times(x, -rate) for x, rate in zip(vectors, self.rates)]
-
-    def in_box(self, updates: Arrays) -> Arrays:
-        """The updates, shortened to end in the box."""
-        if self.box is None:
-            return updates
-        return shortened(self.box, self.arrays, updates)
-
-    def grad_norm(self, arrays: Arrays, grads: Arrays) -> Scalar:
-        """The norm of the gradients at `arrays`, without what points out of the box."""
-        if self.box is None:
-            return global_norm(grads)
-        return projected_norm(self.box, arrays, grads)
-
-    def onward(self, directions: Arrays, step_size: Scalar) -> Arrays:
-        """The directions in which parameters still move after a step of this size."""
-        if self.box is None:
-            return directions
-        return onward(self.box, self.arrays, directions, step_size)
 
 
 class AbstractNewtonOptimizer(AbstractOptimizer):
@@ -299,7 +232,7 @@ def _search_step(
     # A search that found nothing would find nothing again.
     has_failed = optimizer.has_failed(active)
     at_rest = has_failed & (optimizer.failures >= MOST_FAILURES)
-    unit = jnp.where(has_failed, _shortened(optimizer.failures, dtype), 1)
+    unit = jnp.where(has_failed, unit_after(optimizer.failures, dtype), 1)
 
     def line(units: Scalar) -> Any:
         step_size = unit * units
@@ -323,7 +256,7 @@ def _search_step(
     updates = active.in_box(_scaled(directions, end.step_size))
     old_norm = active.grad_norm(active.arrays, active.grads)
     new_norm = active.grad_norm(moved(active.arrays, list(updates)), grads)
-    is_level, is_clear = _compared(start, end, old_norm, new_norm)
+    is_level, is_clear = compared(start, end, old_norm, new_norm)
     # On the way out of a flat valley, or away from a saddle, the loss falls by less
     # than rounding for some steps, while the gradients grow. At a minimum it does so
     # in every step. If not even the gradients changed, nothing moved.
@@ -354,25 +287,6 @@ def _search_step(
     new, states = new.learn(active, changes, has_moved)
     states = [state._replace(grad=grad) for state, grad in zip(states, grads)]
     return new, updates, states
-
-
-def _shortened(failures: Count, dtype: jnp.dtype) -> Scalar:
-    """The unit of step sizes after a failure. The second search has another direction.
-    The others begin about where the one before has ended, after twenty halvings."""
-    halvings = 20 * jnp.clip(failures - 1, 0, MOST_FAILURES - 2)
-    return jnp.exp2(-halvings.astype(dtype))
-
-
-def _compared(
-    start: Point, end: Point, old_norm: Scalar, new_norm: Scalar
-) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
-    """Whether the end of a search shows no progress, neither in the loss nor in the
-    gradients, and whether the loss fell clearly. The errors of a loss may be far more
-    than rounding, so only a fall that is much larger shows where steps have led."""
-    eps, size = jnp.finfo(end.value.dtype).eps, jnp.abs(start.value)
-    rise, rounding = end.value - start.value, 16 * eps * size
-    is_smaller = (new_norm < old_norm) & (rise <= rounding)
-    return ~(rise < -rounding) & ~is_smaller, rise < -(eps**0.5) * size
 
 
 def _loss(optimizer: AbstractNewtonOptimizer, active: Active) -> Scalar:

@@ -15,6 +15,7 @@ from .._number import integer
 from .._sharding import placed_with
 from .._tree import Parameters
 from .._types import Leaf, Scalar, Self
+from ._active import Active, Arrays
 from ._least_squares import (
     damped_solution,
     linearized,
@@ -23,7 +24,7 @@ from ._least_squares import (
     Solver,
 )
 from ._pairs import Last, Pair, times
-from .abstract import AbstractNewtonOptimizer, Active, Arrays, as_search
+from .abstract import AbstractNewtonOptimizer, as_search
 
 
 class Carried(NamedTuple):

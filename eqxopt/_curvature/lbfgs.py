@@ -23,6 +23,7 @@ from .._math import plus_one_if, zero_count
 from .._number import check_fields, integer
 from .._tree import Parameters, replace_fields
 from .._types import Amount, Count, Leaf, Scalar, Self
+from ._active import Active, Arrays
 from ._box import (
     box_of,
     is_outside,
@@ -39,7 +40,7 @@ from ._memory import (
     with_pair,
 )
 from ._pairs import has_curvature, inner_products, is_positive, Last, Pair, times
-from .abstract import AbstractNewtonOptimizer, Active, Arrays, as_search
+from .abstract import AbstractNewtonOptimizer, as_search
 
 
 class LBFGS(AbstractNewtonOptimizer):

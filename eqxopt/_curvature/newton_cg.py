@@ -25,15 +25,10 @@ from .._number import integer
 from .._sharding import cond, varying
 from .._tree import Parameters, replace_fields
 from .._types import Count, Leaf, Scalar, Self, Vector
+from ._active import Active, Arrays
 from ._nystrom import Linear, nystrom, preconditioner, Sketch, truncated_cg
 from ._pairs import inner_products, Last, Pair, times
-from .abstract import (
-    AbstractNewtonOptimizer,
-    Active,
-    Arrays,
-    as_search,
-    conjugated,
-)
+from .abstract import AbstractNewtonOptimizer, as_search, conjugated
 
 
 def armijo_search() -> AbstractLineSearch:

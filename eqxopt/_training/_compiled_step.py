@@ -43,6 +43,7 @@ class CompiledStep:
         self._last: _LastResult | None = None
 
     def __call__(self, carry: Carry, args: Any) -> tuple[Carry, Any]:
+        given = jtu.tree_flatten(args)
         last = self._last
         if last is not None and last.program.is_of_now() and last.is_still(carry):
             arrays, program = last.arrays, last.program
@@ -50,10 +51,10 @@ class CompiledStep:
             leaves, treedef = jtu.tree_flatten(carry)
             if any(isinstance(x, Tracer) for x in leaves):
                 return self._function(carry, args, None)
-            arrays, program = self._program(carry, leaves, treedef, args)
+            arrays, program = self._program(carry, leaves, treedef, given[0])
         self._last = None
         try:
-            new, out = program.run(arrays, args)
+            new, out = program.run(arrays, *given)
         except (RuntimeError, ValueError) as error:
             if self._donate:
                 _explain(carry, args, error)
@@ -64,10 +65,10 @@ class CompiledStep:
         return carry, out
 
     def _program(
-        self, carry: Carry, leaves: list[Any], treedef: Any, args: Any
+        self, carry: Carry, leaves: list[Any], treedef: Any, others: list[Any]
     ) -> tuple[list[Array], "_Program"]:
         arrays = [x for x in leaves if eqx.is_array(x)]
-        arrays, layout = layout_of(arrays, jtu.tree_leaves(args))
+        arrays, layout = layout_of(arrays, others)
         static = static_leaves(leaves)
         key = (treedef, static, layout)
         program = self._programs.pop(key, None)
@@ -144,8 +145,7 @@ class _Program:
         """Whether the model's methods read what they read when this was made."""
         return self._watch is None or not self._watch.changed()
 
-    def run(self, arrays: list[Array], args: Any) -> Any:
-        leaves, treedef = jtu.tree_flatten(args)
+    def run(self, arrays: list[Array], leaves: list[Any], treedef: Any) -> Any:
         static = None
         if not all(eqx.is_array_like(x) for x in leaves):
             static = tuple(None if eqx.is_array_like(x) else x for x in leaves)

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, Sharding
 from jaxtyping import PyTree
 
 from .._abstract.transform import leaves_by_path
-from .._sharding import place_of
+from .._places import place_of
 from .._tree import is_key, show_path
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.tree_util as jtu
 from jaxtyping import Array, Int, PyTree
 
-from ._batches import Chunk, Drawn
+from ._chunks import Chunk, Drawn
 from ._compiled_step import CompiledStep
 from ._layout import kept, Layout
 from ._loop import loop_of

@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from .._sharding import everywhere, place_of, placed_at
+from .._places import everywhere, is_on_mesh, place_of, placed_at
 from .._tree import is_key
 from ._rows import put
 
@@ -51,7 +51,7 @@ def layout_of(
 
     What lies on one device, such as a new learning rate, goes everywhere.
     """
-    if all(map(_on_one_device, arrays)) and all(map(_on_one_device, others)):
+    if not any(map(is_on_mesh, arrays)) and not any(map(is_on_mesh, others)):
         return arrays, None
     place = everywhere(arrays) or everywhere(others)
     if place is None:
@@ -61,11 +61,6 @@ def layout_of(
     return arrays, Layout(
         tuple(x if isinstance(x, NamedSharding) else None for x in places)
     )
-
-
-def _on_one_device(x: Any) -> bool:
-    place = place_of(x)
-    return place is None or place.num_devices == 1
 
 
 def _global(x: Any, place: NamedSharding) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array
 
-from ._batches import Chunk
+from ._chunks import Chunk
 from ._compiled_step import CompiledStep
 from ._layout import kept, Layout
 from ._loss import called, Given

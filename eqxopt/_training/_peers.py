@@ -29,12 +29,15 @@ class Peers:
         """Whether this process does what only one should do."""
         return not self.several or jax.process_index() == 0
 
-    def of_all(self, number: int) -> list[int]:
-        """The numbers of all processes."""
-        if not self.several:
-            return [number]
-        numbers = multihost_utils.process_allgather(np.array([number], np.int32))
-        return [int(x) for x in np.ravel(numbers)]
+    def of_all(self, *numbers: int) -> np.ndarray:
+        """The numbers of all processes, a row for each."""
+        return gathered(*numbers) if self.several else np.array([numbers])
 
-    def any(self, condition: bool) -> bool:
-        return max(self.of_all(int(condition))) == 1
+
+def gathered(*numbers: int) -> np.ndarray:
+    """The numbers of all processes that JAX knows, a row for each."""
+    own = np.array(numbers, np.int32)
+    return np.asarray(multihost_utils.process_allgather(own)).reshape(-1, len(own))
+
+
+ALONE = Peers("", None)

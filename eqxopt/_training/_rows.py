@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from .._sharding import place_of
+from .._places import place_of
 
 
 class Rows(NamedTuple):

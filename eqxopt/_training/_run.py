@@ -11,10 +11,11 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from ._batches import Chunk, Source
+from ._chunks import Chunk
 from ._history import Recorder
 from ._peers import Peers
 from ._program import ProgramOf
+from ._source import Source
 from ._step import Carry
 from ._stop import Stop
 
@@ -69,8 +70,8 @@ class Run:
             to_callback = steps_per_call - done % steps_per_call
             left = to_callback if steps is None else min(to_callback, steps - done)
             # The batches are made while the device computes the steps before.
-            most = min(self._peers.of_all(pace.steps(left)))
-            for chunk, n in source.take(most, stop):
+            most = np.min(self._peers.of_all(pace.steps(left)))
+            for chunk, n in source.take(int(most), stop):
                 self._finish()
                 self._begin(chunk, n)
                 done += n
@@ -103,10 +104,8 @@ class Run:
 
     def _agreed_stop(self, stop: Stop) -> str | None:
         """The signal that this or another process was given."""
-        if not self._peers.several:
-            return stop.requested
-        number = 0 if stop.requested is None else signal.Signals[stop.requested]
-        number = max(self._peers.of_all(int(number)))
+        name = stop.requested
+        number = np.max(self._peers.of_all(0 if name is None else signal.Signals[name]))
         return signal.Signals(number).name if number else None
 
     def _called(self, callback: Callable[..., Any]) -> bool:
@@ -119,7 +118,7 @@ class Run:
         answers = self._peers.of_all(answer)
         if _RAISED in answers:
             raise RuntimeError("`fit`: the callback of another process raised an error")
-        return any(answers)
+        return bool(np.any(answers))
 
     def settle(self) -> None:
         """Add what the device has computed, if that went well."""

@@ -5,8 +5,6 @@ from typing import Any, Literal, TypeVar
 
 import jax
 import jax.tree_util as jtu
-import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from .._abstract.transform import is_transform, map_by_path
@@ -23,6 +21,7 @@ from ._entries import (
     stored_form,
 )
 from ._parts import arguments_of, parts_of
+from ._peers import gathered
 
 
 T = TypeVar("T")
@@ -85,10 +84,10 @@ def _write_together(
             failed = error
     for _ in arrays:
         pass
-    done = multihost_utils.process_allgather(np.array(failed is None))
+    failures = gathered(int(failed is not None))
     if failed is not None:
         raise failed
-    if not np.all(done):
+    if failures.any():
         raise OSError(f"`save`: the first process could not write '{path}'")
 
 

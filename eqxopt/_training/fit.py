@@ -9,8 +9,8 @@ from jax.core import Tracer
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._abstract.optimizer import AbstractOptimizer
-from .._sharding import everywhere
-from ._batches import InMemory, Source, source_of
+from .._places import everywhere
+from ._batches import InMemory
 from ._compiled_step import check_alive
 from ._history import History, Recorder
 from ._loop import new_loop, shared_loop
@@ -19,6 +19,7 @@ from ._peers import Peers
 from ._program import ProgramOf
 from ._progress import shown_progress
 from ._run import Run
+from ._source import Source, source_of
 from ._step import batches_taken, Carry, check_optimizer
 from ._stop import Stop
 from ._unmoved import Unmoved
@@ -181,7 +182,7 @@ def fit(
         key,
         first,
         steps_per_call,
-        None if place is None else place.mesh,
+        place,
         batch_axes,
         peers,
     )

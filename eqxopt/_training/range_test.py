@@ -17,17 +17,17 @@ from .._abstract.transform import AbstractTransform, inner_transforms
 from .._schedule.abstract import AbstractSchedule
 from .._schedule.exponential import ExponentialDecay
 from .._wrapper.accumulate import Accumulate
-from ._batches import source_of
 from ._compiled_step import check_alive
 from ._history import History, Recorder
 from ._loop import new_loop, shared_loop
 from ._loss import takes_key
-from ._peers import Peers
+from ._peers import ALONE
 from ._program import ProgramOf
 from ._progress import shown_progress
 from ._range import Losses, Ramp, Watch
 from ._range_result import RangeTest
 from ._run import Run
+from ._source import source_of
 from ._stop import Stop
 
 
@@ -154,7 +154,7 @@ def range_test(
     )
     with shown_progress(steps * every, progress) as show, Stop() as stop:
         key = key if takes_key(loss_fn) else None
-        run = Run(program, key, (model, opt, state), Recorder(0), show, Peers("", None))
+        run = Run(program, key, (model, opt, state), Recorder(0), show, ALONE)
         with _without_warnings():
             run.train(source, stop, steps * every, most, False, diverged)
     history = run.recorder.history()

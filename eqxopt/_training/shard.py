@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .._abstract.optimizer import AbstractOptimizer
-from .._sharding import cut
+from .._places import cut
 
 
 M = TypeVar("M")

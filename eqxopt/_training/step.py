@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .._abstract.optimizer import AbstractOptimizer
-from .._sharding import everywhere
+from .._places import everywhere
 from .._types import Scalar
 from ._compiled_step import CompiledStep
 from ._layout import kept, Layout

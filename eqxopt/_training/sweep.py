@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._tree import array_leaves
-from ._batches import Source, source_of
 from ._compiled_step import CompiledStep
 from ._lanes import new_population
 from ._loss import takes_key
+from ._plan import Plan
 from ._points import listed, made, Make, Point, Points, stacked
-from ._population import Plan, Population
+from ._population import Population
 from ._program import ProgramOf
+from ._source import Source, source_of
 from ._sweep_result import Sweep
 
 
