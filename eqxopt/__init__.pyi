@@ -23,6 +23,7 @@ from ._curvature.newton_cg import NewtonCG as NewtonCG
 from ._curvature.rowwise import rowwise as rowwise
 from ._describe import describe as describe
 from ._fields.hyperparameter import PerParameter as PerParameter
+from ._fields.matrices import by_head as by_head
 from ._line_search.backtracking import BacktrackingLineSearch as BacktrackingLineSearch
 from ._line_search.grid import GridLineSearch as GridLineSearch
 from ._line_search.zoom import ZoomLineSearch as ZoomLineSearch

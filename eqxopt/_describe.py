@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.tree_util as jtu
@@ -12,18 +13,24 @@ from ._abstract.rules import rules
 from ._abstract.transform import (
     AbstractTransform,
     count_of,
+    hyperparameter_names,
     inner_transforms,
     leaves_by_path,
 )
 from ._tree import Parameters
+from ._wrapper.partition import Freeze
 
 
 def describe(optimizer: AbstractTransform, model: PyTree) -> str:
     """A table with a line for each parameter: its path, shape, dtype and group, the
-    learning rate of the next update, and the bytes of its state. A line has the state
-    that is not of one parameter, such as the inverse Hessian of `BFGS`. Below the table
-    is a note if there are parameters in bfloat16 or float16 and nothing keeps the
-    updates that they are too coarse for, as [`eqxopt.MasterWeights`][] does.
+    learning rate and the weight decay of the next update, and the bytes of its state.
+
+    The rate of a parameter that [`eqxopt.Freeze`][] has is "frozen". The decay is "-"
+    where a mask or a 0 switches it off, and the column is left out if nothing decays. A
+    line of its own has the state that is not of one parameter, such as the inverse
+    Hessian of `BFGS`. Below the table is a note if there are parameters in bfloat16 or
+    float16 and nothing keeps the updates that they are too coarse for, as
+    [`eqxopt.MasterWeights`][] does.
 
     **Arguments:**
 
@@ -34,33 +41,34 @@ def describe(optimizer: AbstractTransform, model: PyTree) -> str:
 
         ```pycon
         >>> import jax.numpy as jnp, eqxopt
-        >>> params = {"bias": jnp.ones(2), "weight": jnp.ones((2, 2))}
-        >>> opt = eqxopt.Partition(
-        ...     {"adam": eqxopt.Adam(1e-3), "still": eqxopt.Freeze()},
-        ...     {"bias": "still", "weight": "adam"},
-        ... ).init(params)
+        >>> params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+        >>> opt = eqxopt.AdamW(1e-3, mask=lambda path, array: array.ndim > 1)
+        >>> opt = eqxopt.masked(opt, {"a": True, "b": False, "bias": True}).init(params)
         >>> print(eqxopt.describe(opt, params))
-        path        shape   dtype    group  rate   state
-        ['bias']    (2,)    float32  still  -      0 B
-        ['weight']  (2, 2)  float32  adam   0.001  32 B
-        total       6                              32 B
+        path      shape   dtype    group    rate    decay   state
+        ['a']     (2, 2)  float32  trained  0.001   0.0001  32 B
+        ['b']     (2, 2)  float32  frozen   frozen  -       0 B
+        ['bias']  (2,)    float32  trained  0.001   -       16 B
+        total     10                                        48 B
 
         ```
     """
     count_of(optimizer)
     parameters = Parameters(model)
     _check_fit(optimizer, parameters)
-    groups, rates = _groups_and_rates(optimizer, parameters)
+    treatments = _treatments(optimizer, parameters)
+    decays = any(x.decay != "-" for x in treatments)
     *state, shared = _state_bytes(optimizer, parameters)
-    rows = [("path", "shape", "dtype", "group", "rate", "state")]
-    for i, array in enumerate(parameters.arrays):
-        shape, dtype = str(array.shape), str(array.dtype)
-        size = _bytes(state[i])
-        rows.append((parameters.path(i), shape, dtype, groups[i], rates[i], size))
+    head = ["path", "shape", "dtype", "group", "rate", *["decay"] * decays, "state"]
+    rows = [head]
+    for i, (array, x) in enumerate(zip(parameters.arrays, treatments)):
+        row = [parameters.path(i), str(array.shape), str(array.dtype), x.group, x.rate]
+        rows.append([*row, *[x.decay] * decays, _bytes(state[i])])
+    empty = [""] * (len(head) - 3)
     if shared:
-        rows.append(("of all", "", "", "", "", _bytes(shared)))
+        rows.append(["of all", "", *empty, _bytes(shared)])
     entries = sum(array.size for array in parameters.arrays)
-    rows.append(("total", str(entries), "", "", "", _bytes(sum(state) + shared)))
+    rows.append(["total", str(entries), *empty, _bytes(sum(state) + shared)])
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths)) for row in rows)
     notes = _notes(optimizer, parameters)
@@ -95,29 +103,48 @@ def _check_fit(optimizer: AbstractTransform, parameters: Parameters) -> None:
             )
 
 
-def _groups_and_rates(
+class _Treatment(NamedTuple):
+    """What happens to one parameter, as it is shown."""
+
+    group: str = ""
+    rate: str = "-"
+    decay: str = "-"
+
+
+def _treatments(
     transform: AbstractTransform, parameters: Parameters
-) -> tuple[list[str], list[str]]:
-    """The group and the learning rate of each of `parameters`, which the transform
-    trains."""
-    groups, rates = [""] * len(parameters), ["-"] * len(parameters)
-    if hasattr(transform, "learning_rate"):
-        for i, rule in enumerate(rules(transform, parameters)):
-            rate: Array | None = getattr(rule, "learning_rate", None)
-            if rate is not None:
-                rates[i] = f"{float(rate):.4g}"
+) -> list[_Treatment]:
+    """What the transform and those inside it do to each of `parameters`."""
+    frozen = isinstance(transform, Freeze)
+    if frozen or not hyperparameter_names(transform):
+        found = [_Treatment(rate="frozen" if frozen else "-")] * len(parameters)
+    else:
+        found = [_of_rule(rule) for rule in rules(transform, parameters)]
     choose: Callable[[Parameters], list[str]] | None
     choose = getattr(transform, "groups", None)
     labels = [""] * len(parameters) if choose is None else choose(parameters)
     for label, inner in inner_transforms(transform).items():
         own = [choose is None or x == label for x in labels]
         places = [i for i, x in enumerate(own) if x]
-        inside = _groups_and_rates(inner, parameters.only(own))
-        for i, group, shown in zip(places, *inside):
-            groups[i] = groups[i] or ".".join(filter(None, [labels[i], group]))
-            rates[i] = rates[i] if shown == "-" else shown
+        for i, x in zip(places, _treatments(inner, parameters.only(own))):
+            shown = ".".join(filter(None, [labels[i], x.group]))
+            group, rate, decay = found[i]
+            found[i] = _Treatment(
+                group or shown,
+                rate if x.rate == "-" else x.rate,
+                " + ".join(y for y in (decay, x.decay) if y != "-") or "-",
+            )
     # A label without an inner transform is the optimizer's own rule.
-    return [group or label for group, label in zip(groups, labels)], rates
+    return [x._replace(group=x.group or label) for x, label in zip(found, labels)]
+
+
+def _of_rule(rule: AbstractTransform) -> _Treatment:
+    rate: Array | None = getattr(rule, "learning_rate", None)
+    decay: Array | None = getattr(rule, "weight_decay", None)
+    return _Treatment(
+        rate="-" if rate is None else f"{float(rate):.4g}",
+        decay=f"{float(decay):.4g}" if decay is not None and decay != 0 else "-",
+    )
 
 
 def _state_bytes(transform: AbstractTransform, parameters: Parameters) -> list[int]:

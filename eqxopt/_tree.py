@@ -81,6 +81,11 @@ class Parameters:
         index_of = {path: i for i, path in enumerate(self.key_paths)}
         return index_of | {(jtu.DictKey(p),): i for i, p in enumerate(self.paths)}
 
+    @property
+    def modules(self) -> list[tuple[eqx.Module, ...]]:
+        """The modules that each parameter lies in, from the model to the layer."""
+        return [self._names.modules[i] for i in self._places]
+
     def path(self, i: int) -> str:
         return self._names.shown[self._places[i]]
 
@@ -190,6 +195,10 @@ class _Names:
     def shown(self) -> list[str]:
         return [show_path(path) for path in self.key_paths]
 
+    @cached_property
+    def modules(self) -> list[tuple[eqx.Module, ...]]:
+        return [_modules_along(self._model, path) for path in self.key_paths]
+
 
 def show_path(path: KeyPath) -> str:
     """A key path as a user would write it; the model itself where it is empty."""
@@ -225,6 +234,16 @@ def _follow(tree: PyTree, path: KeyPath) -> Any:
     return tree
 
 
+def _modules_along(tree: PyTree, path: KeyPath) -> tuple[eqx.Module, ...]:
+    """The modules that are met on the way to what `tree` has at `path`."""
+    found = []
+    for key in path:
+        if isinstance(tree, eqx.Module):
+            found.append(tree)
+        tree = _follow(tree, (key,))
+    return tuple(found)
+
+
 def is_function(x: Any) -> bool:
     """Whether `x` is a function rather than a tree.
 
@@ -232,6 +251,20 @@ def is_function(x: Any) -> bool:
     callable that is a leaf.
     """
     return callable(x) and jtu.all_leaves([x])
+
+
+def is_choice(x: Any) -> bool:
+    """Whether `x` is a function of `(path, array)` or `(path, array, modules)`."""
+    return is_function(x) and needed_arguments(x) in (2, 3)
+
+
+def mapped_choice(function: Callable[[Any], Any], choice: Any, **options: Any) -> Any:
+    """A choice that gives `function` of what `choice` gives."""
+    if not is_function(choice):
+        return jtu.tree_map(function, choice, **options)
+    if needed_arguments(choice) == 3:
+        return lambda path, array, modules: function(choice(path, array, modules))
+    return lambda path, array: function(choice(path, array))
 
 
 def needed_arguments(function: Callable[..., Any]) -> int:
@@ -248,19 +281,22 @@ def needed_arguments(function: Callable[..., Any]) -> int:
 
 
 def choose(
-    choice: PyTree[T] | Callable[[str, Array], T],
+    choice: PyTree[T] | Callable[..., T],
     parameters: Parameters,
     what: str,
     is_leaf: Callable[[Any], bool] | None = None,
 ) -> list[T]:
     """What `choice` gives each parameter: the library's one form of selection.
 
-    `choice` is a function of `(path, array)`, or a tree that is a prefix of the model:
-    each of its leaves stands for all parameters below. `what` names it in the
-    `ValueError` raised if it does not fit.
+    `choice` is a function of `(path, array)` or `(path, array, modules)`, or a tree
+    that is a prefix of the model: each of its leaves stands for all parameters below.
+    `what` names it in the `ValueError` raised if it does not fit.
     """
     if is_function(choice):
-        return [choice(p, x) for p, x in zip(parameters.paths, parameters.arrays)]
+        columns = [parameters.paths, parameters.arrays]
+        if needed_arguments(choice) == 3:
+            columns.append(parameters.modules)
+        return [choice(*row) for row in zip(*columns)]
     by_path = parameters.of_paths(choice)
     if by_path is not None and all(x is not None for x in by_path):
         return by_path

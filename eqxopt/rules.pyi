@@ -15,6 +15,7 @@ from ._fields.hyperparameter import (
 )
 from ._fields.keys import Key as Key, key_field as key_field
 from ._fields.matrices import (
+    Blocks as Blocks,
     default_matrices as default_matrices,
     matrices_of as matrices_of,
     MatricesField as MatricesField,
@@ -25,6 +26,7 @@ from ._fields.options import DType as DType, dtype_option as dtype_option, word 
 from ._fields.selectors import (
     mask_of as mask_of,
     MaskLike as MaskLike,
+    Modules as Modules,
     OptionalMask as OptionalMask,
 )
 from ._math.moments import (

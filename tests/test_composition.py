@@ -169,10 +169,11 @@ class TestDescribe:
         model = Model()
         table = eqxopt.describe(groups().init(model), model)
         lines = table.splitlines()
-        assert lines[0].split() == ["path", "shape", "dtype", "group", "rate", "state"]
+        head = ["path", "shape", "dtype", "group", "rate", "decay", "state"]
+        assert lines[0].split() == head
         weight = next(x for x in lines if x.startswith(".layers[0].weight"))
         assert weight.split() == (
-            ".layers[0].weight (4, 3) float32 matrices 0.1 96 B".split()
+            ".layers[0].weight (4, 3) float32 matrices 0.1 0.0001 96 B".split()
         )
         assert lines[-1].split()[:2] == ["total", "27"]
 
@@ -198,8 +199,20 @@ class TestDescribe:
         opt = eqxopt.Muon(0.5, fallback=eqxopt.AdamW(lambda path, array: 0.25))
         wrapped = eqxopt.Chain(eqxopt.ClipByNorm(1.0), eqxopt.EMA(opt, 0.9))
         lines = eqxopt.describe(wrapped.init(params), params).splitlines()
-        assert lines[1].split()[-4:-2] == ["AdamW", "0.25"]
-        assert lines[2].split()[-4:-2] == ["matrix", "0.5"]
+        assert lines[1].split()[-5:-2] == ["AdamW", "0.25", "0.0001"]
+        assert lines[2].split()[-5:-2] == ["matrix", "0.5", "-"]
+
+    def test_decays_of_several_and_what_is_frozen(self):
+        params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2), "still": jnp.ones(2)}
+        decayed = eqxopt.AddDecayedWeights(0.1, mask=lambda path, x: x.ndim > 1)
+        opt = eqxopt.Chain(decayed, eqxopt.AdamW(0.5, weight_decay=0.2))
+        opt = eqxopt.masked(opt, lambda path, x: "still" not in path).init(params)
+        lines = [line.split() for line in eqxopt.describe(opt, params).splitlines()]
+        cells = {line[0][2:-2]: line[3:] for line in lines[1:-1]}
+        assert cells["still"][:3] == ["frozen", "frozen", "-"]
+        assert cells["b"][:3] == ["trained", "0.5", "0.2"]
+        assert cells["w"][:4] == ["float32", "trained", "0.5", "0.1"]
+        assert cells["w"][4:6] == ["+", "0.2"]
 
     @pytest.mark.parametrize("model", [{}, (), None, {"a": 3}, 2.5, [jnp.tanh, "a"]])
     def test_a_model_without_parameters(self, model):

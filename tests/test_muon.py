@@ -1,6 +1,8 @@
 """Muon: what a matrix is, the iterations, and the parts of the contract that concern
 its fallback."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -41,13 +43,36 @@ class Network(eqx.Module):
         self.norm = eqx.nn.LayerNorm(4)
 
 
-def stacks(path, array):
-    return "stack" if path == ".stack.weight" else default_matrices(path, array)
+def shown(opt, model):
+    """What `describe` shows: for each path, the cells by their heads."""
+    head, *rows = (
+        re.split(" {2,}", x) for x in eqxopt.describe(opt, model).split("\n")
+    )
+    return {row[0]: dict(zip(head, row)) for row in rows}
+
+
+class Block(eqx.Module):
+    attention: eqx.nn.MultiheadAttention
+    norm: eqx.nn.LayerNorm
+
+    def __init__(self, key):
+        self.attention = eqx.nn.MultiheadAttention(
+            2, 4, key_size=3, use_query_bias=True, key=key
+        )
+        self.norm = eqx.nn.LayerNorm((4, 4))
+
+
+def blocks(count=None):
+    """A block, or `count` of them with stacked weights."""
+    key = jax.random.key(0)
+    if count is None:
+        return Block(key)
+    return eqx.filter_vmap(Block)(jax.random.split(key, count))
 
 
 class TestMatrices:
-    def views(self, choice):
-        parameters = Parameters(Network())
+    def views(self, choice, model=None):
+        parameters = Parameters(Network() if model is None else model)
         views = as_matrices(choice).views(parameters, "`Muon.matrices`")
         return {
             path: view and (view.batch, view.rows, view.columns)
@@ -56,15 +81,99 @@ class TestMatrices:
 
     def test_default(self):
         """Embeddings, biases, of which a convolution's has three axes, and norms are
-        no matrices; nor are stacked biases."""
-        found = {path for path, view in self.views(default_matrices).items() if view}
-        assert found == {".convolution.weight", ".stack.weight"}
-
-    def test_convolutions_are_flattened_and_stacks_are_batches(self):
-        views = self.views(stacks)
+        no matrices; nor are stacked biases. A convolution is flattened, and a stack is
+        a batch."""
+        views = self.views(default_matrices)
         assert views[".convolution.weight"] == (1, 6, 3 * 2 * 2)
         assert views[".stack.weight"] == (3, 7, 4)
-        assert views[".stack.bias"] is None
+        assert sum(view is not None for view in views.values()) == 2
+
+    @pytest.mark.parametrize("count", [None, 3])
+    def test_types_tell_stacks_and_norms(self, count):
+        views = self.views(default_matrices, blocks(count))
+        batch = count or 1
+        attention = ".attention.{}_proj.weight"
+        assert views[attention.format("key")] == (batch, 4, 3)
+        assert views[attention.format("output")] == (batch, 4, 4)
+        assert views[".norm.weight"] is views[".attention.query_proj.bias"] is None
+
+    def test_types_tell_nested_stacks_convolutions_and_tables(self):
+        keys = jax.random.split(jax.random.key(0), (2, 3))
+        make = {
+            "linear": lambda key: eqx.nn.Linear(4, 5, key=key),
+            "convolution": lambda key: eqx.nn.Conv1d(2, 3, 4, key=key),
+            "table": lambda key: eqx.nn.Embedding(5, 6, key=key),
+            "norm": lambda key: eqx.nn.LayerNorm(7),
+        }
+        nested = lambda f: eqx.filter_vmap(eqx.filter_vmap(f))(keys)
+        views = self.views(default_matrices, {k: nested(f) for k, f in make.items()})
+        assert views["['linear'].weight"] == (6, 5, 4)
+        assert views["['convolution'].weight"] == (6, 3, 8)
+        assert views["['table'].weight"] is views["['norm'].weight"] is None
+
+    def test_psgd_sees_the_same_stacks(self):
+        opt = eqxopt.PSGDKron(0.1).init(blocks(3))
+        assert opt.state.attention.key_proj.weight.left.shape == (3, 4, 4)
+        assert opt.state.norm.weight.left.shape == (1, 1, 3)
+
+    @pytest.mark.parametrize("count", [None, 3])
+    def test_by_head(self, count):
+        views = self.views(eqxopt.by_head, blocks(count))
+        batch = count or 1
+        for name, columns in {"query": 4, "key": 3, "value": 4}.items():
+            expected = 2 * batch, 2, columns
+            assert views[f".attention.{name}_proj.weight"] == expected
+        assert views[".attention.output_proj.weight"] == (batch, 4, 4)
+
+    def test_a_head_is_a_matrix_of_its_own(self, x64):
+        """Its update is that of its rows alone, at the scale of its own shape."""
+        params, grads = random(6, 4), random(6, 4, seed=1)
+        for make in (eqxopt.Muon, eqxopt.NorMuon, eqxopt.Scion, eqxopt.SOAP):
+            got, _ = make(0.1, matrices=3).init(params).update(grads, params)
+            for rows in (slice(0, 2), slice(2, 4), slice(4, 6)):
+                one = make(0.1).init(params[rows])
+                expected, _ = one.update(grads[rows], params[rows])
+                np.testing.assert_allclose(got[rows], expected, rtol=1e-10, atol=1e-12)
+
+    def test_a_ball_for_each_head(self, x64):
+        params, grads = random(6, 4), random(6, 4, seed=1)
+        make = lambda **options: eqxopt.Hyperball(eqxopt.SGD(0.1), **options)
+        got, _ = make(matrices=3).init(params).apply(grads, params)
+        expected = [
+            make().init(x).apply(g, x)[0]
+            for x, g in zip(params.reshape(3, 2, 4), grads.reshape(3, 2, 4))
+        ]
+        np.testing.assert_allclose(got.reshape(3, 2, 4), jnp.stack(expected))
+
+    def test_heads_must_divide_the_rows(self):
+        with pytest.raises(ValueError, match="`Muon.matrices`, for the root, has .*: "):
+            eqxopt.Muon(0.1, matrices=4).init(random(6, 4))
+
+    def test_every_choice_can_ask_for_the_modules(self):
+        """Of a parameter, from the model to its layer."""
+        model = blocks()
+        seen = {}
+
+        def is_linear(path, array, modules):
+            seen[path] = [type(module).__name__ for module in modules]
+            return isinstance(modules[-1], eqx.nn.Linear)
+
+        rate = lambda path, array, modules: 1.0 if len(modules) > 2 else 0.5
+        opt = eqxopt.AdamW(rate, weight_decay=0.1, mask=is_linear)
+        opt = eqxopt.masked(opt, is_linear).init(model)
+        cells = shown(opt, model)
+        assert seen[".attention.key_proj.weight"] == [
+            "Block",
+            "MultiheadAttention",
+            "Linear",
+        ]
+        of = lambda path: [cells[path][x] for x in ("group", "rate", "decay")]
+        assert of(".attention.key_proj.weight") == ["trained", "1", "0.1"]
+        assert of(".norm.weight") == ["frozen", "frozen", "-"]
+        lower = lambda path, array, modules: 2.0 if "Norm" in str(modules[-1]) else None
+        bounded = eqxopt.LBFGS(lower=lower).init(model)
+        assert bounded.lower.tree.norm.weight == 2.0
+        assert bounded.lower.tree.attention.key_proj.weight is None
 
     def test_too_few_axes(self):
         for kind, path in ((True, ".norm.weight"), ("stack", ".stack.bias")):
@@ -75,7 +184,7 @@ class TestMatrices:
                 eqxopt.Muon(0.1, matrices=choice).init(Network())
 
     def test_unknown_kind(self):
-        with pytest.raises(TypeError, match="'matrix', 'stack', or False"):
+        with pytest.raises(TypeError, match="'matrix', 'stack', a number of heads"):
             eqxopt.Muon(0.1, matrices={"a": "vector"})
 
     def test_tree_and_function_agree(self):
@@ -185,11 +294,46 @@ class TestNewtonSchulz:
 class TestFallback:
     def test_describe_shows_the_choice(self):
         model = Network()
-        table = eqxopt.describe(eqxopt.Muon(0.5, matrices=stacks).init(model), model)
+        table = eqxopt.describe(eqxopt.Muon(0.5).init(model), model)
         groups = {row.split()[0]: row for row in table.splitlines()}
         assert " stack   0.5 " in groups[".stack.weight"]
         assert " matrix  0.5 " in groups[".convolution.weight"]
-        assert " AdamW   0.0003 " in groups[".embedding.weight"]
+        assert " AdamW   0.0075 " in groups[".embedding.weight"]
+
+    @pytest.mark.parametrize("fallback, share", [(None, 0.015), (eqxopt.AdamW, 1.0)])
+    def test_a_schedule_reaches_the_fallback(self, fallback, share):
+        rate = eqxopt.schedules.Linear(0.4, 0.0, 4)
+        params = {"w": random(3, 4), "b": random(4)}
+        opt = eqxopt.Muon(rate, fallback=fallback).init(params)
+        for left in (0.4, 0.3, 0.2):
+            cells = shown(opt, params)
+            rates = [float(cells[f"['{name}']"]["rate"]) for name in "bw"]
+            assert rates == pytest.approx([share * left, left])
+            params, opt = opt.apply(params, params)
+
+    def test_a_choice_reaches_the_fallback(self):
+        params = {"w": random(3, 4), "a": random(4), "b": random(4)}
+        by_function = lambda path, array: 0.2 if "a" in path else 0.4
+        by_tree = {"w": 0.4, "a": eqxopt.schedules.Constant(0.2), "b": 0.4}
+        for rate in (by_function, by_tree):
+            opt = eqxopt.SOAP(rate).init(params)
+            cells = shown(opt, params)
+            rates = [cells[f"['{name}']"]["rate"] for name in "wab"]
+            assert rates == ["0.4", "0.2", "0.4"]
+
+    def test_consistent_rms_and_matrices_like_adams_give_it_the_whole_rate(self):
+        for opt in (
+            eqxopt.Muon(0.1, consistent_rms=0.2),
+            eqxopt.NorMuon(0.1, consistent_rms=0.2),
+            *(make(0.1) for make in (eqxopt.SOAP, eqxopt.Shampoo, eqxopt.KLShampoo)),
+            *(make(0.1) for make in (eqxopt.GaLore, eqxopt.APOLLO, eqxopt.Scion)),
+        ):
+            assert float(opt.fallback.learning_rate) == pytest.approx(0.1)
+
+    def test_a_fallback_must_be_an_optimizer(self):
+        for wrong in (lambda rate: rate, 0.1):
+            with pytest.raises(TypeError, match=r"`Muon.*an optimizer"):
+                eqxopt.Muon(0.1, fallback=wrong)
 
     def test_describe_inside_a_partition(self):
         model = Model()
@@ -202,9 +346,8 @@ class TestFallback:
 
     def test_hyperparameters_have_names(self):
         opt = eqxopt.Muon(0.1).init(Model())
-        assert float(opt.hyperparameters()["AdamW.learning_rate"]) == pytest.approx(
-            3e-4
-        )
+        rate = float(opt.hyperparameters()["AdamW.learning_rate"])
+        assert rate == pytest.approx(1.5e-3)
         opt = opt.replace(**{"AdamW.learning_rate": 0.5, "learning_rate": 0.2})
         assert float(opt.hyperparameters()["AdamW.learning_rate"]) == 0.5
         assert float(opt.learning_rate) == pytest.approx(0.2)

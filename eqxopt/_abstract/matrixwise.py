@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widen
-from .._fields import Matrices, MatrixView, view_of
+from .._fields import Blocks, Matrices, MatrixView, view_of
 from .._math import plus_one
 from .._sharding import cond, each_in_shards, each_whole, gathered, placed_with, tied
 from .._tree import fill, Parameters, replace_fields
@@ -140,18 +140,18 @@ class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):
         """Whether each parameter is a matrix, a stack of them, or what the name of the
         fallback says."""
         other = "vector" if self.fallback is None else type(self.fallback).__name__
-        kinds = self._kinds(parameters)
-        return [other if kind == "fallback" else kind for kind in kinds]
+        every = self._blocks(parameters)
+        return [other if blocks is None else str(blocks) for blocks in every]
 
     def views(self, parameters: Parameters) -> list[MatrixView | None]:
         """How each parameter is seen as a matrix, `None` where the fallback has it."""
         alone = self.fallback is None
         return [
-            view_of(array.shape, kind) if alone or kind != "fallback" else None
-            for kind, array in zip(self._kinds(parameters), parameters.arrays)
+            view_of(array.shape, blocks) if alone or blocks is not None else None
+            for blocks, array in zip(self._blocks(parameters), parameters.arrays)
         ]
 
-    def _kinds(self, parameters: Parameters) -> list[str]:
+    def _blocks(self, parameters: Parameters) -> list[Blocks | None]:
         matrices: Matrices = self.matrices
         return matrices.at(parameters, f"`{type(self).__name__}.matrices`")
 

@@ -28,12 +28,17 @@ from .keys import (
     own_keys as own_keys,
 )
 from .matrices import (
+    Blocks as Blocks,
+    by_head as by_head,
     default_matrices as default_matrices,
+    layer_of as layer_of,
     Matrices as Matrices,
     matrices_of as matrices_of,
     MatricesField as MatricesField,
     MatricesLike as MatricesLike,
     MatrixView as MatrixView,
+    NORMS as NORMS,
+    stacked_axes as stacked_axes,
     view_of as view_of,
 )
 from .options import DType as DType, dtype_option as dtype_option, word as word
@@ -45,5 +50,6 @@ from .selectors import (
     Mask as Mask,
     mask_of as mask_of,
     MaskLike as MaskLike,
+    Modules as Modules,
     OptionalMask as OptionalMask,
 )

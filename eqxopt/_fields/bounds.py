@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._number import as_real_array, copied, Interval, NumberLike, show_value
 from .._schedule.abstract import AbstractSchedule
-from .._tree import choose, is_function, needed_arguments, Parameters
+from .._tree import choose, is_choice, is_function, Parameters
 
 
 Bound: TypeAlias = Float[Array, "..."]
@@ -87,9 +87,7 @@ class BoundIn:
             return None
         if isinstance(x, PerParameterBound):
             return copied(x)
-        if isinstance(x, AbstractSchedule) or (
-            is_function(x) and needed_arguments(x) != 2
-        ):
+        if isinstance(x, AbstractSchedule) or (is_function(x) and not is_choice(x)):
             raise TypeError(
                 "a bound is a number, an array, a tree of these or a function of "
                 "(path, array), and no schedule. To move it, call `opt.replace` "

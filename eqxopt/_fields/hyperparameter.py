@@ -11,7 +11,14 @@ from jaxtyping import Array, Int, PyTree
 
 from .._number import as_number, copied, error_about, Interval, NumberLike
 from .._schedule.abstract import AbstractSchedule, as_schedule
-from .._tree import choose, is_function, needed_arguments, Parameters
+from .._tree import (
+    choose,
+    is_choice,
+    is_function,
+    mapped_choice,
+    needed_arguments,
+    Parameters,
+)
 from .._types import Scalar
 
 
@@ -23,13 +30,14 @@ class PerParameter(eqx.Module):
     """A hyperparameter that differs from parameter to parameter.
 
     You rarely write this name: a hyperparameter accepts both forms of a choice as they
-    are. `init` calls a function of `(path, array)` once for every parameter, and its
-    answers become arrays like any other hyperparameter.
+    are. `init` calls a function of `(path, array)`, or of `(path, array, modules)`,
+    once for every parameter, and its answers become arrays like any other
+    hyperparameter.
 
     **Arguments:**
 
-    - `choice`: a function of the parameter's path and array, or a tree that is a
-        prefix of the model; either gives numbers and schedules.
+    - `choice`: such a function, a [selector][selectors], or a tree that is a prefix of
+        the model; either gives numbers and schedules.
 
     !!! example
 
@@ -63,6 +71,14 @@ class PerParameter(eqx.Module):
             _chosen(value, f"{what}, for {parameters.path(i)}")
             for i, value in enumerate(chosen)
         ]
+
+    def __mul__(self, factor: float) -> "PerParameter":
+        """Every choice times a number."""
+        scaled = lambda x: factor * _number_or_schedule(x)
+        choice = self.tree if self.function is None else self.function
+        return PerParameter(mapped_choice(scaled, choice, is_leaf=_is_schedule))
+
+    __rmul__ = __mul__
 
     def by_path(self) -> Iterator[tuple[str, Scalar | AbstractSchedule]]:
         """The choices with the places that they speak for."""
@@ -123,21 +139,22 @@ def as_hyperparameter(x: Any) -> Scalar | AbstractSchedule | PerParameter:
     """`x` in the form in which an optimizer keeps it."""
     if isinstance(x, PerParameter):
         return copied(x)
-    if is_function(x) and _takes_path_and_array(x):
+    if is_function(x):
+        _check_arguments(x)
+    if is_choice(x):
         return PerParameter(x)
     if isinstance(x, AbstractSchedule) or jtu.all_leaves([x]):
         return _number_or_schedule(x)
     return PerParameter(x)
 
 
-def _takes_path_and_array(function: Callable[..., Any]) -> bool:
+def _check_arguments(function: Callable[..., Any]) -> None:
     needed = needed_arguments(function)
-    if needed > 2:
+    if needed > 3:
         raise ValueError(
-            f"a schedule takes (step) and a per-parameter choice takes (path, array), "
-            f"but {function} needs {needed} arguments"
+            "a schedule takes (step), and a per-parameter choice takes (path, array) "
+            f"or (path, array, modules), but {function} needs {needed} arguments"
         )
-    return needed == 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,14 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array
 
+from .._number import show_value
 from .._tree import choose, is_function, needed_arguments, Parameters
 
 
 class AbstractSelector(abc.ABC):
-    """A static choice for each parameter: a function of `(path, array)` or a prefix
-    tree. It is hashable, because static fields are compared and hashed."""
+    """A static choice for each parameter: a function of `(path, array)` or `(path,
+    array, modules)`, or a prefix tree. It is hashable, because static fields are
+    compared and hashed."""
 
     def __init__(self, choice: Any):
         self._choice = choice
@@ -40,7 +42,7 @@ class AbstractSelector(abc.ABC):
         return type(other) is type(self) and self._key == other._key
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._choice})"
+        return f"{type(self).__name__}({show_value(self._choice)})"
 
     @abc.abstractmethod
     def read(self, value: Any, what: str, array: Array | None) -> Any:
@@ -57,11 +59,20 @@ class AbstractSelector(abc.ABC):
         ]
 
 
+Modules: TypeAlias = tuple[eqx.Module, ...]
+"""The modules that a parameter lies in, from the model to the layer."""
+
 MaskLike: TypeAlias = (
-    Callable[[str, Array], bool] | bool | Mapping | tuple | list | eqx.Module
+    Callable[[str, Array], bool]
+    | Callable[[str, Array, Modules], bool]
+    | bool
+    | Mapping
+    | tuple
+    | list
+    | eqx.Module
 )
-"""What a mask is set to: a function of `(path, array)`, or a tree of booleans that is a
-prefix of the model."""
+"""What a mask is set to: a function of `(path, array)` or `(path, array, modules)`, or
+a tree of booleans that is a prefix of the model."""
 
 
 class Mask(AbstractSelector):

@@ -1,7 +1,52 @@
-"""What trains the parameters that are no matrices, unless another is given."""
+"""What trains the parameters that are no matrices."""
 
+from collections.abc import Callable
+from typing import Any, TYPE_CHECKING, TypeAlias
+
+import equinox as eqx
+
+from .._abstract.optimizer import AbstractOptimizer
+from .._abstract.transform import as_optimizer
 from .._optim.adam import AdamW
+from .._tree import is_function
 
 
-def default_fallback() -> AdamW:
-    return AdamW(3e-4, b2=0.95, weight_decay=0.0)
+FallbackLike: TypeAlias = AbstractOptimizer | Callable[[Any], AbstractOptimizer] | None
+"""What a fallback is set to: an optimizer, or a function that makes one from the
+learning rate of the matrices. `None` is the default."""
+
+if TYPE_CHECKING:
+
+    class Fallback:
+        """A field that is set to a `FallbackLike` and read as an optimizer."""
+
+        def __get__(self, instance: object, owner: Any = None) -> AbstractOptimizer: ...
+        def __set__(self, instance: object, value: FallbackLike) -> None: ...
+
+else:
+    Fallback: TypeAlias = AbstractOptimizer
+
+
+def fallback_of(**options: Any) -> Any:
+    """Declare a field that holds the optimizer of all other parameters. The class calls
+    `settle_fallback` in its `__check_init__`."""
+    converter = lambda x: x if x is None or is_function(x) else as_optimizer(x)
+    metadata = {"like": "FallbackLike"}
+    return eqx.field(converter=converter, metadata=metadata, **options)
+
+
+def settle_fallback(optimizer: Any, share: float = 1.0) -> None:
+    """Make the fallback of a new `optimizer` where only a function was given, or
+    nothing: then AdamW at this share of the learning rate."""
+    made = optimizer.fallback
+    if made is None:
+        made = AdamW(share * optimizer.learning_rate, b2=0.95, weight_decay=0.0)
+    elif is_function(made):
+        made = made(optimizer.learning_rate)
+        if not isinstance(made, AbstractOptimizer):
+            raise TypeError(
+                f"`{type(optimizer).__name__}.fallback` must make an optimizer from "
+                f"the learning rate, as `eqxopt.AdamW` does, but it returned {made!r}"
+            )
+    # Equinox lets nobody set a field after `__init__`, and here another one is read.
+    object.__setattr__(optimizer, "fallback", made)

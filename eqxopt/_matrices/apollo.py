@@ -7,8 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._dtype import compute_dtype, real_dtype
 from .._fields import (
     default_matrices,
@@ -38,7 +36,7 @@ from .._math import (
 )
 from .._number import integer
 from .._types import FirstMoment, Leaf, Matrix, Scalar, SecondMoment
-from ._fallback import default_fallback
+from ._fallback import Fallback, fallback_of, settle_fallback
 from ._sides import transposed_if
 
 
@@ -102,7 +100,9 @@ class APOLLO(AbstractMatrixOptimizer):
     - `scale_type`: `"channel"`, the default, or `"tensor"`.
     - `max_growth`: $\gamma$, in (0, inf), usually above 1, or `None`. Default 1.01.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `fallback`: trains the rest: an optimizer, or a function that makes one from the
+        learning rate, such as `eqxopt.AdamW`. Default
+        `AdamW(learning_rate, b2=0.95, weight_decay=0.0)`.
     - `seed`: an integer or a random key. Default 0.
 
     **Raises:** a `ValueError` with the path of a matrix that has too few axes.
@@ -142,8 +142,11 @@ class APOLLO(AbstractMatrixOptimizer):
         "(0, inf)", default=1.01, kw_only=True
     )
     matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
-    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
+    fallback: Fallback = fallback_of(default=None, kw_only=True)
     seed: Key = key_field(default=0, kw_only=True)
+
+    def __check_init__(self) -> None:
+        settle_fallback(self)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> Sketch:
         dtype = compute_dtype(param.dtype)

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Inexact, Int
 
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._dtype import compute_dtype, real_dtype
 from .._fields import (
     default_matrices,
@@ -23,7 +21,7 @@ from .._fields import (
 from .._math import abs_sq, adjoint, debias, divide, ema, plus_one, sqrt, squarable
 from .._number import integer
 from .._types import FirstMoment, Leaf, Matrix, Scalar, SecondMoment
-from ._fallback import default_fallback
+from ._fallback import Fallback, fallback_of, settle_fallback
 from ._sides import transposed_if
 
 
@@ -77,7 +75,9 @@ class GaLore(AbstractRefreshedMatrixOptimizer):
     - `b2`: $\beta_2$, in [0, 1). Default 0.999.
     - `eps`: $\varepsilon$, in [0, inf), outside the root. Default 1e-8.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `fallback`: trains the rest: an optimizer, or a function that makes one from the
+        learning rate, such as `eqxopt.AdamW`. Default
+        `AdamW(learning_rate, b2=0.95, weight_decay=0.0)`.
 
     **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
@@ -109,7 +109,10 @@ class GaLore(AbstractRefreshedMatrixOptimizer):
     b2: Hyperparameter = hyperparameter("[0, 1)", default=0.999, kw_only=True)
     eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8, kw_only=True)
     matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
-    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
+    fallback: Fallback = fallback_of(default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        settle_fallback(self)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> Subspace:
         dtype = compute_dtype(param.dtype)

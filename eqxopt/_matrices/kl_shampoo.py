@@ -7,8 +7,6 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Int
 
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._dtype import compute_dtype, real_dtype, zeros_like
 from .._fields import (
     default_matrices,
@@ -23,7 +21,7 @@ from .._fields import (
 from .._math import abs_sq, ema, no_update, plus_one, product, squarable
 from .._number import integer
 from .._types import FirstMoment, Leaf, Matrix, Scalar
-from ._fallback import default_fallback
+from ._fallback import Fallback, fallback_of, settle_fallback
 from ._sides import (
     averaged,
     first_age,
@@ -101,7 +99,9 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
     - `max_precond_dim`: the longest side that is rotated and scaled, an integer in [1,
         inf). Of a longer side $Q$ is the identity and $l$ or $r$ is 1. Default 10000.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `fallback`: trains the rest: an optimizer, or a function that makes one from the
+        learning rate, such as `eqxopt.AdamW`. Default
+        `AdamW(learning_rate, b2=0.95, weight_decay=0.0)`.
 
     **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
@@ -120,7 +120,10 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
     precondition_frequency: int = integer("[1, inf)", default=10)
     max_precond_dim: int = integer("[1, inf)", default=10000)
     matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
-    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
+    fallback: Fallback = fallback_of(default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        settle_fallback(self)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> WhitenedMomentum:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim

@@ -3,8 +3,6 @@
 import equinox as eqx
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._dtype import zeros_like
 from .._fields import (
     default_matrices,
@@ -21,7 +19,7 @@ from .._fields import (
 )
 from .._math import debiased_mean, ema, Momentum, squarable
 from .._types import Leaf, Matrix, Scalar
-from ._fallback import default_fallback
+from ._fallback import Fallback, fallback_of, settle_fallback
 from ._newton_schulz import as_newton_schulz, NewtonSchulz, spectral_scale
 
 
@@ -60,7 +58,10 @@ class Muon(AbstractMatrixOptimizer):
         n_\text{in})}$, which makes every update's root mean square $c$. With 0.2, rates
         and decays of AdamW fit. Default `None`, for the above.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `fallback`: trains the rest: an optimizer, or a function that makes one from the
+        learning rate, such as `eqxopt.AdamW`. Default
+        `AdamW(0.015 * learning_rate, b2=0.95, weight_decay=0.0)`, with
+        `consistent_rms` at the whole learning rate.
     - `nesterov`: whether to look one step ahead. Default `True`.
     - `newton_schulz`: the steps $\mathrm{NS}$, an [`eqxopt.NewtonSchulz`][].
     - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
@@ -101,12 +102,15 @@ class Muon(AbstractMatrixOptimizer):
     mask: OptionalMask = mask_of("weight_decay", default=None)
     consistent_rms: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
     matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
-    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
+    fallback: Fallback = fallback_of(default=None, kw_only=True)
     nesterov: bool = eqx.field(default=True, static=True, kw_only=True)
     newton_schulz: NewtonSchulz = eqx.field(
         converter=as_newton_schulz, default_factory=NewtonSchulz, kw_only=True
     )
     mu_dtype: DType = dtype_option(default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        settle_fallback(self, 0.015 if self.consistent_rms is None else 1.0)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> Momentum:
         return Momentum(zeros_like(param, self.mu_dtype))

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._dtype import compute_dtype, real_dtype, zeros_like
 from .._fields import (
     default_matrices,
@@ -25,7 +23,7 @@ from .._fields import (
 )
 from .._math import abs_sq, debiased_mean, divide, ema, sqrt, squarable, stable_norm
 from .._types import FirstMoment, Leaf, Matrix, Scalar
-from ._fallback import default_fallback
+from ._fallback import Fallback, fallback_of, settle_fallback
 from ._newton_schulz import as_newton_schulz, NewtonSchulz, spectral_scale
 
 
@@ -68,7 +66,10 @@ class NorMuon(AbstractMatrixOptimizer):
         every shape: $c \sqrt{n_\text{out} n_\text{in}}$ replaces $s \|O_t\|$. Default
         `None`, for $s$.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `fallback`: trains the rest: an optimizer, or a function that makes one from the
+        learning rate, such as `eqxopt.AdamW`. Default
+        `AdamW(0.015 * learning_rate, b2=0.95, weight_decay=0.0)`, with
+        `consistent_rms` at the whole learning rate.
     - `nesterov`: whether $\hat m_t$ looks one step ahead. Default `False`.
     - `newton_schulz`: the steps $\mathrm{NS}$, an [`eqxopt.NewtonSchulz`][].
     - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
@@ -89,12 +90,15 @@ class NorMuon(AbstractMatrixOptimizer):
     mask: OptionalMask = mask_of("weight_decay", default=None)
     consistent_rms: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
     matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
-    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
+    fallback: Fallback = fallback_of(default=None, kw_only=True)
     nesterov: bool = eqx.field(default=False, static=True, kw_only=True)
     newton_schulz: NewtonSchulz = eqx.field(
         converter=as_newton_schulz, default_factory=NewtonSchulz, kw_only=True
     )
     mu_dtype: DType = dtype_option(default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        settle_fallback(self, 0.015 if self.consistent_rms is None else 1.0)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> MomentumAndRows:
         real = real_dtype(compute_dtype(param.dtype))

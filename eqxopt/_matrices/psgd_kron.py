@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Inexact, Int
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
 from .._dtype import compute_dtype, real_dtype, zeros_like
 from .._fields import (
+    Blocks,
     DType,
     dtype_option,
     Hyperparameter,
@@ -17,11 +18,15 @@ from .._fields import (
     Key,
     key_field,
     KeyData,
+    layer_of,
     mask_of,
     matrices_of,
     MatricesField,
     MatrixView,
+    Modules,
+    NORMS,
     OptionalMask,
+    stacked_axes,
 )
 from .._math import (
     abs_sq,
@@ -67,8 +72,11 @@ def update_probability(step: Step) -> Scalar:
     return jnp.clip(jnp.exp(-0.001 * elapsed), 0.03, 1.0)
 
 
-def all_but_vectors(path: str, array: AnyLeaf) -> bool:
-    return not is_one_unit(array) and not path.endswith("bias")
+def all_but_vectors(path: str, array: AnyLeaf, modules: Modules) -> Blocks | bool:
+    norm = isinstance(layer_of(modules), NORMS)
+    if is_one_unit(array) or path.endswith("bias") or norm:
+        return False
+    return Blocks(stacked_axes(array, modules))
 
 
 class PSGDKron(AbstractRefreshedMatrixOptimizer):
@@ -123,7 +131,7 @@ class PSGDKron(AbstractRefreshedMatrixOptimizer):
     - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
         Default: all with two axes of more than one entry, unless the path ends in
-        "bias".
+        "bias" or the layer is a norm.
     - `seed`: an integer or a random key. Default 0.
 
     **Raises:** a `ValueError` with the path of a matrix that has too few axes.
@@ -164,7 +172,7 @@ class PSGDKron(AbstractRefreshedMatrixOptimizer):
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> Kron:
         dtype = compute_dtype(param.dtype)
-        longest = 1 if self.matrices == "fallback" else self.max_size_triangular
+        longest = 1 if self.matrices is None else self.max_size_triangular
         both = view.columns != 1
         scale = self.preconditioner_init_scale ** (0.5 if both else 1.0)
 

@@ -6,8 +6,6 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._dtype import zeros_like
 from .._fields import (
     default_matrices,
@@ -22,7 +20,7 @@ from .._fields import (
 )
 from .._math import ema, Momentum, squarable
 from .._types import Leaf, Matrix, Scalar
-from ._fallback import default_fallback
+from ._fallback import Fallback, fallback_of, settle_fallback
 from ._newton_schulz import as_newton_schulz, NewtonSchulz
 
 
@@ -70,7 +68,9 @@ class Scion(AbstractMatrixOptimizer):
     - `constrained`: whether parameters are drawn into the ball. Without, $u_t =
         -\alpha_t \rho\, d(m_t)$. Default `True`.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `fallback`: trains the rest: an optimizer, or a function that makes one from the
+        learning rate, such as `eqxopt.AdamW`. Default
+        `AdamW(learning_rate, b2=0.95, weight_decay=0.0)`.
     - `newton_schulz`: the steps $\mathrm{NS}$, an [`eqxopt.NewtonSchulz`][].
     - `mu_dtype`: the dtype in which $m$ is kept ([dtypes][dtypes]).
 
@@ -89,11 +89,14 @@ class Scion(AbstractMatrixOptimizer):
     )
     constrained: bool = eqx.field(default=True, static=True, kw_only=True)
     matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
-    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
+    fallback: Fallback = fallback_of(default=None, kw_only=True)
     newton_schulz: NewtonSchulz = eqx.field(
         converter=as_newton_schulz, default_factory=NewtonSchulz, kw_only=True
     )
     mu_dtype: DType = dtype_option(default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        settle_fallback(self)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> Momentum:
         return Momentum(zeros_like(param, self.mu_dtype))

@@ -8,8 +8,6 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int
 
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
 from .._fields import (
     default_matrices,
@@ -34,7 +32,7 @@ from .._math import (
 )
 from .._number import integer
 from .._types import FirstMoment, Leaf, Matrix, Scalar, SecondMoment
-from ._fallback import default_fallback
+from ._fallback import Fallback, fallback_of, settle_fallback
 from ._sides import (
     averaged,
     first_age,
@@ -103,7 +101,9 @@ class Shampoo(AbstractRefreshedMatrixOptimizer):
     - `grafting`: whether steps have the length of Adam's. Default `True`.
     - `graft_eps`: $\bar\varepsilon$, in [0, inf). Default 1e-8.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `fallback`: trains the rest: an optimizer, or a function that makes one from the
+        learning rate, such as `eqxopt.AdamW`. Default
+        `AdamW(learning_rate, b2=0.95, weight_decay=0.0)`.
 
     **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
@@ -127,7 +127,10 @@ class Shampoo(AbstractRefreshedMatrixOptimizer):
     grafting: bool = eqx.field(default=True, static=True, kw_only=True)
     graft_eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8, kw_only=True)
     matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
-    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
+    fallback: Fallback = fallback_of(default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        settle_fallback(self)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> PreconditionedMoments:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim

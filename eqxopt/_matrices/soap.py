@@ -7,8 +7,6 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int
 
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
-from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
 from .._fields import (
     default_matrices,
@@ -34,7 +32,7 @@ from .._math import (
 )
 from .._number import integer
 from .._types import FirstMoment, Leaf, Matrix, Scalar, SecondMoment
-from ._fallback import default_fallback
+from ._fallback import Fallback, fallback_of, settle_fallback
 from ._sides import (
     averaged,
     first_age,
@@ -103,7 +101,9 @@ class SOAP(AbstractRefreshedMatrixOptimizer):
     - `max_precond_dim`: the longest side that is rotated, an integer in [1, inf). A
         longer side has no $L$ or $R$, and its $Q$ is the identity. Default 10000.
     - `matrices`: which parameters are matrices, a [selector][matrices-and-the-rest].
-    - `fallback`: trains the rest. Default `AdamW(3e-4, b2=0.95, weight_decay=0.0)`.
+    - `fallback`: trains the rest: an optimizer, or a function that makes one from the
+        learning rate, such as `eqxopt.AdamW`. Default
+        `AdamW(learning_rate, b2=0.95, weight_decay=0.0)`.
 
     **Raises:** a `ValueError` with the path of a matrix that has too few axes.
 
@@ -122,7 +122,10 @@ class SOAP(AbstractRefreshedMatrixOptimizer):
     precondition_frequency: int = integer("[1, inf)", default=10)
     max_precond_dim: int = integer("[1, inf)", default=10000)
     matrices: MatricesField = matrices_of(default=default_matrices, kw_only=True)
-    fallback: AbstractOptimizer = inner(default_factory=default_fallback, kw_only=True)
+    fallback: Fallback = fallback_of(default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        settle_fallback(self)
 
     def init_matrix(self, param: Leaf, view: MatrixView) -> RotatedMoments:
         dtype, limit = compute_dtype(param.dtype), self.max_precond_dim

@@ -10,6 +10,7 @@ from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.transform import inner
 from .._abstract.wrapper import AbstractWrapper
 from .._fields import (
+    Blocks,
     default_matrices,
     hyperparameter,
     matrices_of,
@@ -17,7 +18,7 @@ from .._fields import (
     OptionalHyperparameter,
 )
 from .._math import abs_sq, divide, no_update, own_copy, sqrt, stable_norm
-from .._types import Leaf, Scalar
+from .._types import AnyLeaf, Leaf, Scalar
 
 
 class Radius(NamedTuple):
@@ -89,9 +90,9 @@ class Hyperball(AbstractWrapper):
         return "give `rate`" if self.rate is None else None
 
     def init_leaf(self, param: Leaf) -> Radius | tuple[()]:
-        if self.matrices == "fallback" or not self.initial_norm:
+        if self.matrices is None or not self.initial_norm:
             return ()
-        return Radius(_norm(own_copy(param), self._axes(param)))
+        return Radius(_norm(own_copy(self._by_head(param)), self._axes(param)))
 
     def wrap_leaf(
         self,
@@ -101,25 +102,38 @@ class Hyperball(AbstractWrapper):
         update: Leaf,
         state: Radius | tuple[()],
     ) -> tuple[Leaf, Radius | tuple[()]]:
-        if self.matrices == "fallback":
+        if self.matrices is None:
             return update, state
-        axes = self._axes(param)
+        shape, axes = param.shape, self._axes(param)
+        param, update = self._by_head(param), self._by_head(update)
         radius = state.radius if isinstance(state, Radius) else _norm(param, axes)
         rate = self.inner_rate if self.rate is None else self.rate
         # With a small learning rate, squares of the update may underflow.
         length = stable_norm(update, axes)
         moved = param + rate * radius * divide(update, length)
         new = radius * divide(moved, _norm(moved, axes))
-        return jnp.where(length == 0, no_update(update), new - param), state
+        new_update = jnp.where(length == 0, no_update(update), new - param)
+        return new_update.reshape(shape), state
 
     def eval_leaf(
         self, param: Leaf, evaluated: Leaf, state: Radius | tuple[()]
     ) -> Leaf:
         return evaluated
 
+    def _by_head(self, x: Leaf) -> AnyLeaf:
+        """`x` with an axis of its own for heads, if there are several."""
+        blocks: Blocks = self.matrices
+        if blocks.heads == 1:
+            return x
+        *layers, rows = x.shape[: blocks.stacked + 1]
+        rest = x.shape[blocks.stacked + 1 :]
+        return x.reshape(*layers, blocks.heads, rows // blocks.heads, *rest)
+
     def _axes(self, param: Leaf) -> tuple[int, ...]:
         """The axes of one matrix."""
-        return tuple(range(int(self.matrices == "stack"), param.ndim))
+        blocks: Blocks = self.matrices
+        several = int(blocks.heads > 1)
+        return tuple(range(blocks.stacked + several, param.ndim + several))
 
 
 def _norm(x: Leaf, axes: tuple[int, ...]) -> Float[Array, "..."]:

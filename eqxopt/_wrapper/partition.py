@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax.tree_util as jtu
 
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun
@@ -11,7 +10,7 @@ from .._abstract.step import Step
 from .._abstract.transform import count_of
 from .._fields import as_labels, as_mask, Labels
 from .._math import plus_one
-from .._tree import fill, is_function, Parameters, replace_fields
+from .._tree import fill, mapped_choice, Parameters, replace_fields
 from .._types import AnyLeaf, Leaves, Self
 
 
@@ -143,9 +142,5 @@ def masked(optimizer: AbstractOptimizer, mask: Any) -> Partition:
         ```
     """
     as_mask(mask)  # raises the errors of a mask, rather than those of labels
-    name = lambda on: "trained" if on else "frozen"
-    if is_function(mask):
-        labels = lambda path, array: name(mask(path, array))
-    else:
-        labels = jtu.tree_map(name, mask)
+    labels = mapped_choice(lambda on: "trained" if on else "frozen", mask)
     return Partition({"trained": optimizer, "frozen": Freeze()}, labels)
