@@ -68,19 +68,35 @@ def shown(page):
     return re.sub(r'--8<-- "([\w/.]+):(\w+)"', section, text)
 
 
+# A number, such as of a loss, may differ with another JAX. Everything else may not.
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.])")
+
+
+def assert_similar(printed, shown):
+    words = lambda text: " ".join(NUMBER.sub("#", text).split())
+    assert words(printed) == words(shown)
+    numbers = lambda text: [float(x) for x in NUMBER.findall(text)]
+    assert numbers(printed) == pytest.approx(numbers(shown), rel=0.3, abs=0.02)
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_page(page, monkeypatch, tmp_path):
+def test_page(page, monkeypatch, tmp_path, capsys):
+    """All code of a page runs, in order, and prints the text that is right below it."""
     monkeypatch.chdir(tmp_path)  # for the files that a page saves
     # The hook is on already.
     monkeypatch.setattr(
         jaxtyping, "install_import_hook", lambda *_: pytest.MonkeyPatch.context()
     )
     namespace = reader()
-    blocks = re.findall(r"```python\n(.*?)```", shown(page), re.DOTALL)
+    pattern = r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?"
+    blocks = re.findall(pattern, shown(page), re.DOTALL)
     assert blocks
     with jax.numpy_dtype_promotion("standard"):
-        for block in blocks:
+        for block, output in blocks:
+            capsys.readouterr()
             exec(compile(block, page, "exec"), namespace)
+            if output:
+                assert_similar(capsys.readouterr().out, output)
     if page == "docs/index.md":
         assert namespace["loss"] < 0.1
 
