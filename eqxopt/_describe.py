@@ -143,7 +143,7 @@ def _of_rule(rule: AbstractTransform) -> _Treatment:
     decay: Array | None = getattr(rule, "weight_decay", None)
     return _Treatment(
         rate="-" if rate is None else f"{float(rate):.4g}",
-        decay=f"{float(decay):.4g}" if decay is not None and decay != 0 else "-",
+        decay=f"{float(decay):.4g}" if decay is not None and float(decay) else "-",
     )
 
 

@@ -221,6 +221,14 @@ def test_parity(name, x64):
     np.testing.assert_allclose(jax.vmap(ours)(STEPS), expected, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_made_inside_jit(name):
+    """There even comparing two known numbers is part of the program."""
+    make = PAIRS[name][0]
+    value = jax.jit(lambda: jnp.asarray(make()(7)))()
+    assert value == pytest.approx(float(make()(7)), rel=1e-5)
+
+
 @pytest.mark.parametrize("name", LIVE)
 def test_numbers_are_live(name):
     """Numbers are array leaves, so schedules can be batched. Every derivative is finite

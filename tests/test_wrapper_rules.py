@@ -95,6 +95,15 @@ class TestAccumulate:
             params, opt = apply(opt, n, jnp.full(2, g), params)
         np.testing.assert_allclose(params, 0.25)
 
+    def test_a_number_may_be_a_weight_where_a_program_is_traced(self):
+        params = jnp.ones(2)
+        opt = eqxopt.Accumulate(eqxopt.SGD(1.0), 2).init(params)
+        apply = jax.jit(lambda opt, g, p: opt.weighted(len(g)).apply(g, p))
+        params, opt = apply(opt, jnp.ones(2), params)
+        assert opt.total_weight == 2
+        with pytest.raises(ValueError, match="must be at least 0"):
+            jax.jit(lambda opt: opt.weighted(-1))(opt)
+
     def test_bad_weights(self):
         opt = eqxopt.Accumulate(eqxopt.SGD(1.0), 2)
         with pytest.raises(ValueError, match="`Accumulate` has no state"):

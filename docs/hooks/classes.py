@@ -81,7 +81,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 # Two pieces of code that do the same, one after the other.
-CODE = r"```python title=\"[^\"]+\"\n.*?```\n"
+CODE = r"```python title=\"[^\"]+\"\n(?:(?!```).)*```\n"
 BESIDE = re.compile(rf"(?<=\n)({CODE})\n({CODE})", re.DOTALL)
 
 

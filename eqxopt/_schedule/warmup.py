@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from .._math import divide, half_cosine, lerp, ramp, sqrt
@@ -76,7 +77,7 @@ class InverseSquareRoot(AbstractSchedule):
 
     def __check_init__(self) -> None:
         known = not isinstance(self.warmup_steps, Tracer)
-        if self.timescale is None and known and self.warmup_steps == 0:
+        if self.timescale is None and known and np.asarray(self.warmup_steps) == 0:
             raise ValueError(
                 "`InverseSquareRoot(warmup_steps=0)`: without a warm-up give "
                 "`timescale`, in steps"

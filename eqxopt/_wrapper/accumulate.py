@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
@@ -122,7 +123,8 @@ class Accumulate(AbstractOptimizer):
         """
         count_of(self)
         weight = as_number(weight)
-        if not isinstance(weight, Tracer) and not weight >= 0:
+        # NumPy compares at once, also while a program is traced.
+        if not isinstance(weight, Tracer) and not np.asarray(weight) >= 0:
             raise ValueError(
                 f"`Accumulate.weighted({weight})`: `weight` must be at least 0"
             )
