@@ -13,9 +13,11 @@ from .factored import (
     zero_factors as zero_factors,
 )
 from .linalg import (
+    adjoint_solve as adjoint_solve,
     eigh as eigh,
     inverse_power as inverse_power,
     orthonormal_columns as orthonormal_columns,
+    svd as svd,
 )
 from .moments import (
     debiased_mean as debiased_mean,

@@ -18,7 +18,17 @@ from .._fields import (
     MatrixView,
     OptionalMask,
 )
-from .._math import abs_sq, adjoint, debias, divide, ema, plus_one, sqrt, squarable
+from .._math import (
+    abs_sq,
+    adjoint,
+    debias,
+    divide,
+    ema,
+    plus_one,
+    sqrt,
+    squarable,
+    svd,
+)
 from .._number import integer
 from .._types import FirstMoment, Leaf, Matrix, Scalar, SecondMoment
 from ._fallback import Fallback, fallback_of, settle_fallback
@@ -157,6 +167,6 @@ class GaLore(AbstractRefreshedMatrixOptimizer):
 def leading_vectors(x: Matrix, rank: int) -> Inexact[Array, "batch rank long"]:
     """The adjoint of the longer side's singular vectors of largest singular values."""
     # Their derivative is infinite where two singular values are equal.
-    left, _, right = jnp.linalg.svd(jax.lax.stop_gradient(x), full_matrices=False)
+    left, _, right = svd(jax.lax.stop_gradient(x))
     wide = x.shape[1] < x.shape[2]
     return (right.conj() if wide else adjoint(left))[:, :rank]

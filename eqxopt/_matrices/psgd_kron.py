@@ -31,6 +31,7 @@ from .._fields import (
 from .._math import (
     abs_sq,
     adjoint,
+    adjoint_solve,
     debias,
     divide,
     ema,
@@ -204,7 +205,7 @@ class PSGDKron(AbstractRefreshedMatrixOptimizer):
         v = normal(self.seed, x)
         size = jnp.mean(jnp.abs(x), (-2, -1), keepdims=True)
         a = squarable(on_both_sides(times, left, right, x + DAMPING * size * v))
-        b = squarable(on_both_sides(adjoint_solve, left, right, v))
+        b = squarable(on_both_sides(times_inverse_adjoint, left, right, v))
         left = stepped(left, a, b, self.preconditioner_lr)
         if right is not None:
             a, b = transposed(a), transposed(b)
@@ -259,13 +260,8 @@ def adjoint_times(factor: Factor, x: Matrix) -> Matrix:
     return times(factor if is_diagonal(factor) else adjoint(factor), x)
 
 
-def adjoint_solve(factor: Factor, x: Matrix) -> Matrix:
-    """The inverse of the adjoint of a factor, times `x`."""
-    if is_diagonal(factor):
-        return x / transposed(factor)
-    return jax.lax.linalg.triangular_solve(
-        factor, x, left_side=True, transpose_a=True, conjugate_a=True
-    )
+def times_inverse_adjoint(factor: Factor, x: Matrix) -> Matrix:
+    return x / transposed(factor) if is_diagonal(factor) else adjoint_solve(factor, x)
 
 
 def balanced(left: Factor, right: Factor | None) -> tuple[Factor, Factor | None]:
