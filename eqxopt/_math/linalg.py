@@ -15,9 +15,9 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` of a matrix, or of several, for batches. On CPUs it sees one matrix
     after another, also under `jax.vmap`.
 
-    There the threads of XLA that decompose a batch wait for others of the same pool, and
-    two batches at once can wait for each other for ever: `eigh` of six batches did, of
-    8 to 72 rows, jax 0.10.2 on two cores, November 2026, within 200 calls. One after
+    There the threads of XLA that decompose a batch wait for others of the same pool,
+    and two batches at once can wait for each other for ever: `eigh` of six batches did,
+    of 8 to 72 rows, jax 0.10.2 on two cores, November 2026, within 200 calls. One after
     another is faster, too: 0.23 s for `eigh` of 16 matrices of 128 × 128, and 0.58 s in
     a batch.
     """
