@@ -1,7 +1,5 @@
 """Shampoo, SOAP, KL-Shampoo and PSGD: what their numbers alone do not show."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -359,18 +357,3 @@ def test_mistakes_with_psgd():
         eqxopt.PSGDKron(0.1, matrices=True).init({"b": jnp.ones(3)})
     with pytest.raises(ValueError, match="`max_size_triangular` must be an integer"):
         eqxopt.PSGDKron(0.1, max_size_triangular=0)
-
-
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="LAPACK is for CPUs")
-@pytest.mark.parametrize("name", ["SOAP", "Shampoo", "KLShampoo", "PSGDKron", "GaLore"])
-def test_lapack_sees_one_matrix_at_a_time(name):
-    """Two batches at once could wait for each other for ever."""
-    params = {"a": jnp.ones((4, 6)), "b": jnp.ones((4, 6)), "c": jnp.ones((5, 3))}
-    models = jax.tree.map(lambda x: jnp.stack([x, 2 * x, 3 * x]), params)
-    opts = jax.vmap(getattr(eqxopt, name)(0.1).init)(models)
-    step = jax.jit(jax.vmap(lambda opt, model: opt.apply(model, model)))
-    text = step.lower(opts, models).compile().as_text()
-    calls = re.findall(r"= (.*?) custom-call\(.*?target=\"lapack_", text)
-    assert calls
-    shapes = re.findall(r"\w\d+\[([\d,]*)\]", " ".join(calls))
-    assert all(shape.count(",") <= 1 for shape in shapes)

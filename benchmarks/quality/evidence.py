@@ -17,6 +17,8 @@ from .protocol import places
 BASE = "AdamW"
 # What a run that does not reach a loss counts with, in its own steps.
 PENALTY = 2.0
+# A loss counts as at most so many times as large or small, lest one task decide.
+FARTHEST = 10.0
 # These are drawn on every task, and in the other pictures.
 SHOWN = ("AdamW", "SGD, momentum 0.9", "Lion", "Muon", "SOAP", "Prodigy")
 SHOWN += ("ScheduleFreeAdamW",)
@@ -110,6 +112,10 @@ def mean(pairs: Iterable[Pair], of: Callable[[Pair], float]) -> float:
     return float(np.exp(np.mean([np.log(max(of(pair), tiny)) for pair in pairs])))
 
 
+def bounded_loss_ratio(pair: Pair) -> float:
+    return float(np.clip(pair.loss_ratio, 1 / FARTHEST, FARTHEST))
+
+
 class Evidence:
     """The summary over all tasks, in the order of the losses."""
 
@@ -131,7 +137,7 @@ class Evidence:
     def order(self) -> list[str]:
         """Those that are for any loss, best first, and then those that need more."""
         special = lambda name: CONTENDERS[name].needs in ("exact loss", "residuals")
-        by_loss = lambda name: mean(self.pairs[name].values(), lambda x: x.loss_ratio)
+        by_loss = lambda name: mean(self.pairs[name].values(), bounded_loss_ratio)
         return sorted(self.pairs, key=lambda name: (special(name), by_loss(name)))
 
     def table(self) -> str:
@@ -148,7 +154,7 @@ class Evidence:
         return [
             name,
             str(len(pairs)),
-            f"{mean(pairs, lambda x: x.loss_ratio):.2g}",
+            f"{mean(pairs, bounded_loss_ratio):.2f}",
             f"{mean(pairs, lambda x: x.steps_ratio):.2f}",
             f"{mean(pairs, lambda x: x.seconds_ratio):.2f}",
             str(reached),

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._fields import word
-from .._math import as_arrays, as_vector, multiplied, size_as_vector
+from .._math import (
+    as_arrays,
+    as_vector,
+    cholesky_solution,
+    eigh,
+    multiplied,
+    size_as_vector,
+)
 from .._sharding import cond, tied
 from .._tree import Parameters
 from .._types import Scalar, Vector
@@ -142,8 +149,7 @@ def _solved(
 
 
 def _by_decomposition(system: Dense, b: Vector) -> Vector:
-    lower = jnp.linalg.cholesky(system)
-    solution = jax.scipy.linalg.cho_solve((lower, True), b)
+    lower, solution = (x[0] for x in cholesky_solution(system[None], b[None]))
     # Compare a pivot with its own entry: its digits do not depend on the units of the
     # parameters. Where all digits are lost, the solution may be finite by chance.
     pivots = jnp.square(jnp.diagonal(lower))
@@ -160,7 +166,7 @@ def _by_decomposition(system: Dense, b: Vector) -> Vector:
 
 def _least_norm(system: Dense, b: Vector) -> Vector:
     """The shortest solution of a singular system."""
-    values, vectors = jnp.linalg.eigh(system)
+    values, vectors = (x[0] for x in eigh(system[None]))
     is_kept = values > _rounding(system) * jnp.max(values)
     inverse = jnp.where(is_kept, 1 / jnp.where(is_kept, values, 1), 0)
     return multiplied(vectors, inverse * multiplied(vectors.T, b))

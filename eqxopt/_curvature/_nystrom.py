@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._compile.once import all_finite
-from .._math import multiplied, norm
+from .._math import eigh, multiplied, norm, svd
 from .._sharding import tied_together
 from .._types import Scalar, Vector
 
@@ -36,7 +36,7 @@ def nystrom(multiply: Linear, test: Float[Array, "n r"]) -> Sketch:
     images = jax.lax.stop_gradient(jax.lax.map(multiply, test.T).T)
     images = jnp.where(all_finite([images]), images, 0)
     core = multiplied(test.T, images)
-    curvatures, axes = jnp.linalg.eigh((core + core.T) / 2)
+    curvatures, axes = (x[0] for x in eigh((core + core.T)[None] / 2))
     # The formula is for a positive semidefinite H. In an indefinite one positive and
     # negative curvature may cancel, and what is left says nothing. So leave out what
     # is smaller than the most negative curvature, and what is lost in rounding.
@@ -44,7 +44,7 @@ def nystrom(multiply: Linear, test: Float[Array, "n r"]) -> Sketch:
     is_kept = curvatures > jnp.maximum(least, -jnp.min(curvatures))
     scales = jnp.where(is_kept, jnp.where(is_kept, curvatures, 1) ** -0.5, 0)
     root = multiplied(images, axes * scales[None])
-    vectors, values, _ = jnp.linalg.svd(root, full_matrices=False)
+    vectors, values, _ = (x[0] for x in svd(root[None]))
     return Sketch(vectors, jnp.square(values))
 
 

@@ -20,7 +20,7 @@ from .._fields import (
 )
 from .._line_search.abstract import AbstractLineSearch
 from .._line_search.backtracking import BacktrackingLineSearch
-from .._math import norm, own_copy, size_as_vector, zero_count
+from .._math import norm, orthonormal_columns, own_copy, size_as_vector, zero_count
 from .._number import integer
 from .._sharding import cond, varying
 from .._tree import Parameters, replace_fields
@@ -265,7 +265,7 @@ def _test_matrix(optimizer: NewtonCG, active: Active) -> Float[Array, "n r"]:
     key = jax.random.wrap_key_data(optimizer.seed)
     key = jax.random.fold_in(key, count_of(optimizer))
     normal = jax.random.normal(key, like.shape, like.dtype)
-    return _masked(active, jnp.linalg.qr(_masked(active, normal))[0])
+    return _masked(active, orthonormal_columns(_masked(active, normal)[None])[0])
 
 
 def _sketch(optimizer: NewtonCG, active: Active) -> Sketch:

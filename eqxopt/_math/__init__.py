@@ -14,6 +14,7 @@ from .factored import (
 )
 from .linalg import (
     adjoint_solve as adjoint_solve,
+    cholesky_solution as cholesky_solution,
     eigh as eigh,
     inverse_power as inverse_power,
     orthonormal_columns as orthonormal_columns,

@@ -41,6 +41,16 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @one_by_one
+def cholesky_solution(
+    system: Inexact[Array, "n n"], b: Inexact[Array, " n"]
+) -> tuple[Inexact[Array, "n n"], Inexact[Array, " n"]]:
+    """The lower factors of positive definite matrices, and the solutions, of a
+    batch."""
+    lower = jnp.linalg.cholesky(system)
+    return lower, jax.scipy.linalg.cho_solve((lower, True), b)
+
+
+@one_by_one
 def eigh(x: Inexact[Array, "n n"]) -> tuple[Float[Array, " n"], Inexact[Array, "n n"]]:
     """Eigenvalues, in ascending order, and eigenvectors, of a batch."""
     # Not as a named tuple, which branches for platforms do not return.
@@ -48,7 +58,7 @@ def eigh(x: Inexact[Array, "n n"]) -> tuple[Float[Array, " n"], Inexact[Array, "
 
 
 @one_by_one
-def orthonormal_columns(x: Inexact[Array, "n n"]) -> Inexact[Array, "n n"]:
+def orthonormal_columns(x: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
     """Orthonormal columns of which the first k span what those of `x` do, of a
     batch."""
     return jnp.linalg.qr(x)[0]

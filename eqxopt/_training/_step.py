@@ -86,7 +86,12 @@ def check_optimizer(caller: str, opt: Any) -> None:
             f"{caller} needs an optimizer, such as `opt = eqxopt.AdamW(1e-3).init("
             f"model)`, not {opt!r}"
         )
-    count_of(opt)
+    if shape := count_of(opt).shape:
+        raise ValueError(
+            f"{caller} trains one model, but the count of this `{type(opt).__name__}` "
+            f"has shape {shape}: it is a population. Call a step of your own by "
+            "`eqx.filter_vmap`, or train it with `eqxopt.sweep`"
+        )
 
 
 def _over_parts(
