@@ -1,5 +1,5 @@
-"""Opens every page of the built documentation in Chromium, as files, at two widths and in
-both colour schemes.
+"""Opens every page of the built documentation in Chromium, as files, at two widths and
+in both colour schemes.
 
 python docs/check.py site
 

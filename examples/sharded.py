@@ -35,6 +35,7 @@ LAYOUTS = ["data", "zero-1", "fsdp"]
 CONTEXT = 64
 
 
+# --8<-- [start:transformer]
 class Block(eqx.Module):
     """A layer of a transformer: attention to what came before, and a network."""
 
@@ -78,6 +79,9 @@ class Transformer(eqx.Module):
         for block in self.blocks:
             x = block(x)
         return jax.vmap(self.head)(x)
+
+
+# --8<-- [end:transformer]
 
 
 def loss_fn(

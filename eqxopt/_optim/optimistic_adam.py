@@ -34,8 +34,9 @@ class OptimisticAdam(AbstractLeafwiseOptimizer):
     with $\hat m_t$ and $\hat v_t$ of [`eqxopt.NAdam`][], or, with `nesterov=False`, of
     [`eqxopt.Adam`][]. This is [`eqxopt.OptimisticGradientDescent`][] along Adam's
     direction. In games of two players, such as adversarial training, it damps the
-    circling of plain Adam. The arguments are those of `optax.optimistic_adam_v2`. The
-    paper has $a = b = 1$ and no Nesterov momentum.
+    circling of plain Adam if `b1` is low: it looks one step ahead, and the momentum of
+    the default remembers ten. The arguments are those of `optax.optimistic_adam_v2`.
+    The paper has $a = b = 1$ and no Nesterov momentum.
 
     **Arguments:** all but the first are keyword only.
 
