@@ -128,4 +128,8 @@ def _public() -> Iterator[tuple[str, str]]:
 def _sentence(thing: Any) -> str:
     text = re.split(r"\n\n", inspect.getdoc(thing) or "")[0].replace("\n", " ")
     first = re.split(r"(?<=[.:])\s", text)[0].rstrip(":")
-    return first.replace("|", "\\|")
+    # In a table a bar ends a cell, also inside an equation.
+    for bar, name in ((r"\\\|", r"\Vert"), (r"\|", r"\vert")):
+        first = re.sub(bar + r"(?=[A-Za-z])", lambda _: name + " ", first)  # noqa: B023
+        first = re.sub(bar, lambda _: name, first)  # noqa: B023
+    return first
