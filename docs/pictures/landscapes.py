@@ -528,7 +528,7 @@ def draw_family(
 ) -> None:
     """A row for each optimizer, and a column for each landscape."""
     row = NAME + SIDE + CAPTION + GAP
-    width, height = len(names) * (SIDE + GAP) - GAP + 1, 18 + len(results) * row
+    width, height = len(names) * (SIDE + GAP), 18 + len(results) * row
     figure, axes = canvas(width, height)
     for j, name in enumerate(names):
         landscape, x = LANDSCAPES[name], 0.5 + j * (SIDE + GAP)
@@ -604,7 +604,15 @@ def cell(result: Result) -> str:
     return f"{number}{steps}{short(result.loss)}"
 
 
-def table(results: dict[str, dict[str, Result]]) -> str:
+def cell_of_page(result: Result) -> str:
+    """What stands below the panel, in two lines."""
+    number, reached = caption(result)
+    return f"{reached.replace(' ', '&nbsp;')}<br>{number}".removesuffix("<br>")
+
+
+def table(
+    results: dict[str, dict[str, Result]], cell: Callable[[Result], str] = cell
+) -> str:
     lines = [["optimizer", *LANDSCAPES], ["---"] * (len(LANDSCAPES) + 1)]
     for label, found in results.items():
         lines.append([label, *map(cell, found.values())])
@@ -654,11 +662,11 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Result]]:
             for half, names in HALVES.items() if found else ():
                 output = args.output / f"landscapes-{page}-{half}.svg"
                 draw_family(contenders, found, names, output)
-    text = table(results)
+    text = table(results, cell_of_page)
     (args.output / "landscapes.md").write_text(text + "\n")
     numbers = json.dumps(figures(results), indent=1)
     (args.output / "landscapes.json").write_text(numbers + "\n")
-    print(text)
+    print(table(results))
     return results
 
 
