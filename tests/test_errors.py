@@ -184,7 +184,7 @@ WRONG_ARGUMENTS = {
     "fraction as a seed": (lambda: eqxopt.NoisySGD(0.1, seed=1.5), r"\(seed=1.5\)`"),
     "dtype": (lambda: eqxopt.Adam(0.1, mu_dtype="int32"), r"`Adam\(mu_dtype='int32'"),
     "mask": (lambda: eqxopt.AdamW(0.1, mask=3), r"`AdamW\(mask=3\)`.*True or False"),
-    "matrices": (lambda: eqxopt.Muon(0.1, matrices=3), r"`Muon\(matrices=3\)`"),
+    "matrices": (lambda: eqxopt.Muon(0.1, matrices=0.5), r"`Muon\(matrices=0.5\)`"),
     "optimizer": (lambda: eqxopt.EMA(3, 0.9), r"`EMA\(optimizer=3\)`"),
     "labels": (
         lambda: eqxopt.Partition({"a": eqxopt.SGD(0.1)}, 3),
@@ -194,9 +194,9 @@ WRONG_ARGUMENTS = {
         lambda: eqxopt.schedules.Linear("a", 0.0, 3),
         r"`Linear\(init_value='a'\)`",
     ),
-    "three arguments": (
-        lambda: eqxopt.Adam(lambda a, b, c: 1.0),
-        r"`Adam\(learning_rate=.*needs 3 arguments",
+    "four arguments": (
+        lambda: eqxopt.Adam(lambda a, b, c, d: 1.0),
+        r"`Adam\(learning_rate=.*needs 4 arguments",
     ),
     "chosen": (
         lambda: eqxopt.AdamW(lambda path, array: -1.0).init(X),

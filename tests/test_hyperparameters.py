@@ -206,9 +206,9 @@ class TestConversion:
         with pytest.raises(ValueError, match=r"scalar.*shape \(2,\)"):
             opt(params).apply(params, params)
 
-    def test_function_of_three_arguments(self):
-        with pytest.raises(ValueError, match="needs 3 arguments"):
-            eqxopt.SGD(lambda a, b, c: 0.1)
+    def test_function_of_four_arguments(self):
+        with pytest.raises(ValueError, match="needs 4 arguments"):
+            eqxopt.SGD(lambda a, b, c, d: 0.1)
 
     def test_choice_of_schedules(self):
         params = {"a": jnp.ones(()), "b": jnp.ones(())}

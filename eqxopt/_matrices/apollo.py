@@ -118,10 +118,10 @@ class APOLLO(AbstractMatrixOptimizer):
         >>> model = eqx.nn.Linear(8, 10, key=jax.random.key(0))
         >>> opt = eqxopt.APOLLO(learning_rate=0.01, rank=2).init(model)
         >>> print(eqxopt.describe(opt, model))
-        path     shape    dtype    group   rate    state
-        .weight  (10, 8)  float32  matrix  0.01    176 B
-        .bias    (10,)    float32  AdamW   0.0003  80 B
-        total    90                                256 B
+        path     shape    dtype    group   rate  state
+        .weight  (10, 8)  float32  matrix  0.01  176 B
+        .bias    (10,)    float32  AdamW   0.01  80 B
+        total    90                              256 B
 
         ```
     """

@@ -101,10 +101,10 @@ class GaLore(AbstractRefreshedMatrixOptimizer):
         >>> model = eqx.nn.Linear(8, 10, key=jax.random.key(0))
         >>> opt = eqxopt.GaLore(learning_rate=0.01, rank=2).init(model)
         >>> print(eqxopt.describe(opt, model))
-        path     shape    dtype    group   rate    state
-        .weight  (10, 8)  float32  matrix  0.01    212 B
-        .bias    (10,)    float32  AdamW   0.0003  80 B
-        total    90                                292 B
+        path     shape    dtype    group   rate  state
+        .weight  (10, 8)  float32  matrix  0.01  212 B
+        .bias    (10,)    float32  AdamW   0.01  80 B
+        total    90                              292 B
 
         ```
     """

@@ -129,7 +129,7 @@ class CompactState(AbstractOptimizer):
         >>> opt = eqxopt.CompactState(eqxopt.AdamW(1e-3), "8-bit").init(params)
         >>> params, opt = opt.apply(0.1 * params, params)
         >>> print(eqxopt.describe(opt, params).splitlines()[1])
-        the root  (128, 128)  float32         0.001  36 KiB
+        the root  (128, 128)  float32         0.001  0.0001  36 KiB
         >>> print(f"{opt.decoded.state.mu[0, 0]:.4f}")
         0.0100
 

@@ -90,8 +90,8 @@ def adam(x, gradients, lr, b1, b2, eps):
         yield x
 
 
-def default_fallback(x, gradients):
-    return adam(x, gradients, 3e-4, 0.9, 0.95, 1e-8)
+def default_fallback(x, gradients, lr):
+    return adam(x, gradients, lr, 0.9, 0.95, 1e-8)
 
 
 def newton_schulz(m, eps, steps=5):

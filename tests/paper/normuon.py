@@ -44,7 +44,8 @@ def pair(*options):
 
     def paper(x, gradients):
         if x.ndim == 1:
-            return default_fallback(x, gradients)
+            share = 0.015 if rms is None else 1.0
+            return default_fallback(x, gradients, share * 0.05)
         return normuon(x, gradients, 0.05, *options)
 
     return Pair(make, paper, ((5, 3), (3, 7), (3,)))

@@ -32,7 +32,7 @@ def pair(*options):
 
     def paper(x, gradients):
         if x.ndim == 1:
-            return default_fallback(x, gradients)
+            return default_fallback(x, gradients, 0.05)
         return scion(x, gradients, 0.05, 3.0, *options)
 
     return Pair(make, paper, ((5, 3), (3, 7), (3,)), noise)
