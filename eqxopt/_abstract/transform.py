@@ -25,7 +25,13 @@ from .._fields import (
 )
 from .._number import check_fields, converted, integer, NumbersMeta
 from .._places import on_their_mesh
-from .._tree import KeyPath, Parameters, replace_fields, with_own_arrays
+from .._tree import (
+    is_function,
+    KeyPath,
+    Parameters,
+    replace_fields,
+    with_own_arrays,
+)
 from .._types import Leaves, Self
 from .show import completions, show
 from .spread import kept, settled
@@ -52,6 +58,14 @@ def inner(**options: Any) -> Any:
     return eqx.field(converter=as_optimizer, metadata=metadata, **options)
 
 
+def fallback_of(**options: Any) -> Any:
+    """Declare a field that holds the optimizer of all other parameters, or `None` or a
+    function of the learning rate, of which the class makes one."""
+    converter = lambda x: x if x is None or is_function(x) else as_optimizer(x)
+    metadata = {"like": "FallbackLike"}
+    return eqx.field(converter=converter, metadata=metadata, **options)
+
+
 @dataclass_transform(
     field_specifiers=(
         eqx.field,
@@ -64,6 +78,7 @@ def inner(**options: Any) -> Any:
         word,
         key_field,
         inner,
+        fallback_of,
     )
 )
 class TransformMeta(NumbersMeta):

@@ -3,10 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TYPE_CHECKING, TypeAlias
 
-import equinox as eqx
-
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import as_optimizer
 from .._optim.adam import AdamW
 from .._tree import is_function
 
@@ -25,14 +22,6 @@ if TYPE_CHECKING:
 
 else:
     Fallback: TypeAlias = AbstractOptimizer
-
-
-def fallback_of(**options: Any) -> Any:
-    """Declare a field that holds the optimizer of all other parameters. The class calls
-    `settle_fallback` in its `__check_init__`."""
-    converter = lambda x: x if x is None or is_function(x) else as_optimizer(x)
-    metadata = {"like": "FallbackLike"}
-    return eqx.field(converter=converter, metadata=metadata, **options)
 
 
 def settle_fallback(optimizer: Any, share: float = 1.0) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.transform import fallback_of
 from .._dtype import compute_dtype, real_dtype
 from .._fields import (
     default_matrices,
@@ -36,7 +37,7 @@ from .._math import (
 )
 from .._number import integer
 from .._types import FirstMoment, Leaf, Matrix, Scalar, SecondMoment
-from ._fallback import Fallback, fallback_of, settle_fallback
+from ._fallback import Fallback, settle_fallback
 from ._sides import transposed_if
 
 

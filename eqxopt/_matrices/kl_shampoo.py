@@ -7,6 +7,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Int
 
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
+from .._abstract.transform import fallback_of
 from .._dtype import compute_dtype, real_dtype, zeros_like
 from .._fields import (
     default_matrices,
@@ -21,7 +22,7 @@ from .._fields import (
 from .._math import abs_sq, ema, no_update, plus_one, product, squarable
 from .._number import integer
 from .._types import FirstMoment, Leaf, Matrix, Scalar
-from ._fallback import Fallback, fallback_of, settle_fallback
+from ._fallback import Fallback, settle_fallback
 from ._sides import (
     averaged,
     first_age,

@@ -3,6 +3,7 @@
 import equinox as eqx
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.transform import fallback_of
 from .._dtype import zeros_like
 from .._fields import (
     default_matrices,
@@ -19,7 +20,7 @@ from .._fields import (
 )
 from .._math import debiased_mean, ema, Momentum, squarable
 from .._types import Leaf, Matrix, Scalar
-from ._fallback import Fallback, fallback_of, settle_fallback
+from ._fallback import Fallback, settle_fallback
 from ._newton_schulz import as_newton_schulz, NewtonSchulz, spectral_scale
 
 

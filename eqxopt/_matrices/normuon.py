@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
+from .._abstract.transform import fallback_of
 from .._dtype import compute_dtype, real_dtype, zeros_like
 from .._fields import (
     default_matrices,
@@ -23,7 +24,7 @@ from .._fields import (
 )
 from .._math import abs_sq, debiased_mean, divide, ema, sqrt, squarable, stable_norm
 from .._types import FirstMoment, Leaf, Matrix, Scalar
-from ._fallback import Fallback, fallback_of, settle_fallback
+from ._fallback import Fallback, settle_fallback
 from ._newton_schulz import as_newton_schulz, NewtonSchulz, spectral_scale
 
 

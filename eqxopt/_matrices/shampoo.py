@@ -8,6 +8,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int
 
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
+from .._abstract.transform import fallback_of
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
 from .._fields import (
     default_matrices,
@@ -32,7 +33,7 @@ from .._math import (
 )
 from .._number import integer
 from .._types import FirstMoment, Leaf, Matrix, Scalar, SecondMoment
-from ._fallback import Fallback, fallback_of, settle_fallback
+from ._fallback import Fallback, settle_fallback
 from ._sides import (
     averaged,
     first_age,
