@@ -3,8 +3,8 @@
 python -m benchmarks [PART ...] [--save FOLDER]
 
 Without names it runs all parts but those that take long: cutest, devices, fits, heat,
-mantissas, newton, poisson and precision. On a GPU it runs those that are bound by
-memory or by products, on larger arrays, and saves them beside the figures of a CPU.
+mantissas, newton, poisson, precision and rates. On a GPU it runs those that are bound
+by memory or by products, on larger arrays, and saves them beside the figures of a CPU.
 All optimizers beside each other are a program of its own: `python -m
 benchmarks.quality`.
 """
@@ -25,6 +25,7 @@ from .matrices import muon, muon_step
 from .newton_steps import newton_steps
 from .pinns import heat, poisson
 from .quality.precision import precision
+from .quality.rates import rates
 from .report import machine, save, table
 from .stacks import stacks
 from .steps import plain_loops, training_steps
@@ -54,6 +55,7 @@ PARTS = {
     "sweeps": sweeps,
     "storage": lambda: [*storage(4096), *storage(8192)],
     "precision": precision,
+    "rates": rates,
     "mantissas": mantissas,
     "newton": newton_steps,
     "fits": fits,
@@ -63,7 +65,7 @@ PARTS = {
     "devices": devices,
 }
 LONG = ("precision", "mantissas", "newton", "fits", "poisson", "heat", "cutest")
-LONG += ("devices",)
+LONG += ("devices", "rates")
 # Compiling takes long there, so only steps are timed.
 ON_GPU = {
     "large": lambda: large_array(16384, bar=1.05),

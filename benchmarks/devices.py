@@ -163,9 +163,17 @@ def loss_fn(params: Any) -> jax.Array:
     return sum(jnp.mean(jnp.cos(x)) for x in jax.tree.leaves(params))
 
 
+def residual_fn(params: Any) -> Any:
+    return jax.tree.map(jnp.cos, params)
+
+
 def step(grads: Any, params: Any, opt: Any) -> Any:
     return opt.apply(
-        grads, params, value=loss_fn(params), value_fn=loss_fn, residual_fn=jnp.cos
+        grads,
+        params,
+        value=loss_fn(params),
+        value_fn=loss_fn,
+        residual_fn=residual_fn,
     )
 
 
@@ -209,19 +217,19 @@ def updates_of(name: str) -> dict[str, Any]:
         "optimizer": name,
         "share": round(own / max(whole, 1), 3),
         "modes": modes,
-        "compiled": _compiled(params, opt),
+        "compiled": _compiled(params, opt, PLAIN[name].needs == "residuals"),
     }
 
 
-def _compiled(params: Any, opt: Any) -> int:
+def _compiled(params: Any, opt: Any, residuals: bool) -> int:
     """How often three steps compile."""
     traces = []
 
-    def traced(params: Any) -> jax.Array:
+    def traced(params: Any) -> Any:
         traces.append(None)
-        return loss_fn(params)
+        return residual_fn(params) if residuals else loss_fn(params)
 
-    train = eqxopt.make_step(traced)
+    train = eqxopt.make_step(traced, residuals=residuals)
     counts = []
     for _ in range(3):
         params, opt, _ = train(params, opt)

@@ -53,7 +53,12 @@ def describe(optimizer: AbstractTransform, model: PyTree) -> str:
 
         ```
     """
-    count_of(optimizer)
+    if shape := count_of(optimizer).shape:
+        raise ValueError(
+            f"`describe`: the count of this `{type(optimizer).__name__}` has shape "
+            f"{shape}, so it is a population. Describe one of it: `jax.tree.map(lambda "
+            "x: x[0] if eqx.is_array(x) else x, (opts, models))`"
+        )
     parameters = Parameters(model)
     _check_fit(optimizer, parameters)
     treatments = _treatments(optimizer, parameters)

@@ -70,18 +70,33 @@ def batches():
     return [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 32, 8)] * 3
 
 
-@pytest.mark.parametrize("chunk_size", [None, 2])
-def test_each_run_is_that_of_fit(chunk_size):
+@pytest.mark.parametrize("chunk_size, seeds", [(None, [4, 7]), (2, [4, 7]), (1, [4])])
+def test_each_run_is_that_of_fit(chunk_size, seeds):
     points = {"learning_rate": [1e-3, 1e-1], "weight_decay": [0.0, 0.5]}
-    result = swept(points=points, seeds=[4, 7], chunk_size=chunk_size)
+    result = swept(points=points, seeds=seeds, chunk_size=chunk_size)
     assert result.programs == 1
     assert result.points[1] == {"learning_rate": 1e-3, "weight_decay": 0.5}
     for i, point in enumerate(result.points):
-        for j, seed in enumerate([4, 7]):
+        for j, seed in enumerate(seeds):
             *_, history = fitted(adamw(**point), seed)
             np.testing.assert_allclose(result.loss[i, j], history.loss, rtol=1e-4)
             assert result.score[i, j] == pytest.approx(result.loss[i, j, -1])
     assert np.all(result.steps == 12)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_a_run_alone_does_only_its_own_branch(chunk_size):
+    log = []
+
+    def loss(model, x, y):
+        note = lambda: jax.debug.callback(lambda: log.append(None))
+        jax.lax.cond(jnp.max(model.layers[0].bias) > 1e9, note, lambda: None)
+        return loss_fn(model, x, y)
+
+    points = {"learning_rate": [1e-3, 1e-2]}
+    swept(points=points, loss_fn=loss, chunk_size=chunk_size)
+    jax.effects_barrier()
+    assert bool(log) == (chunk_size > 1)
 
 
 def test_of_the_best():

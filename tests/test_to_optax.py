@@ -281,6 +281,28 @@ class TestFlax:
         assert jax.tree.structure(after) == jax.tree.structure(params)
         assert losses(after) == 0 and state.count == 1
 
+    def test_nnx_state_as_it_is(self):
+        """The methods of the optimizer say what they need."""
+        network = Network(nnx.Rngs(0))
+        optimizer = nnx.Optimizer(
+            network, to_optax(eqxopt.EMA(eqxopt.AdamW(0.1), 0.9)), wrt=nnx.Param
+        )
+        params, opt = nnx.state(network, nnx.Param), optimizer.opt_state
+        for call in (
+            lambda: opt.eval_params(params),
+            lambda: opt.apply(params, params),
+            lambda: opt.hyperparameters(),
+            lambda: opt.replace(weight_decay=0.1),
+            lambda: eqxopt.describe(opt, params),
+        ):
+            with pytest.raises(
+                TypeError, match=r"`nnx.as_pure\(optimizer.opt_state\)`"
+            ):
+                call()
+        optimizer.opt_state.optimizer.learning_rate[...] = 0.2
+        rate = nnx.as_pure(opt).hyperparameters()["AdamW.learning_rate"]
+        assert rate == jnp.float32(0.2)
+
     def test_nnx_with_value(self):
         network = Network(nnx.Rngs(0))
         optimizer = nnx.Optimizer(network, to_optax(eqxopt.PolyakSGD()), wrt=nnx.Param)

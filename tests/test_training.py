@@ -175,6 +175,23 @@ class TestMakeStep:
             step(*started(), X, Y)
         with pytest.raises(ValueError, match="microbatches=0"):
             eqxopt.make_step(loss_fn, microbatches=0)
+        with pytest.raises(ValueError, match="`fit`: microbatches=0"):
+            eqxopt.fit(loss_fn, *started(), [(X, Y)], microbatches=0)
+
+    @pytest.mark.parametrize("data", [(X, Y), [(X, Y)]])
+    def test_microbatches_of_fit(self, data):
+        """With means of what else the loss function gives, also of integers."""
+        noted = lambda *args: (
+            loss_fn(*args),
+            {"first": (args[1][0, 0] > 0).astype(int)},
+        )
+        options = {"batch_size": 12} if isinstance(data, tuple) else {}
+        model, opt, history = eqxopt.fit(
+            noted, *started(), data, microbatches=3, has_aux=True, **options
+        )
+        assert_close((model, opt), plain_loop(1)[:2])
+        np.testing.assert_allclose(history.loss, loss_fn(Model(), X, Y), rtol=1e-5)
+        np.testing.assert_allclose(history.aux["first"], np.mean(X[::4, 0] > 0))
 
 
 def batch(i):
@@ -353,3 +370,27 @@ def test_population():
     np.testing.assert_allclose(
         jax.vmap(final)(rates), [final(rate) for rate in rates], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("make", [eqxopt.AdamW, eqxopt.ScheduleFreeSGD, eqxopt.Muon])
+def test_a_population_is_mapped_over(make):
+    """Its methods say so, and change nothing."""
+    rates = jnp.asarray([0.01, 0.1])
+    params = {"w": jnp.ones((2, 3, 2))}
+    opts = jax.vmap(lambda rate, p: make(rate).init(p))(rates, params)
+    of_two = r"shape \(2,\), so it is a population. Map over it"
+    for call, method in (
+        (lambda: opts.apply(params, params), "apply"),
+        (lambda: opts.update(params, params), "update"),
+        (lambda: opts.eval_params(params), "eval_params"),
+        (lambda: opts.replace(learning_rate=rates), "replace"),
+        (lambda: opts.replace(learning_rate=0.1), "replace"),
+        (lambda: opts.with_state(opts.state), "with_state"),
+    ):
+        with pytest.raises(ValueError, match=rf"`{make.__name__}.{method}`.*{of_two}"):
+            call()
+    with pytest.raises(ValueError, match="Describe one of it"):
+        eqxopt.describe(opts, params)
+    assert opts.hyperparameters()["learning_rate"].shape == (2,)
+    changed = jax.vmap(lambda opt, x: opt.replace(learning_rate=x))(opts, 2 * rates)
+    np.testing.assert_allclose(changed.hyperparameters()["learning_rate"], 2 * rates)

@@ -164,11 +164,11 @@ class TestInMemory:
         assert trained(data, batch_size=1, key=KEY) == (-3.0, 2)
 
     def test_all_rows_in_their_order(self):
-        """A full batch needs no key, and is not gathered in every step."""
+        """A full batch needs no key, but may have one, and is not gathered in every
+        step."""
         first = lambda x, rows: x * rows[0]
         assert trained(np.arange(1.0, 5.0), first, batch_size=4, steps=3) == (-3.0, 3)
-        with pytest.raises(ValueError, match="nothing uses the `key`"):
-            trained(np.ones(4), batch_size=4, key=KEY)
+        assert trained(np.arange(1.0, 5.0), first, batch_size=4, key=KEY) == (-1.0, 1)
 
     def test_no_data(self):
         assert trained(None, lambda x: 2 * x, steps=3) == (-6.0, 3)

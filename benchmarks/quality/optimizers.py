@@ -26,11 +26,14 @@ class Contender:
 
     - `number`: `None` if there is nothing to tune.
     - `needs`: the exact loss, for a line search; residuals; matrices; float32.
+    - `alone`: whether runs are tuned one after the other. Side by side they would do in
+      every step what one of them does in some.
     """
 
     make: Make
     number: str | None = "learning rate"
     needs: Literal["exact loss", "residuals", "matrices", "float32"] | None = None
+    alone: bool = False
 
     def numbers(self, grid: list[float]) -> list[float]:
         return [1.0] if self.number is None else grid
@@ -82,6 +85,7 @@ def damped(make: Callable[..., Any], default: float, needs: Any, **options: Any)
         lambda number, steps: make(damping=default * number, **options),
         f"damping / {default:g}",
         needs,
+        alone=True,
     )
 
 

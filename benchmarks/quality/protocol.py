@@ -4,7 +4,7 @@ import json
 import pathlib
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -147,36 +147,49 @@ def _pair(settings: Settings, task: Task, contender: Contender) -> dict[str, Any
     with warnings.catch_warnings():
         # Of losses that are not finite, as those of rates that are too large.
         warnings.simplefilter("ignore")
-        numbers = contender.numbers([*settings.numbers])
-        number, tuning = _tuned(settings, task, make, numbers)
+        number, tuning = _tuned(settings, task, contender)
         judged = _judged(settings, task, make, number)
     whole = time.perf_counter() - start
     return {"number": number, "tuning": tuning, **judged, "whole_seconds": round(whole)}
 
 
 def _tuned(
-    settings: Settings, task: Task, make: Any, numbers: list[float]
+    settings: Settings, task: Task, contender: Contender
 ) -> tuple[float, list[float | None]]:
     """The best number, and the mean losses of all of them."""
+    numbers = contender.numbers([*settings.numbers])
+    seeds = settings.tuning_seeds
+    scores = [
+        _scores(task, contender, numbers, some)
+        for some in ([[seed] for seed in seeds] if contender.alone else [seeds])
+    ]
+    means = np.mean(np.concatenate(scores, axis=1), axis=1)
+    best = int(np.argmin(np.where(np.isfinite(means), means, np.inf)))
+    return numbers[best], _rounded(means)
+
+
+def _scores(
+    task: Task, contender: Contender, numbers: list[float], seeds: Sequence[int]
+) -> np.ndarray:
+    """The losses at the end, by numbers and seeds."""
     result = eqxopt.sweep(
         task.loss_fn,
         task.make_model,
-        make,
+        lambda number: contender.make(number, task.steps),
         {"number": numbers},
         task.data,
         key=jax.random.key(0),
-        seeds=settings.tuning_seeds,
+        seeds=seeds,
         steps=task.steps,
         batch_size=_rows(task),
         evaluate=task.training_loss,
         residuals=task.residuals,
-        chunk_size=CHUNK,
+        chunk_size=1 if contender.alone else CHUNK,
         progress=False,
     )
     if result.stopped:
         raise KeyboardInterrupt
-    assert result.best is not None
-    return result.best["number"], _rounded(np.mean(result.score, axis=1))
+    return result.score
 
 
 def _judged(settings: Settings, task: Task, make: Any, number: float) -> dict[str, Any]:

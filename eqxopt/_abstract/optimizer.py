@@ -14,7 +14,7 @@ from .._tree import Parameters
 from .._types import AnyLeaf, Scalar, Self
 from .spread import kept
 from .step import as_loss, needed_residual_fn, needed_value_fn
-from .transform import AbstractTransform, inner_transforms, opened
+from .transform import AbstractTransform, check_single, inner_transforms, opened
 
 
 M = TypeVar("M")
@@ -64,6 +64,7 @@ class AbstractOptimizer(AbstractTransform):
         **Raises:** a `ValueError` or `TypeError`, before anything is computed, if
         there was no `init` or the gradients do not fit the model.
         """
+        check_single(self, "apply", "grads", "model")
         if value is not None:
             value = as_loss(type(self).__name__, value)
         # Inside a function that is being compiled another jit would only cost time.
@@ -85,6 +86,7 @@ class AbstractOptimizer(AbstractTransform):
     def eval_params(self, params: M) -> M:
         """The model to evaluate: an averaged one for the methods that keep an average,
         `params` itself for the others."""
+        check_single(self, "eval_params", "model")
         parameters = Parameters(params)
         arrays = self.evaluate(parameters)
         return params if arrays is parameters.arrays else parameters.model(arrays)

@@ -168,6 +168,7 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         The updates have the model's shape, with `None` where there is no gradient,
         and at least float32.
         """
+        check_single(self, "update", "grads", "model")
         step = opened(self, grads, Parameters(params), value, value_fn, residual_fn)
         updates, new = self.advance(step)
         new = kept(new, self, step.parameters)
@@ -185,6 +186,7 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         **Raises:** a `TypeError` for an unknown name or one that several inner
         transforms have, a `ValueError` for a value out of range.
         """
+        check_single(self, "replace", "learning_rate=rate")
         return _owned(_replaced(self, changes), self)
 
     def with_state(self, state: PyTree) -> Self:
@@ -201,6 +203,7 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         another shape or dtype.
         """
         count_of(self)
+        check_single(self, "with_state", "state")
         check_alike(type(self).__name__, state, self.state)
         new = self.kept.like(state) if isinstance(self.kept, States) else state
         return _owned(replace_fields(self, kept=new), self, state)
@@ -209,9 +212,12 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         """The values by name that the next update will use, for logging.
 
         A choice per parameter gives a dictionary from path to value. Names of an inner
-        transform come after its own: `"AdamW.learning_rate"`.
+        transform come after its own: `"AdamW.learning_rate"`. Those of a population
+        have its axis.
         """
-        step = jnp.zeros((), jnp.int32) if self.count is None else self.count
+        step = jnp.zeros((), jnp.int32) if self.count is None else count_of(self)
+        if step.ndim:  # of a population
+            return eqx.filter_vmap(type(self).hyperparameters)(self)
         values = {}
         for name in hyperparameter_names(self):
             value = getattr(self, name)
@@ -272,11 +278,17 @@ def _replaced(transform: T, changes: dict[str, Any]) -> T:
     return new
 
 
-def count_of(transform: AbstractTransform) -> Int[Array, ""]:
-    """The count of updates, which `init` starts."""
+def count_of(transform: AbstractTransform) -> Int[Array, "..."]:
+    """The count of updates, which `init` starts. That of a population has axes."""
     name, count = type(transform).__name__, transform.count
     if count is None:
         raise ValueError(f"`{name}` has no state: call `opt = opt.init(model)` first")
+    if type(count).__module__.startswith("flax."):
+        raise TypeError(
+            f"this `{name}` holds variables of flax, as in an `nnx.Optimizer`. "
+            "`nnx.as_pure(optimizer.opt_state)` is the same with arrays. To change a "
+            "number, assign to it: `optimizer.opt_state.learning_rate[...] = 1e-3`"
+        )
     if count.dtype.kind not in "iu":
         raise TypeError(
             f"`{name}.count` has dtype {count.dtype}, but it counts. To average "
@@ -285,6 +297,20 @@ def count_of(transform: AbstractTransform) -> Int[Array, ""]:
             "jnp.inexact) else a.copy(), opt, other)`"
         )
     return count
+
+
+def check_single(transform: AbstractTransform, method: str, *arguments: str) -> None:
+    """Check that a method is called on the transform of one model. `arguments` are an
+    example of what it takes."""
+    name, count = type(transform).__name__, transform.count
+    if count is not None and count_of(transform).shape != ():
+        taken = ", ".join(x.split("=")[-1] for x in arguments)
+        call = f"opt.{method}({', '.join(arguments)})"
+        raise ValueError(
+            f"`{name}.{method}`: the count of this optimizer has shape {count.shape}, "
+            "so it is a population. Map over it: `eqx.filter_vmap(lambda opt, "
+            f"{taken}: {call})(opts, ...)`"
+        )
 
 
 def hyperparameter_names(transform: AbstractTransform) -> list[str]:

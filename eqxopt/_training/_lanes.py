@@ -69,7 +69,15 @@ def new_population(has_aux: bool, residuals: bool) -> CompiledStep:
             new, columns = loop(run, (loss_fn, key, own, n), None)
             return split(new)[0], columns
 
-        new, columns = jax.vmap(one, (lanes.axes, 0), (lanes.axes, 0))(arrays, seeds)
+        if len(seeds) == 1:
+            # Without `jax.vmap` a `jax.lax.cond` stays a branch.
+            (seed,), same = seeds, lambda x: x
+            new, columns = one(lanes.map(lambda x: x[0], arrays, same), seed)
+            new = lanes.map(lambda x: x[None], new, same)
+            columns = jtu.tree_map(lambda x: x[None], columns)
+        else:
+            every = jax.vmap(one, (lanes.axes, 0), (lanes.axes, 0))
+            new, columns = every(arrays, seeds)
         return kept(joined(new), layout), columns
 
     return CompiledStep(population, donate=True)

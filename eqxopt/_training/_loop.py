@@ -18,17 +18,17 @@ from ._step import Carry, training_step
 
 
 @functools.cache
-def shared_loop(has_aux: bool, residuals: bool) -> CompiledStep:
+def shared_loop(has_aux: bool, residuals: bool, microbatches: int) -> CompiledStep:
     """The loop of all calls, so that a second one compiles nothing."""
-    return new_loop(has_aux, residuals)
+    return new_loop(has_aux, residuals, microbatches)
 
 
-def new_loop(has_aux: bool, residuals: bool) -> CompiledStep:
-    return CompiledStep(loop_of(has_aux, residuals), donate=False)
+def new_loop(has_aux: bool, residuals: bool, microbatches: int) -> CompiledStep:
+    return CompiledStep(loop_of(has_aux, residuals, microbatches), donate=False)
 
 
 def loop_of(
-    has_aux: bool, residuals: bool
+    has_aux: bool, residuals: bool, microbatches: int = 1
 ) -> Callable[[Carry, Any, Layout | None], Any]:
     """A loop of `n` steps, to be compiled.
 
@@ -53,11 +53,13 @@ def loop_of(
                 given(i),
                 has_aux=has_aux,
                 residuals=residuals,
+                microbatches=microbatches,
+                on_mesh=layout is not None,
             )
             columns = jtu.tree_map(
                 lambda column, x: column.at[i].set(x.astype(column.dtype)),
                 columns,
-                (out.loss, out.aux or {}),
+                (out.loss, _means(out.aux or {})),
             )
             return eqx.filter(kept(carry, layout), eqx.is_array), columns
 
@@ -67,14 +69,20 @@ def loop_of(
             evaluate = lambda: called(
                 loss_fn, True, carry[0], carry[2], given(first), residuals
             )
-            columns = columns[0], _columns(eqx.filter_eval_shape(evaluate).aux, chunk)
+            aux = eqx.filter_eval_shape(evaluate).aux
+            columns = columns[0], _columns(aux, chunk, microbatches > 1)
         arrays, columns = jax.lax.fori_loop(0, n, body, (arrays, columns))
         return eqx.combine(arrays, static), columns
 
     return loop
 
 
-def _columns(aux: Any, chunk: Chunk) -> dict[str, Array]:
+def _means(aux: dict[str, Array]) -> dict[str, Array]:
+    """Of several microbatches the mean."""
+    return {name: jnp.mean(x) if x.ndim else x for name, x in aux.items()}
+
+
+def _columns(aux: Any, chunk: Chunk, means: bool) -> dict[str, Array]:
     if not isinstance(aux, dict):
         raise TypeError(
             "beside the loss, the loss function must give a dictionary of named "
@@ -86,4 +94,8 @@ def _columns(aux: Any, chunk: Chunk) -> dict[str, Array]:
                 f"`aux[{name!r}]` must be a scalar array, but "
                 + (f"has shape {x.shape}" if hasattr(x, "shape") else f"is {x!r}")
             )
-    return {name: jnp.zeros(chunk.length, x.dtype) for name, x in aux.items()}
+    whole = {name: not jnp.issubdtype(x.dtype, jnp.inexact) for name, x in aux.items()}
+    dtypes = {
+        name: float if means and whole[name] else x.dtype for name, x in aux.items()
+    }
+    return {name: jnp.zeros(chunk.length, dtype) for name, dtype in dtypes.items()}

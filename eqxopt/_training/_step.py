@@ -80,6 +80,16 @@ def batches_taken(opt: AbstractOptimizer) -> Int[Array, ""]:
     return opt.calls if isinstance(opt, Accumulate) else count_of(opt)
 
 
+def check_microbatches(caller: str, microbatches: int, residuals: bool) -> None:
+    if microbatches < 1:
+        raise ValueError(f"{caller}: microbatches={microbatches} must be at least 1")
+    if residuals and microbatches > 1:
+        raise ValueError(
+            f"{caller}: with residuals=True a step takes the batch as a whole, and not "
+            f"in microbatches={microbatches}"
+        )
+
+
 def check_optimizer(caller: str, opt: Any) -> None:
     if not isinstance(opt, AbstractOptimizer):
         raise TypeError(

@@ -10,7 +10,6 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from .._abstract.optimizer import AbstractOptimizer
 from .._places import everywhere
-from ._batches import InMemory
 from ._compiled_step import check_alive
 from ._history import History, Recorder
 from ._loop import new_loop, shared_loop
@@ -19,8 +18,8 @@ from ._peers import Peers
 from ._program import ProgramOf
 from ._progress import shown_progress
 from ._run import Run
-from ._source import Source, source_of
-from ._step import batches_taken, Carry, check_optimizer
+from ._source import source_of
+from ._step import batches_taken, Carry, check_microbatches, check_optimizer
 from ._stop import Stop
 from ._unmoved import Unmoved
 
@@ -43,6 +42,7 @@ def fit(
     key: PRNGKeyArray | None = None,
     has_aux: bool = False,
     residuals: bool = False,
+    microbatches: int = 1,
     batch_axes: str | tuple[str, ...] | None = None,
     steps_per_call: int = 50,
     progress: bool = True,
@@ -62,6 +62,7 @@ def fit(
     key: PRNGKeyArray | None = None,
     has_aux: bool = False,
     residuals: bool = False,
+    microbatches: int = 1,
     batch_axes: str | tuple[str, ...] | None = None,
     steps_per_call: int = 50,
     progress: bool = True,
@@ -80,6 +81,7 @@ def fit(
     key: PRNGKeyArray | None = None,
     has_aux: bool = False,
     residuals: bool = False,
+    microbatches: int = 1,
     batch_axes: str | tuple[str, ...] | None = None,
     steps_per_call: int = 50,
     progress: bool = True,
@@ -113,6 +115,9 @@ def fit(
         in `history.aux`. Default `False`.
     - `residuals`: whether `loss_fn` gives residuals in place of the loss, as for
         [`make_step`][eqxopt.make_step]. Default `False`.
+    - `microbatches`: the number of parts into which each batch is split, as by
+        [`make_step`][eqxopt.make_step], to save memory. The entries of `history.aux`
+        are means over the parts. Default 1.
     - `batch_axes`: on a mesh, the axes over which the rows of a batch are shared out.
         Default: the only axis of the model's mesh, or those over which the rows of the
         data lie already. Each device computes its rows, and draws them from its own
@@ -170,6 +175,7 @@ def fit(
         ```
     """
     _check((model, opt, state), steps, steps_per_call)
+    check_microbatches("`fit`", microbatches, residuals)
     first = int(jax.device_get(batches_taken(opt)))
     in_memory = None if batch_size is None else batches
     place = everywhere(jtu.tree_leaves((model, opt, in_memory)))
@@ -186,9 +192,11 @@ def fit(
         batch_axes,
         peers,
     )
-    _check_key(key, source, loss_fn)
-    anew = lambda: new_loop(has_aux, residuals)
-    program = ProgramOf(loss_fn, shared_loop(has_aux, residuals), anew, "`fit`")
+    if batch_size is None:
+        _check_key(key, loss_fn)
+    options = has_aux, residuals, microbatches
+    anew = lambda: new_loop(*options)
+    program = ProgramOf(loss_fn, shared_loop(*options), anew, "`fit`")
     unmoved = Unmoved(model, opt)
     with shown_progress(steps, progress and peers.leads) as show, Stop() as stop:
         key = key if takes_key(loss_fn) else None
@@ -228,10 +236,8 @@ def _check(carry: Carry, steps: int | None, steps_per_call: int) -> None:
         raise ValueError(f"`fit`: steps={steps} must be at least 0")
 
 
-def _check_key(
-    key: PRNGKeyArray | None, source: Source, loss_fn: Callable[..., Any]
-) -> None:
-    if key is not None and not isinstance(source, InMemory) and not takes_key(loss_fn):
+def _check_key(key: PRNGKeyArray | None, loss_fn: Callable[..., Any]) -> None:
+    if key is not None and not takes_key(loss_fn):
         raise ValueError(
             "`fit`: nothing uses the `key`: the loss function has no parameter of that "
             "name, and the batches have their own order"

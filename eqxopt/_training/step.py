@@ -23,7 +23,7 @@ from ._compiled_step import CompiledStep
 from ._layout import kept, Layout
 from ._loss import Given
 from ._program import ProgramOf
-from ._step import Carry, check_optimizer, training_step
+from ._step import Carry, check_microbatches, check_optimizer, training_step
 
 
 M = TypeVar("M")
@@ -146,13 +146,7 @@ def make_step(
 
         ```
     """
-    if microbatches < 1:
-        raise ValueError(f"`make_step`: microbatches={microbatches} must be at least 1")
-    if residuals and microbatches > 1:
-        raise ValueError(
-            "`make_step`: with residuals=True a step takes the batch as a whole, and "
-            f"not in microbatches={microbatches}"
-        )
+    check_microbatches("`make_step`", microbatches, residuals)
 
     def advance(
         carry: Carry, args: tuple[Any, Given], layout: Layout | None

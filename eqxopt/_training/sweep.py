@@ -80,7 +80,9 @@ def sweep(
         from the end is after `steps * keep**i` steps. Defaults 1 and 1/3: all points
         make all steps.
     - `chunk_size`: the most runs in one call of the program. Default: as many as half
-        of the free memory holds, by what one step computes.
+        of the free memory holds, by what one step computes. Runs side by side compute
+        in every step what one of them computes in that step, such as a decomposition
+        that is due in every tenth; with 1 they do not.
     - `steps_per_call`: the most steps in one call of the program. Default 50.
     - `progress`: whether to show progress, as `fit` does. Default `True`.
 
