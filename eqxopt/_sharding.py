@@ -7,6 +7,7 @@ it varies; on auto axes, on which mesh. Loops and branches insist on equal types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -35,6 +36,26 @@ def gathered(x: Array, axis: int = 0) -> Array:
     spec[axis:] = [None] * (x.ndim - axis)
     whole = NamedSharding(sharding.mesh, PartitionSpec(*spec))
     return jax.sharding.reshard(x, whole)
+
+
+def on_auto_axes(function: Callable[[Any], T], operands: Any, likes: T) -> T:
+    """`function` of a tree, inside which the compiler chooses where arrays lie.
+
+    On explicit axes its arrays lie in shards of unknown form there, and those of the
+    result where the arrays of `likes` lie.
+    """
+    auto_axes = getattr(jax.sharding, "auto_axes", None)
+    meshes = [
+        jax.typeof(x).sharding.mesh
+        for x in jtu.tree_leaves(likes)
+        if _shards(x) and on_explicit_axes(x)
+    ]
+    if not meshes or auto_axes is None:  # before jax 0.7
+        return function(operands)
+    place = lambda x: NamedSharding(meshes[0], jax.typeof(x).sharding.spec)
+    arrays, static = eqx.partition(operands, eqx.is_array)
+    on_arrays = lambda arrays: function(eqx.combine(arrays, static))
+    return auto_axes(on_arrays, out_sharding=jtu.tree_map(place, likes))(arrays)
 
 
 def each_whole(x: Array) -> Array:

@@ -18,7 +18,15 @@ from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype, widen
 from .._fields import Blocks, Matrices, MatrixView, view_of
 from .._math import plus_one
-from .._sharding import cond, each_in_shards, each_whole, gathered, placed_with, tied
+from .._sharding import (
+    cond,
+    each_in_shards,
+    each_whole,
+    gathered,
+    on_auto_axes,
+    placed_with,
+    tied,
+)
 from .._tree import fill, Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Matrix, Scalar, Self
 from .batches import Batch, batched_by_size, changed, is_none, merged, parted
@@ -119,13 +127,14 @@ class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):
             _Leaves(group, group.of(parameters.arrays), views[group.members[0]])
             for group in groups(self, parameters, grads, self._rules(parameters))
         ]
-        accumulated = [x.accumulate(count, x.group.of(grads)) for x in leaves]
-        made = _in_batches([x.group.rule for x in leaves], accumulated, count)
-        states = []
-        for x, (direction, state) in zip(leaves, made):
-            update, state = x.step(count, direction, state)
+        made = on_auto_axes(
+            lambda parts: _made(leaves, *parts),
+            ([x.arrays for x in leaves], [x.group.of(grads) for x in leaves], count),
+            [(x.param, x.group.state) for x in leaves],
+        )
+        for x, (update, _) in zip(leaves, made):
             x.group.part(update, updates)
-            states.append((x.group, state))
+        states = [(x.group, state) for x, (_, state) in zip(leaves, made)]
         return updates, replace_fields(new, kept=kept_after(self, parameters, states))
 
     def evaluate(self, parameters: Parameters) -> list[AnyLeaf]:
@@ -185,6 +194,15 @@ class _Leaves(NamedTuple):
     param: Any
     view: MatrixView | None
 
+    @property
+    def arrays(self) -> Any:
+        return self.group.rule, self.group.state, self.param
+
+    def exchange(self, arrays: Any) -> "_Leaves":
+        rule, state, param = arrays
+        group = self.group._replace(rule=rule, state=state)
+        return self._replace(group=group, param=param)
+
     def accumulate(self, count: Int[Array, ""], grad: Any) -> tuple[Matrix, PyTree]:
         """What is to be preconditioned, and the next state, as matrices."""
         rule, state = self.group.rule, self.group.state
@@ -203,6 +221,19 @@ class _Leaves(NamedTuple):
         return self.group.call(
             _step, rule, count, direction, self.param, state, kept, self.view
         )
+
+
+def _made(
+    leaves: Sequence[_Leaves],
+    arrays: Sequence[Any],
+    grads: Sequence[Any],
+    count: Int[Array, ""],
+) -> list[tuple[Any, PyTree]]:
+    """The updates and the next states of all matrices, in the three phases."""
+    own = [x.exchange(y) for x, y in zip(leaves, arrays)]
+    accumulated = [x.accumulate(count, grad) for x, grad in zip(own, grads)]
+    made = _in_batches([x.group.rule for x in own], accumulated, count)
+    return [x.step(count, *y) for x, y in zip(own, made)]
 
 
 @once_per_shape
