@@ -8,7 +8,6 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jax.sharding import (
     AbstractMesh,
-    AxisType,
     Mesh,
     NamedSharding,
     PartitionSpec,
@@ -100,14 +99,13 @@ def on_their_mesh(tree: T, arrays: Sequence[Any]) -> T:
         return tree
     specs = jtu.tree_leaves([tuple(getattr(place_of(x), "spec", ())) for x in arrays])
     axes = [axis for axis in place.mesh.axis_names if axis in specs]
-    auto = AxisType.Explicit not in place.mesh.axis_types
     shapes = {x.shape for x in arrays}
 
     def placed(x: Any) -> Any:
         sharding = place_of(x)
         if sharding is None or not sharding.is_fully_replicated:
             return x
-        if auto and axes and x.size >= _WORTH_CUTTING and x.shape not in shapes:
+        if axes and x.size >= _WORTH_CUTTING and x.shape not in shapes:
             return jax.device_put(x, cut(x.shape, place.mesh, axes))
         return placed_at(x, place)
 

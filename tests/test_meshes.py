@@ -230,6 +230,23 @@ def test_eager_steps_with_explicit_axes(name):
         assert types(step(*first)) == types((params, opt))
 
 
+@pytest.mark.parametrize("name", each(CASES))
+def test_large_state_in_shards_with_explicit_axes(name):
+    """What `init` puts in shards, such as factors, stays there."""
+    place = NamedSharding(mesh(), P("x"))
+    shapes = {"w": (256, 130), "b": (6,)}
+    if name in {"BFGS", "SSBFGS", "SSBroyden"}:  # gigabytes
+        del shapes["w"]
+    params = {k: jax.device_put(jnp.ones(x), place) for k, x in shapes.items()}
+
+    def check(params, opt):
+        assert types(trained(opt, params)) == types((params, opt))
+
+    with jax.set_mesh(mesh()):
+        opt = CASES[name].make().init(params)
+        jax.jit(check).trace(params, opt)
+
+
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_microbatches_in_shards(microbatches):
     """`make_step` inside `shard_map`: each device has its rows, and splits them."""

@@ -22,7 +22,7 @@ from .._line_search.abstract import AbstractLineSearch
 from .._line_search.backtracking import BacktrackingLineSearch
 from .._math import norm, orthonormal_columns, own_copy, size_as_vector, zero_count
 from .._number import integer
-from .._sharding import cond, varying
+from .._sharding import cond, gathered, varying
 from .._tree import Parameters, replace_fields
 from .._types import Count, Leaf, Scalar, Self, Vector
 from ._active import Active, Arrays
@@ -86,8 +86,8 @@ class NewtonCG(AbstractNewtonOptimizer):
     - `damping`: $\mu$, in [0, inf), one for the whole model. Tune it: the paper has
         1e-5 to 1e-1. Default 1e-4.
     - `rank`: $r$, in [0, inf), with 0 for no preconditioner. Default 60. The state has
-        $r + 1$ times the size of the model, $r + 2$ without a search. On a mesh, every
-        device holds $U$ as a whole.
+        $r + 1$ times the size of the model, $r + 2$ without a search. On a mesh with
+        explicit axes, every device gathers $U$ in each step.
     - `update_interval`: $k$, in [1, inf). Default 20.
     - `linesearch`: a line search such as [`eqxopt.BacktrackingLineSearch`][], or `None`
         for steps at the learning rate. Default: backtracking from 1 by halves, with
@@ -278,7 +278,7 @@ def _sketch(optimizer: NewtonCG, active: Active) -> Sketch:
             f"`{type(optimizer).__name__}` has eigenvectors of {len(vectors)} entries, "
             f"but the model has {size} parameters. Call `opt = opt.init(model)` again."
         )
-    return Sketch(vectors, values)
+    return Sketch(gathered(vectors), values)
 
 
 def _directions(active: Active, vector: Vector) -> Arrays:
