@@ -37,12 +37,12 @@ RATES = {
     "Adafactor": 0.03,
     "Adagrad": 0.1,
     "Adam": 3e-3,
-    "Adamax": 3e-3,
-    "AdamaxW": 3e-3,
+    "Adamax": 0.01,
+    "AdamaxW": 0.01,
     "AdamMini": 3e-3,
     "AdamW": 3e-3,
     "Adan": 3e-3,
-    "AdEMAMix": 1e-3,
+    "AdEMAMix": 3e-3,
     "ADOPT": 3e-3,
     "AMSGrad": 3e-3,
     "APOLLO": 0.01,
@@ -56,24 +56,24 @@ RATES = {
     "GaussNewton": 0.1,
     "KLShampoo": 1e-3,
     "LAMB": 3e-3,
-    "LaProp": 1e-3,
+    "LaProp": 3e-3,
     "LARS": 1.0,
-    "LBFGS": 1.0,
+    "LBFGS": 3.0,
     "LevenbergMarquardt": 0.1,
     "Lion": 3e-4,
     "MADGRAD": 0.01,
     "MARS": 3e-3,
     "MoMo": 1.0,
     "MoMoAdam": 0.01,
-    "Muon": 0.02,
-    "NAdam": 1e-3,
+    "Muon": 7e-3,
+    "NAdam": 3e-3,
     "NAdamW": 3e-3,
     "NewtonCG": 1.0,
     "NoisySGD": 0.3,
-    "NorMuon": 0.02,
+    "NorMuon": 7e-3,
     "NovoGrad": 0.03,
     "OptimisticAdam": 3e-3,
-    "OptimisticGradientDescent": 0.1,
+    "OptimisticGradientDescent": 0.3,
     "PolyakSGD": 1.0,
     "Prodigy": 1.0,
     "PSGDKron": 1e-3,
@@ -85,7 +85,7 @@ RATES = {
     "Scion": 3e-4,
     "SGD": 0.3,
     "Shampoo": 3e-3,
-    "SignSGD": 1e-3,
+    "SignSGD": 3e-3,
     "Signum": 1e-3,
     "SimplifiedAdEMAMix": 3e-5,
     "SM3": 0.1,
@@ -96,8 +96,8 @@ RATES = {
 }
 # Options that this network needs beside the rate. With the default of AcProp, an entry
 # whose gradient was 0 so far takes a step that ruins it; with that of LBFGS, a step
-# fits its own batch and ruins the others. In large batches least squares are solved
-# without a matrix.
+# fits its own batch and ruins the others. The signs that Rprop counts turn by chance in
+# small batches. In large batches least squares are solved without a matrix.
 OPTIONS = {
     "AcProp": {"eps": 0.01},
     "GaussNewton": {"damping": 0.01, "momentum": 0.9, "dense_up_to": 2**22},
@@ -109,6 +109,7 @@ OPTIONS = {
         "linesearch": eqxopt.BacktrackingLineSearch(slope_rtol=0.5),
     },
     "LevenbergMarquardt": {"dense_up_to": 2**22},
+    "Rprop": {"max_step_size": 0.01},
 }
 OPTIMIZERS = {name: getattr(eqxopt, name) for name in RATES}
 
