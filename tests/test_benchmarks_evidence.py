@@ -1,6 +1,7 @@
 """The benchmark of all optimizers runs, and reports, in a quick form."""
 
 import json
+import math
 
 import equinox as eqx
 import jax
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 import eqxopt
-from benchmarks.quality import __main__ as command, evidence, protocol
+from benchmarks import report
+from benchmarks.quality import __main__ as command, evidence, protocol, rates
 from benchmarks.quality.optimizers import CONTENDERS, every_optimizer, NUMBERS, PLAIN
 from benchmarks.quality.tasks import TASKS
 
@@ -84,3 +86,23 @@ def test_quick(tmp_path):
     assert json.loads((tmp_path / "evidence.json").read_text())["machine"]
     with pytest.raises(ValueError, match="other settings"):
         command.main(["--save", str(tmp_path)])
+
+
+def test_rates_of_the_example(tmp_path):
+    found = rates.rates(["AdamW", "SGD"], epochs=2, batch_size=700)
+    assert [*found.trained] == ["AdamW", "SGD"]
+    # In four steps the larger rates come further.
+    low, own, high = found.trained["AdamW"].losses
+    assert low > own > high > 0
+    report.save({"rates": found}, tmp_path)
+    lines = (tmp_path / "benchmarks-rates.md").read_text().splitlines()
+    assert lines[0] == found.verdict() and len(lines) == 6
+    assert (tmp_path / "benchmarks-rates.svg").read_text().startswith("<?xml")
+
+
+def test_a_bad_rate_is_named():
+    bad = rates.Trained(0.1, [0.02, 0.05, 0.3], [0.97, 0.96, 0.9])
+    good = rates.Trained(0.1, [0.03, 0.05, math.nan], [0.97, 0.96, 0.1])
+    tiny = rates.Trained(0.1, [0.001, 0.009, 0.3], [0.97, 0.96, 0.9])
+    verdict = rates.Rates(30, {"a": bad, "b": good, "c": tiny}).verdict()
+    assert "above 0.01: a. " in verdict
