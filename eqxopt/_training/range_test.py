@@ -146,12 +146,9 @@ def range_test(
         seen = len(losses)
         return ended
 
-    program = ProgramOf(
-        loss_fn,
-        shared_loop(has_aux, residuals),
-        lambda: new_loop(has_aux, residuals),
-        "`range_test`",
-    )
+    options = has_aux, residuals, 1
+    anew = lambda: new_loop(*options)
+    program = ProgramOf(loss_fn, shared_loop(*options), anew, "`range_test`")
     with shown_progress(steps * every, progress) as show, Stop() as stop:
         key = key if takes_key(loss_fn) else None
         run = Run(program, key, (model, opt, state), Recorder(0), show, ALONE)
