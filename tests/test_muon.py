@@ -70,6 +70,10 @@ def blocks(count=None):
     return eqx.filter_vmap(Block)(jax.random.split(key, count))
 
 
+def _ball(rate, **options):
+    return eqxopt.Hyperball(eqxopt.SGD(rate), **options)
+
+
 class TestMatrices:
     def views(self, choice, model=None):
         parameters = Parameters(Network() if model is None else model)
@@ -145,6 +149,37 @@ class TestMatrices:
         ]
         np.testing.assert_allclose(got.reshape(3, 2, 4), jnp.stack(expected))
 
+    @pytest.mark.parametrize(
+        "stacked, heads, shape", [(0, 1, (4, 6)), (0, 3, (4, 6)), (1, 2, (2, 3, 4, 6))]
+    )
+    def test_a_kernel_is_a_transposed_matrix(self, stacked, heads, shape, x64):
+        """Its update is that of (out, in, ...), with the axes moved."""
+        turned = lambda x: jnp.moveaxis(x, -1, stacked)
+        kernel = eqxopt.rules.Blocks(stacked, heads, transposed=True)
+        matrix = eqxopt.rules.Blocks(stacked, heads)
+        params, grads = random(*shape), random(*shape, seed=1)
+        for make in (eqxopt.Muon, eqxopt.NorMuon, eqxopt.Scion, eqxopt.SOAP, _ball):
+            got, expected = params, turned(params)
+            opt = make(0.1, matrices=kernel).init(got)
+            other = make(0.1, matrices=matrix).init(expected)
+            for _ in range(2):
+                got, opt = opt.apply(grads, got)
+                expected, other = other.apply(turned(grads), expected)
+            np.testing.assert_allclose(turned(got), expected, rtol=1e-9, atol=1e-11)
+
+    def test_kernels_by_name(self):
+        params = {"kernel": random(2, 8), "bias": random(8)}
+        choice = lambda path, array: "kernel" if "kernel" in path else False
+        opt = eqxopt.Muon(0.1, matrices=choice).init(params)
+        assert shown(opt, params)["['kernel']"]["group"] == "kernel"
+        update, _ = opt.update(params, params)
+        expected, _ = (
+            eqxopt.Muon(0.1)
+            .init(params["kernel"].T)
+            .update(params["kernel"].T, params["kernel"].T)
+        )
+        np.testing.assert_allclose(update["kernel"].T, expected, rtol=1e-5, atol=1e-6)
+
     def test_heads_must_divide_the_rows(self):
         with pytest.raises(ValueError, match="`Muon.matrices`, for the root, has .*: "):
             eqxopt.Muon(0.1, matrices=4).init(random(6, 4))
@@ -184,7 +219,7 @@ class TestMatrices:
                 eqxopt.Muon(0.1, matrices=choice).init(Network())
 
     def test_unknown_kind(self):
-        with pytest.raises(TypeError, match="'matrix', 'stack', a number of heads"):
+        with pytest.raises(TypeError, match="'stack', 'kernel', a number of heads"):
             eqxopt.Muon(0.1, matrices={"a": "vector"})
 
     def test_tree_and_function_agree(self):

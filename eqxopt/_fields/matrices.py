@@ -24,11 +24,19 @@ class MatrixView:
     batch: int
     rows: int
     columns: int
+    transposed: bool = False
+    """Whether the array has inputs first, and outputs in its last axis."""
 
     def matrices(self, array: AnyLeaf) -> Matrix:
+        if self.transposed:
+            outputs = self.shape[-1]
+            array = array.reshape(-1, self.columns, outputs).swapaxes(1, 2)
         return array.reshape(self.batch, self.rows, self.columns)
 
     def array(self, matrices: Matrix) -> AnyLeaf:
+        if self.transposed:
+            outputs = self.shape[-1]
+            matrices = matrices.reshape(-1, outputs, self.columns).swapaxes(1, 2)
         return matrices.reshape(self.shape)
 
 
@@ -42,22 +50,25 @@ class Blocks:
     - `stacked`: how many leading axes count layers. Default 0.
     - `heads`: how many matrices of equal height stand below each other in each layer,
         such as the heads of an attention. Default 1.
+    - `transposed`: whether the weight has the shape (in, ..., out), as kernels of flax,
+        of which the axes before the last are flattened. Default `False`.
     """
 
     stacked: int = 0
     heads: int = 1
+    transposed: bool = False
 
     def __str__(self) -> str:
-        heads = f"{self.heads} heads"
-        if self.stacked:
-            return "stack" if self.heads == 1 else f"stack, {heads}"
-        return "matrix" if self.heads == 1 else heads
+        words = ["stack"] * bool(self.stacked) + ["kernel"] * self.transposed
+        words += [f"{self.heads} heads"] * (self.heads > 1)
+        return ", ".join(words) or "matrix"
 
 
 KINDS: dict[Any, "Blocks | None"] = {
     True: Blocks(),
     "matrix": Blocks(),
     "stack": Blocks(stacked=1),
+    "kernel": Blocks(transposed=True),
     False: None,
     "fallback": None,
 }
@@ -79,8 +90,9 @@ array, modules)`, or a tree that is a prefix of the model."""
 class Matrices(AbstractSelector):
     """Which parameters are matrices: `True` or `"matrix"` for (out, in, ...), of which
     the axes after the first are flattened; `"stack"` for a batch of these along a
-    leading axis; a number, from 2, of heads below each other; a `Blocks` for both;
-    `False` or `"fallback"` for what is none."""
+    leading axis; `"kernel"` for (in, ..., out), as in flax; a number, from 2, of heads
+    below each other; a `Blocks` for several of these; `False` or `"fallback"` for what
+    is none."""
 
     def read(self, value: Any, what: str, array: Array | None) -> Blocks | None:
         known = isinstance(value, bool | str) and value in KINDS
@@ -89,8 +101,8 @@ class Matrices(AbstractSelector):
             blocks = Blocks(heads=blocks)
         if not isinstance(blocks, Blocks | None) or (value is None):
             raise TypeError(
-                f"{what} must be True or 'matrix', 'stack', a number of heads, a "
-                f"`Blocks`, or False or 'fallback', not {value!r}"
+                f"{what} must be True or 'matrix', 'stack', 'kernel', a number of "
+                f"heads, a `Blocks`, or False or 'fallback', not {value!r}"
             )
         if array is not None and blocks is not None:
             _check(blocks, what, array)
@@ -110,7 +122,7 @@ def _check(blocks: Blocks, what: str, array: Array) -> None:
             f"{what} has shape {array.shape}, which cannot be a {blocks}. Choose False "
             "for it."
         )
-    rows = array.shape[blocks.stacked]
+    rows = array.shape[-1 if blocks.transposed else blocks.stacked]
     if rows % blocks.heads:
         raise ValueError(
             f"{what} has shape {array.shape}: its {rows} rows cannot be divided into "
@@ -122,9 +134,11 @@ def view_of(shape: tuple[int, ...], blocks: Blocks | None) -> MatrixView:
     """How an array is seen as a batch of matrices. A vector is a matrix of one
     column."""
     blocks = blocks or Blocks()
-    rows, *columns = shape[blocks.stacked :] or (1,)
+    inner = shape[blocks.stacked :] or (1,)
+    rows, *columns = inner[::-1] if blocks.transposed else inner
     batch = math.prod(shape[: blocks.stacked]) * blocks.heads
-    return MatrixView(shape, batch, rows // blocks.heads, math.prod(columns))
+    heights = rows // blocks.heads
+    return MatrixView(shape, batch, heights, math.prod(columns), blocks.transposed)
 
 
 def as_matrices(choice: Any) -> Matrices:

@@ -121,19 +121,24 @@ class Hyperball(AbstractWrapper):
         return evaluated
 
     def _by_head(self, x: Leaf) -> AnyLeaf:
-        """`x` with an axis of its own for heads, if there are several."""
-        blocks: Blocks = self.matrices
-        if blocks.heads == 1:
+        """`x` with an axis of its own for heads, before their rows."""
+        heads, rows = self.matrices.heads, self._rows(x)
+        if heads == 1:
             return x
-        *layers, rows = x.shape[: blocks.stacked + 1]
-        rest = x.shape[blocks.stacked + 1 :]
-        return x.reshape(*layers, blocks.heads, rows // blocks.heads, *rest)
+        shape = [*x.shape[:rows], heads, x.shape[rows] // heads, *x.shape[rows + 1 :]]
+        return x.reshape(shape)
 
     def _axes(self, param: Leaf) -> tuple[int, ...]:
         """The axes of one matrix."""
+        first, last, rows = self.matrices.stacked, param.ndim, self._rows(param)
+        if self.matrices.heads == 1:
+            return tuple(range(first, last))
+        return tuple(i for i in range(first, last + 1) if i != rows)
+
+    def _rows(self, x: Leaf) -> int:
+        """The axis of outputs."""
         blocks: Blocks = self.matrices
-        several = int(blocks.heads > 1)
-        return tuple(range(blocks.stacked + several, param.ndim + several))
+        return x.ndim - 1 if blocks.transposed else blocks.stacked
 
 
 def _norm(x: Leaf, axes: tuple[int, ...]) -> Float[Array, "..."]:
