@@ -149,8 +149,8 @@ def test_measured_ratios_in_prose():
         ratio = f"{ratios[f'60 leaves, a step: {what}']:.2f}"
         assert f"| {name} | {ratio} |" in training
     readme = (ROOT / "README.md").read_text()
-    assert "| a step of 600 arrays: tracing | 1 | less than a third |" in readme
-    assert ratios["600 leaves: trace and lower"] < 1 / 3
+    assert "| a step of 600 arrays: tracing | 1 | a third |" in readme
+    assert ratios["600 leaves: trace and lower"] < 0.36
     large = [f"{name}, 67.1M entries" for name in ("AdamW", "Lion", "Adafactor")]
     for cell, names in {
         "a step of 60 arrays, in the usual loop | 1": ["60 leaves, a step: plain loop"],
@@ -162,7 +162,7 @@ def test_measured_ratios_in_prose():
         shown_ratios = ", ".join(f"{on_cpu[name]:.2f}" for name in names)
         assert f"| {cell} | {shown_ratios} |" in readme
     home = (ROOT / "docs" / "index.md").read_text()
-    assert "takes 0.6 of the time" in home and "0.12 in [`fit`]" in home
+    assert "takes 0.6 of the time" in home and "0.11 in [`fit`]" in home
 
 
 def snake(name):
