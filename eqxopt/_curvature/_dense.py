@@ -19,6 +19,7 @@ from .._math import (
     zero_count,
 )
 from .._number import integer
+from .._sharding import gathered
 from .._tree import Parameters, replace_fields
 from .._types import Amount, Count, Leaf, Scalar, Self, Vector
 from ._active import Active, Arrays
@@ -155,7 +156,7 @@ def _fitting(optimizer: AbstractDenseOptimizer, active: Active) -> Float[Array, 
             f"rows, but the model has {size} parameters. Call `opt = opt.init(model)` "
             "again."
         )
-    return hessian
+    return gathered(hessian)
 
 
 def _outer(x: Vector, y: Vector) -> Float[Array, "n n"]:
