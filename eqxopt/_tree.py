@@ -39,11 +39,6 @@ class Parameters:
     def __len__(self) -> int:
         return len(self.arrays)
 
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """What tells whether others are the same parameters of a model like this."""
-        return self.treedef, self._places
-
     def only(self, own: Sequence[bool]) -> "Parameters":
         """Some of the parameters, in the same model."""
         new = copy.copy(self)

@@ -221,8 +221,6 @@ def _fitted(
 ) -> PyTree:
     """`kept` in the containers of the model. Usually it is, but the model may have come
     back in others than `init` saw, or other labels leave `transform` fewer of it."""
-    if kept.layout.known(parameters):
-        return kept
     numbers = state_numbers(transform, parameters)
     own = jtu.tree_structure(parameters.tree(numbers))
     order = [number for number in numbers if number is not None]

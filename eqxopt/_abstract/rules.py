@@ -178,9 +178,8 @@ def state_numbers(
     count_of(transform)
     if is_nothing(transform.kept):
         return list(range(len(parameters)))
-    layout = transform.kept.layout
     what = f"`{type(transform).__name__}`: the optimizer's states"
-    return layout.known(parameters) or parameters.align(layout.numbers(), what)
+    return parameters.align(transform.kept.layout.numbers(), what)
 
 
 def kept_alone(parameters: Parameters, states: Sequence[Any]) -> PyTree:

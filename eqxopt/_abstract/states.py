@@ -31,8 +31,6 @@ class Layout:
     """The states in each stack, from its first row on."""
     records: tuple[tuple[Any, tuple[int, ...]], ...]
     """What one state in each stack is: its structure, and the ranks of its arrays."""
-    made_for: tuple[Any, ...] | None = None
-    """The parameters that this was made for, and the numbers of their states."""
 
     # Every call of a compiled function compares layouts, usually one with itself.
     def __eq__(self, other: object) -> bool:
@@ -55,13 +53,6 @@ class Layout:
     @cached_property
     def _hash(self) -> int:
         return hash(self._content)
-
-    def known(self, parameters: Parameters) -> list[int | None] | None:
-        """The number of each parameter's state, if these are the parameters that this
-        was made for: then no tree need be walked through."""
-        if self.made_for is None or self.made_for[0] != parameters.identity:
-            return None
-        return list(self.made_for[1])
 
     @cached_property
     def places(self) -> list[tuple[int | None, int]]:
@@ -154,8 +145,7 @@ def layout_of(
     for members in rows:
         arrays, treedef = jtu.tree_flatten(in_order[members[0]])
         records.append((treedef, tuple(x.ndim for x in arrays)))
-    made_for = parameters.identity, [number.get(i) for i in range(len(states))]
-    return Layout(structure, alone, rows, tuple(records), made_for), in_order
+    return Layout(structure, alone, rows, tuple(records)), in_order
 
 
 def check_alike(name: str, new: PyTree, old: PyTree) -> None:
