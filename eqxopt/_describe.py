@@ -9,14 +9,10 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from ._abstract.narrow import loses_small_updates, resolution
+from ._abstract.nested import hyperparameter_names, inner_transforms
+from ._abstract.paths import leaves_by_path
 from ._abstract.rules import rules
-from ._abstract.transform import (
-    AbstractTransform,
-    count_of,
-    hyperparameter_names,
-    inner_transforms,
-    leaves_by_path,
-)
+from ._abstract.transform import AbstractTransform, count_of
 from ._tree import Parameters
 from ._wrapper.partition import Freeze
 

@@ -1,6 +1,7 @@
+from ._abstract.nested import inner as inner
 from ._abstract.rules import begun as begun, scalar_of as scalar_of
 from ._abstract.step import Step as Step
-from ._abstract.transform import count_of as count_of, inner as inner
+from ._abstract.transform import count_of as count_of
 from ._dtype import (
     compute_dtype as compute_dtype,
     real_dtype as real_dtype,

@@ -26,7 +26,7 @@ from training_loops import (
 )
 
 import eqxopt
-from eqxopt._abstract.transform import as_optimizer
+from eqxopt._abstract.nested import as_optimizer
 
 
 WRAPPERS = TABLE | OWN_WRAPPERS

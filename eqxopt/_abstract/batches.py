@@ -15,8 +15,8 @@ from .._sharding import varying
 from .._tree import replace_fields
 from .._types import AnyLeaf, Scalar
 from .groups import Rows
+from .nested import hyperparameter_names
 from .optimizer import AbstractOptimizer
-from .transform import hyperparameter_names
 
 
 R = TypeVar("R", bound=AbstractOptimizer)

@@ -17,10 +17,11 @@ from .._sharding import placed_with
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaf, Leaves, Scalar, Self
 from .groups import first_states, groups, kept_after
+from .nested import hyperparameter_names
 from .optimizer import AbstractOptimizer
 from .rules import begun, check_state, rules, scalar_of
 from .step import Step
-from .transform import count_of, hyperparameter_names
+from .transform import count_of
 
 
 class AbstractCoupledOptimizer(AbstractOptimizer):

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 
 from .._dtype import is_narrow
 from .._tree import Parameters
-from .transform import AbstractTransform, inner_transforms
+from .nested import inner_transforms
+from .transform import AbstractTransform
 
 
 def loses_small_updates(

@@ -12,9 +12,10 @@ from .._math import moved
 from .._places import as_placed, is_on_mesh
 from .._tree import Parameters
 from .._types import AnyLeaf, Scalar, Self
+from .nested import inner_transforms
 from .spread import kept
 from .step import as_loss, needed_residual_fn, needed_value_fn
-from .transform import AbstractTransform, check_single, inner_transforms, opened
+from .transform import AbstractTransform, check_single, opened
 
 
 M = TypeVar("M")

@@ -15,9 +15,10 @@ from .._fields import AbstractSelector, at_step, fix_choice, own_keys, PerParame
 from .._number import check_fields
 from .._tree import array_leaves, is_nothing, Parameters, replace_fields
 from .._types import AnyLeaf, Scalar
+from .nested import hyperparameter_names
 from .states import layout_of, states_in
 from .step import Step
-from .transform import AbstractTransform, count_of, hyperparameter_names
+from .transform import AbstractTransform, count_of
 
 
 T = TypeVar("T", bound=AbstractTransform)

@@ -1,38 +1,25 @@
 """The contract of transforms: gradients in, updates out."""
 
 import abc
-import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, dataclass_transform, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.tree_util as jtu
 from jaxtyping import Array, Int, PyTree
 
 from .._compile.staging import in_jit
-from .._fields import (
-    at_step,
-    bound,
-    dtype_option,
-    hyperparameter,
-    HyperparameterIn,
-    key_field,
-    mask_of,
-    matrices_of,
-    PerParameter,
-    word,
-)
-from .._number import check_fields, converted, integer, NumbersMeta
+from .._fields import at_step, PerParameter
+from .._number import check_fields
 from .._places import on_their_mesh
-from .._tree import (
-    is_function,
-    KeyPath,
-    Parameters,
-    replace_fields,
-    with_own_arrays,
-)
+from .._tree import Parameters, replace_fields, with_own_arrays
 from .._types import Leaves, Self
+from .nested import (
+    FieldsMeta,
+    hyperparameter_names,
+    inner_transforms,
+    with_changes,
+)
 from .show import completions, show
 from .spread import kept, settled
 from .states import check_alike, States
@@ -43,50 +30,7 @@ T = TypeVar("T", bound="AbstractTransform")
 V = TypeVar("V")
 
 
-def as_optimizer(x: Any) -> Any:
-    """A field converter: the optimizer that another one holds."""
-    if not (isinstance(x, AbstractTransform) and hasattr(x, "apply")):
-        raise TypeError(
-            f"a wrapper takes an optimizer first, such as `eqxopt.SGD(0.1)`, not {x!r}"
-        )
-    return x
-
-
-def inner(**options: Any) -> Any:
-    """Declare a field that holds another optimizer."""
-    metadata = {"like": "AbstractOptimizer"}
-    return eqx.field(converter=as_optimizer, metadata=metadata, **options)
-
-
-def fallback_of(**options: Any) -> Any:
-    """Declare a field that holds the optimizer of all other parameters, or `None` or a
-    function of the learning rate, of which the class makes one."""
-    converter = lambda x: x if x is None or is_function(x) else as_optimizer(x)
-    metadata = {"like": "FallbackLike"}
-    return eqx.field(converter=converter, metadata=metadata, **options)
-
-
-@dataclass_transform(
-    field_specifiers=(
-        eqx.field,
-        hyperparameter,
-        bound,
-        integer,
-        mask_of,
-        matrices_of,
-        dtype_option,
-        word,
-        key_field,
-        inner,
-        fallback_of,
-    )
-)
-class TransformMeta(NumbersMeta):
-    """The metaclass of transforms: it tells type checkers which functions declare a
-    field."""
-
-
-class AbstractTransform(eqx.Module, metaclass=TransformMeta):
+class AbstractTransform(eqx.Module, metaclass=FieldsMeta):
     """Turns gradients into updates, and carries the hyperparameters and the state that
     this takes.
 
@@ -187,7 +131,7 @@ class AbstractTransform(eqx.Module, metaclass=TransformMeta):
         transforms have, a `ValueError` for a value out of range.
         """
         check_single(self, "replace", "learning_rate=rate")
-        return _owned(_replaced(self, changes), self)
+        return _owned(with_changes(self, changes), self)
 
     def with_state(self, state: PyTree) -> Self:
         """This transform with another state, a tree like the property `state`.
@@ -261,23 +205,6 @@ def _owned(new: V, *others: PyTree) -> V:
     return new if in_jit() else with_own_arrays(new, *others)
 
 
-def _replaced(transform: T, changes: dict[str, Any]) -> T:
-    fields = {f.name: f for f in dataclasses.fields(transform) if f.init}
-    new = transform
-    for name, value in changes.items():
-        if name in fields:
-            value = converted(type(new), fields[name], value)
-            new = replace_fields(new, **{name: value})
-        else:
-            label, rest = _owner(new, name)
-            inner = _replaced(inner_transforms(new)[label], {rest: value})
-            new = replace_inner(new, {label: inner})
-    for cls in type(new).__mro__:  # as Equinox does for a new object
-        if "__check_init__" in vars(cls):
-            vars(cls)["__check_init__"](new)
-    return new
-
-
 def count_of(transform: AbstractTransform) -> Int[Array, "..."]:
     """The count of updates, which `init` starts. That of a population has axes."""
     name, count = type(transform).__name__, transform.count
@@ -311,128 +238,3 @@ def check_single(transform: AbstractTransform, method: str, *arguments: str) -> 
             "so it is a population. Map over it: `eqx.filter_vmap(lambda opt, "
             f"{taken}: {call})(opts, ...)`"
         )
-
-
-def hyperparameter_names(transform: AbstractTransform) -> list[str]:
-    return [
-        f.name
-        for f in dataclasses.fields(transform)
-        if isinstance(f.metadata.get("converter"), HyperparameterIn)
-    ]
-
-
-def inner_transforms(transform: AbstractTransform) -> dict[str, AbstractTransform]:
-    """The transforms in the fields of `transform`, by label: the key in a dictionary,
-    and otherwise the name of the class, with a number where that is not enough."""
-    inner: dict[str, AbstractTransform] = {}
-    for field in dataclasses.fields(transform):
-        held = getattr(transform, field.name)
-        if isinstance(held, dict):
-            inner |= {k: x for k, x in held.items() if isinstance(x, AbstractTransform)}
-        for x in held if isinstance(held, tuple) else (held,):
-            if isinstance(x, AbstractTransform):
-                name = type(x).__name__
-                same = sum(label.split("[")[0] == name for label in inner)
-                inner[f"{name}[{same}]" if same else name] = x
-    return inner
-
-
-def leaves_by_path(tree: PyTree) -> Iterator[tuple[KeyPath, Any]]:
-    """The leaves of `tree` with the paths by which a user reads them: those of a state
-    are what `state` shows."""
-    for path, x in jtu.tree_flatten_with_path(tree, is_leaf=is_transform)[0]:
-        if not is_transform(x):
-            yield path, x
-            continue
-        for _, key, value in _shown_fields(x):
-            inside = leaves_by_path(value)
-            yield from (((*path, key, *rest), leaf) for rest, leaf in inside)
-
-
-def map_by_path(function: Callable[[KeyPath, Any], Any], tree: V) -> V:
-    """`tree` with `function` of the path and the leaf at each of `leaves_by_path`."""
-
-    def mapped(path: KeyPath, x: Any) -> Any:
-        if not is_transform(x):
-            return function(path, x)
-        fields = {}
-        for name, key, value in _shown_fields(x):
-            inside = lambda rest, leaf, at=(*path, key): function((*at, *rest), leaf)
-            new, old = map_by_path(inside, value), getattr(x, name)
-            fields[name] = old.like(new) if isinstance(old, States) else new
-        return replace_fields(x, **fields)
-
-    return jtu.tree_map_with_path(mapped, tree, is_leaf=is_transform)
-
-
-def kept_like(new: T, old: T) -> T:
-    """`new`, whose states are kept in the form in which `old` keeps its own."""
-    if jtu.tree_structure(new) == jtu.tree_structure(old):
-        return new
-    leaves = {jtu.keystr(path): x for path, x in leaves_by_path(new)}
-    return map_by_path(lambda path, _: leaves[jtu.keystr(path)], old)
-
-
-def is_transform(x: object) -> bool:
-    return isinstance(x, AbstractTransform)
-
-
-def _shown_fields(
-    transform: AbstractTransform,
-) -> list[tuple[str, Any, Any]]:
-    """The fields that have leaves, with the keys and values that a user sees: `state`
-    stands for `kept`."""
-    names = [
-        field.name
-        for field in dataclasses.fields(transform)
-        if field.name in vars(transform) and not field.metadata.get("static")
-    ]
-    shown = ["state" if name == "kept" else name for name in names]
-    return [
-        (name, jtu.GetAttrKey(seen), getattr(transform, seen))
-        for name, seen in zip(names, shown)
-    ]
-
-
-def replace_inner(transform: T, changes: dict[str, AbstractTransform]) -> T:
-    """`transform` with the inner transforms at some labels exchanged."""
-    new = iter((inner_transforms(transform) | changes).values())
-    fields = {}
-    for field in dataclasses.fields(transform):
-        held = getattr(transform, field.name)
-        swap = lambda x: next(new) if isinstance(x, AbstractTransform) else x
-        if isinstance(held, dict):
-            fields[field.name] = {k: swap(x) for k, x in held.items()}
-        elif type(held) is tuple:  # and no state, which may be a named one
-            fields[field.name] = tuple(swap(x) for x in held)
-        elif isinstance(held, AbstractTransform):
-            fields[field.name] = swap(held)
-    # Leave all other fields out: setting one that was never set changes the structure.
-    return replace_fields(transform, **fields)
-
-
-def _owner(transform: AbstractTransform, name: str) -> tuple[str, str]:
-    """The label of the inner transform that has the hyperparameter `name`, and what
-    it is called there."""
-    known = _all_names(transform)
-    found = [
-        tuple(full.split(".", 1))
-        for full in known
-        if "." in full and (full == name or full.endswith(f".{name}"))
-    ]
-    if len(found) == 1:
-        label, rest = found[0]
-        return label, rest
-    listed = ", ".join(f"`{full}`" for full in known)
-    problem = f"has several `{name}`" if found else f"has no field `{name}`"
-    raise TypeError(f"`{type(transform).__name__}` {problem}; it has {listed}")
-
-
-def _all_names(transform: AbstractTransform) -> list[str]:
-    inner = inner_transforms(transform)
-    own = [f.name for f in dataclasses.fields(transform) if f.init]
-    if inner:  # the fields that hold the inner ones are no hyperparameters
-        own = hyperparameter_names(transform)
-    return own + [
-        f"{label}.{name}" for label, x in inner.items() for name in _all_names(x)
-    ]

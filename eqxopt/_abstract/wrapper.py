@@ -15,6 +15,7 @@ from .._sharding import placed_with
 from .._tree import is_nothing, Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Leaf, Leaves, Scalar, Self
 from .groups import first_states, groups, kept_after, where_updated
+from .nested import inner_transforms
 from .optimizer import AbstractOptimizer
 from .rules import (
     begun,
@@ -25,7 +26,7 @@ from .rules import (
     state_numbers,
 )
 from .step import Step
-from .transform import AbstractTransform, count_of, inner_transforms
+from .transform import AbstractTransform, count_of
 
 
 W = TypeVar("W", bound="AbstractSharedWrapper")

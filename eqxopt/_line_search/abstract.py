@@ -9,8 +9,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
+from .._abstract.nested import FieldsMeta
 from .._abstract.show import show_search
-from .._abstract.transform import TransformMeta
 from .._fields import at_step, HyperparameterIn, PerParameter
 from .._number import check_fields
 from .._tree import replace_fields
@@ -35,7 +35,7 @@ Found: TypeAlias = tuple[Point, PyTree, Int[Array, ""]]
 """The point that a search chose, the gradients there, and the number of evaluations."""
 
 
-class AbstractLineSearch(eqx.Module, metaclass=TransformMeta):
+class AbstractLineSearch(eqx.Module, metaclass=FieldsMeta):
     """Chooses how far to go in a direction, by looking at the loss along it."""
 
     def __check_init__(self) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Inexact, Int
 
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
-from .._abstract.transform import fallback_of
+from .._abstract.nested import fallback_of
 from .._dtype import compute_dtype, real_dtype
 from .._fields import (
     default_matrices,

@@ -3,7 +3,7 @@
 import equinox as eqx
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.transform import fallback_of
+from .._abstract.nested import fallback_of
 from .._dtype import zeros_like
 from .._fields import (
     default_matrices,

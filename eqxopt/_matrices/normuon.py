@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.transform import fallback_of
+from .._abstract.nested import fallback_of
 from .._dtype import compute_dtype, real_dtype, zeros_like
 from .._fields import (
     default_matrices,

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._abstract.matrixwise import AbstractMatrixOptimizer
-from .._abstract.transform import fallback_of
+from .._abstract.nested import fallback_of
 from .._dtype import zeros_like
 from .._fields import (
     default_matrices,

@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int
 
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
-from .._abstract.transform import fallback_of
+from .._abstract.nested import fallback_of
 from .._dtype import compute_dtype, real_zeros_like, zeros_like
 from .._fields import (
     default_matrices,

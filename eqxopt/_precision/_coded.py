@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree, UInt32
 
+from .._abstract.nested import inner_transforms, replace_inner
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.states import States
-from .._abstract.transform import AbstractTransform, inner_transforms, replace_inner
+from .._abstract.transform import AbstractTransform
 from .._compile.once import once_per_shape
 from .._fields import KeyData
 from .._tree import KeyPath, replace_fields

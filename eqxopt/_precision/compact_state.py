@@ -11,16 +11,12 @@ from jaxtyping import Array
 
 from .._abstract.groups import LARGEST
 from .._abstract.matrixwise import AbstractRefreshedMatrixOptimizer
+from .._abstract.nested import inner, inner_transforms
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun
 from .._abstract.states import States
 from .._abstract.step import Step
-from .._abstract.transform import (
-    AbstractTransform,
-    count_of,
-    inner,
-    inner_transforms,
-)
+from .._abstract.transform import AbstractTransform, count_of
 from .._compile.given import results_given
 from .._compile.opaque import opaque_zeros
 from .._fields import AbstractSelector, Key, key_field, own_keys

@@ -4,11 +4,12 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
+from .._abstract.nested import inner, inner_transforms
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, reached, scalar_of
 from .._abstract.skip import advance_if
 from .._abstract.step import Step
-from .._abstract.transform import AbstractTransform, count_of, inner, inner_transforms
+from .._abstract.transform import AbstractTransform, count_of
 from .._compile.once import all_finite, once_per_shape
 from .._dtype import compute_dtype, real_dtype
 from .._fields import Hyperparameter, hyperparameter

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Int8
 
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._types import Leaf
 from ._rounding import last_place, nearest, times_power
 from .abstract import AbstractNarrowWeights

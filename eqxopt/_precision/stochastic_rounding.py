@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._fields import Key, key_field
 from .._types import Leaf
 from ._rounding import stochastic

@@ -12,7 +12,7 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array
 
-from .._abstract.transform import leaves_by_path
+from .._abstract.paths import leaves_by_path
 from .._compile.closures import watch_of
 from .._tree import merged_leaves, static_leaves
 from ._layout import Layout, layout_of

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Sharding
 from jaxtyping import PyTree
 
-from .._abstract.transform import leaves_by_path
+from .._abstract.paths import leaves_by_path
 from .._places import place_of
 from .._tree import is_key, show_path
 

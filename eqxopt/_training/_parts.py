@@ -7,7 +7,7 @@ from typing import Any
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
-from .._abstract.transform import is_transform
+from .._abstract.nested import is_transform
 from .._line_search.abstract import AbstractLineSearch
 from .._schedule.abstract import AbstractSchedule
 from .._tree import KeyPath

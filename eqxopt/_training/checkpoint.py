@@ -7,7 +7,8 @@ import jax
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
-from .._abstract.transform import is_transform, map_by_path
+from .._abstract.nested import is_transform
+from .._abstract.paths import map_by_path
 from .._fields import as_mask, Mask, MaskLike
 from .._tree import is_function
 from . import _archive

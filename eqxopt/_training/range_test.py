@@ -12,8 +12,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PRNGKeyArray, PyTree
 
+from .._abstract.nested import inner_transforms
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import AbstractTransform, inner_transforms
+from .._abstract.transform import AbstractTransform
 from .._schedule.abstract import AbstractSchedule
 from .._schedule.exponential import ExponentialDecay
 from .._wrapper.accumulate import Accumulate

@@ -13,10 +13,11 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool
 
 from .._abstract.groups import first_states, groups, kept_after
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, check_seen, reached
 from .._abstract.step import Step
-from .._abstract.transform import count_of, inner
+from .._abstract.transform import count_of
 from .._compile.once import all_finite, once_per_shape
 from .._dtype import real_dtype, zeros_like
 from .._fields import Hyperparameter, hyperparameter

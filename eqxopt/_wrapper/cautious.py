@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._abstract.wrapper import AbstractWrapper
 from .._fields import Hyperparameter, hyperparameter
 from .._math import agreement, no_update

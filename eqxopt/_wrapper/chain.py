@@ -1,9 +1,10 @@
 """Transforms one after the other."""
 
+from .._abstract.nested import inner_transforms
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun
 from .._abstract.step import Step
-from .._abstract.transform import AbstractTransform, count_of, inner_transforms
+from .._abstract.transform import AbstractTransform, count_of
 from .._math import plus_one
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaves, Self

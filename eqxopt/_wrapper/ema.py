@@ -5,8 +5,8 @@ from typing import NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._abstract.wrapper import AbstractWrapper
 from .._dtype import compute_dtype, real_dtype
 from .._fields import Hyperparameter, hyperparameter

@@ -6,8 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._abstract.wrapper import AbstractWrapper
 from .._fields import (
     Blocks,

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from .._abstract.groups import first_states, groups, kept_after, where_updated
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
+from .._abstract.paths import kept_like
 from .._abstract.rules import (
     begun,
     check_seen,
@@ -16,7 +18,7 @@ from .._abstract.rules import (
     rules,
 )
 from .._abstract.step import Step
-from .._abstract.transform import count_of, inner, kept_like
+from .._abstract.transform import count_of
 from .._compile.once import once_per_shape
 from .._fields import Hyperparameter, hyperparameter
 from .._math import lerp, moved, own_copy, plus_one, select, zero_count

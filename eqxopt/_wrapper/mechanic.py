@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._abstract.groups import first_states, groups, where_updated
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, check_seen, scalar_of
 from .._abstract.step import Step
-from .._abstract.transform import count_of, inner
+from .._abstract.transform import count_of
 from .._compile.once import once_per_shape, summed
 from .._dtype import widest_real_dtype
 from .._fields import Hyperparameter, hyperparameter

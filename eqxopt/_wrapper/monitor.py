@@ -3,10 +3,11 @@
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun
 from .._abstract.step import Step
-from .._abstract.transform import count_of, inner
+from .._abstract.transform import count_of
 from .._math import plus_one, sqrt, sum_of_squares
 from .._tree import Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Leaves, Self

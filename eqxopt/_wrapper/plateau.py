@@ -4,10 +4,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import reached, scalar_of
 from .._abstract.step import needed_value, Step
-from .._abstract.transform import inner
 from .._abstract.wrapper import AbstractSharedWrapper
 from .._fields import Hyperparameter, hyperparameter
 from .._math import plus_one, select, zero_count

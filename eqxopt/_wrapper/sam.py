@@ -7,11 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rescaling import wide_gradients
 from .._abstract.rules import begun, rules
 from .._abstract.step import needed_value_fn, Step
-from .._abstract.transform import count_of, inner
+from .._abstract.transform import count_of
 from .._compile.once import once_per_shape
 from .._dtype import compute_dtype, real_dtype
 from .._fields import Hyperparameter, hyperparameter

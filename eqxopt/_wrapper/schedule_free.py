@@ -1,8 +1,8 @@
 """An average in place of a schedule, around any optimizer."""
 
 from .._abstract.averages import average_of, first_iterates, Iterates, next_iterates
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
-from .._abstract.transform import inner
 from .._abstract.wrapper import AbstractWrapper
 from .._fields import (
     DType,

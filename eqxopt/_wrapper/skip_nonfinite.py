@@ -3,11 +3,12 @@
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, reached
 from .._abstract.skip import advance_if
 from .._abstract.step import Step
-from .._abstract.transform import count_of, inner
+from .._abstract.transform import count_of
 from .._compile.once import all_finite
 from .._fields import hyperparameter, OptionalHyperparameter
 from .._math import plus_one, plus_one_if, zero_count

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun, scalar_of
 from .._abstract.skip import advance_if
 from .._abstract.step import Step
-from .._abstract.transform import count_of, inner
+from .._abstract.transform import count_of
 from .._fields import Hyperparameter, hyperparameter
 from .._math import global_norm, plus_one, plus_one_if, sqrt, zero_count
 from .._number import integer

@@ -4,10 +4,10 @@ from typing import get_args, Literal
 
 import jax.numpy as jnp
 
+from .._abstract.nested import inner
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import rules
 from .._abstract.step import Step
-from .._abstract.transform import inner
 from .._abstract.wrapper import AbstractSharedWrapper, AbstractWrapper
 from .._compile.once import once_per_shape
 from .._dtype import widen
