@@ -1,6 +1,6 @@
 """Where arrays with values lie on a mesh of devices."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -8,6 +8,7 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jax.sharding import (
     AbstractMesh,
+    AxisType,
     Mesh,
     NamedSharding,
     PartitionSpec,
@@ -68,16 +69,20 @@ def as_placed(new: T, old: T) -> T:
 
 
 def cut(
-    shape: tuple[int, ...], mesh: Mesh | AbstractMesh, axes: Sequence[str]
+    shape: tuple[int, ...],
+    mesh: Mesh | AbstractMesh,
+    axes: Sequence[str],
+    first: int = 0,
 ) -> NamedSharding:
-    """Shards of an array: over each axis of the mesh along the longest of its own that
-    the devices divide, and that is not cut yet. The first of equals."""
+    """Shards of an array: over each axis of the mesh along the longest of its own, from
+    the `first` on, that the devices divide, and that is not cut yet. The first of
+    equals."""
     spec: list[Any] = [None] * len(shape)
     for axis in sorted(axes, key=lambda axis: -mesh.shape[axis]):
         lengths = [
             (n, -i)
             for i, (n, taken) in enumerate(zip(shape, spec))
-            if n and n % mesh.shape[axis] == 0 and taken is None
+            if i >= first and n and n % mesh.shape[axis] == 0 and taken is None
         ]
         if lengths:
             spec[-max(lengths)[1]] = axis
@@ -88,17 +93,20 @@ def cut(
 _WORTH_CUTTING = 2**10
 
 
-def on_their_mesh(tree: T, arrays: Sequence[Any]) -> T:
+def on_their_mesh(tree: T, arrays: Sequence[Any], rows: Container[int]) -> T:
     """`tree`, made for `arrays`, on the mesh on which these lie.
 
     If they lie in shards, so does what is large and belongs to none of them alone, such
-    as the factors of a matrix. The rest lies everywhere.
+    as the factors of a matrix. The rest lies everywhere. `rows` has the ids of arrays
+    whose rows are looked up one by one. On explicit axes they are not cut there, for a
+    row would have no one place to lie.
     """
     place = everywhere(arrays)
     if place is None:
         return tree
     specs = jtu.tree_leaves([tuple(getattr(place_of(x), "spec", ())) for x in arrays])
     axes = [axis for axis in place.mesh.axis_names if axis in specs]
+    explicit = AxisType.Explicit in place.mesh.axis_types
     shapes = {x.shape for x in arrays}
 
     def placed(x: Any) -> Any:
@@ -106,7 +114,8 @@ def on_their_mesh(tree: T, arrays: Sequence[Any]) -> T:
         if sharding is None or not sharding.is_fully_replicated:
             return x
         if axes and x.size >= _WORTH_CUTTING and x.shape not in shapes:
-            return jax.device_put(x, cut(x.shape, place.mesh, axes))
+            first = int(explicit and id(x) in rows)
+            return jax.device_put(x, cut(x.shape, place.mesh, axes, first))
         return placed_at(x, place)
 
     return jtu.tree_map(placed, tree)

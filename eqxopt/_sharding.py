@@ -50,7 +50,7 @@ def on_auto_axes(function: Callable[[Any], T], operands: Any, likes: T) -> T:
         for x in jtu.tree_leaves(likes)
         if _shards(x) and on_explicit_axes(x)
     ]
-    if not meshes or auto_axes is None:  # before jax 0.7
+    if not meshes or auto_axes is None:  # as in old versions of JAX
         return function(operands)
     place = lambda x: NamedSharding(meshes[0], jax.typeof(x).sharding.spec)
     arrays, static = eqx.partition(operands, eqx.is_array)

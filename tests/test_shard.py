@@ -14,7 +14,7 @@ from training_loops import assert_close
 
 import eqxopt
 from benchmarks import report
-from benchmarks.devices import devices
+from benchmarks.devices import _compiled, devices
 
 
 LAYOUTS = ["data", "zero-1", "fsdp"]
@@ -312,11 +312,12 @@ MESHES = {"rows": ((8,), ("data",)), "both": ((2, 4), ("data", "model"))}
 every_mesh = pytest.mark.parametrize("shape", MESHES)
 
 
+@every_kind
 @every_mesh
 @pytest.mark.parametrize("name", ["Muon", "NorMuon", "Scion"])
-def test_each_matrix_moves_once(name, shape):
+def test_each_matrix_moves_once(name, shape, kind):
     """Whatever its products are. All of one shape move together, there and back."""
-    params = matrices(mesh_of("auto", *MESHES[shape]))
+    params = matrices(mesh_of(kind, *MESHES[shape]))
     opt = getattr(eqxopt, name)(0.01).init(params)
     step = jax.jit(lambda grads, params, opt: opt.apply(grads, params))
     compiled = step.lower(params, params, opt).compile()
@@ -333,11 +334,30 @@ def test_each_matrix_moves_once(name, shape):
     assert_close(jax.device_get(compiled(params, params, opt)[0]), expected, 1e-4)
 
 
+@every_kind
+@pytest.mark.parametrize("name", ["Muon", "NorMuon", "Scion", "SOAP"])
+def test_each_device_has_its_share_of_the_products(name, kind):
+    key, rows = jax.random.key(0), NamedSharding(mesh_of(kind), P("data"))
+    one = {
+        str(i): jax.random.normal(jax.random.fold_in(key, i), (64, 64))
+        for i in range(8)
+    }
+
+    def products(params):
+        opt = getattr(eqxopt, name)(0.01).init(params)
+        step = jax.jit(lambda grads, params, opt: opt.apply(grads, params))
+        cost = step.lower(params, params, opt).compile().cost_analysis()
+        return cost["flops"]
+
+    assert products(jax.device_put(one, rows)) <= 0.2 * products(one)
+
+
+@every_kind
 @every_mesh
 @pytest.mark.parametrize("name", ["SOAP", "Shampoo", "KLShampoo", "PSGDKron"])
-def test_factors_lie_in_shards(name, shape):
+def test_factors_lie_in_shards(name, shape, kind):
     """And stay there."""
-    params = matrices(mesh_of("auto", *MESHES[shape]))
+    params = matrices(mesh_of(kind, *MESHES[shape]))
     opt = getattr(eqxopt, name)(0.01).init(params)
     state = jax.tree.leaves(opt.state)
     own = sum(x.addressable_shards[0].data.nbytes for x in state)
@@ -368,6 +388,11 @@ def test_orbax_onto_another_mesh(layout, tmp_path):
     assert places(*restored) == places(*target)
     after = jax.jit(lambda p, o: o.apply(p, p))(*restored)
     assert_same_numbers(after, saved[1].apply(*[saved[0]] * 2))
+
+
+def test_the_benchmark_trains_with_residuals():
+    params = {"w": jnp.ones((4, 2))}
+    assert _compiled(params, eqxopt.GaussNewton().init(params), residuals=True) == 1
 
 
 def test_benchmark_of_devices(tmp_path):

@@ -36,8 +36,8 @@ class Trained:
 
     @property
     def is_good(self) -> bool:
-        own, *others = sorted(self.losses, key=lambda x: x != self.losses[1])
-        lower = min((x for x in others if math.isfinite(x)), default=math.inf)
+        low, own, high = self.losses
+        lower = min((x for x in (low, high) if math.isfinite(x)), default=math.inf)
         return own <= max(LEAST, lower / MUCH_BETTER)
 
 
@@ -63,9 +63,9 @@ class Rates:
         bad = [name for name, x in self.trained.items() if not x.is_good]
         low = min(self.trained, key=lambda name: self.trained[name].accuracies[1])
         return (
-            f"{self.epochs} epochs. Twice the loss of another rate, and above {LEAST}: "
-            f"{', '.join(bad) or 'none'}. The lowest accuracy is "
-            f"{self.trained[low].accuracies[1]:.1%}, of {low}."
+            f"{self.epochs} epochs, one seed. More than twice the loss of another "
+            f"rate, and above {LEAST}: {', '.join(bad) or 'none'}. The lowest accuracy "
+            f"is {self.trained[low].accuracies[1]:.1%}, of {low}."
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -78,13 +78,13 @@ class Rates:
             figsize=(8, 0.15 * len(names) + 1), layout="constrained"
         )
         places = range(len(names))
-        for i, (marker, label) in enumerate(zip("<o>", ("a third", "", "three times"))):
+        labels = "a third of the rate", "the rate", "three times the rate"
+        for i, (marker, label) in enumerate(zip("<o>", labels)):
             losses = [max(self.trained[name].losses[i], 1e-6) for name in names]
             colors = [
                 (HELD if self.trained[name].is_good else MISSED) if i == 1 else GREY
                 for name in names
             ]
-            label = f"{label} of the rate".strip() if label else "the rate"
             axes.scatter(losses, places, c=colors, marker=marker, s=12, label=label)
         axes.set(xscale="log", xlim=(None, 3), ylim=(-1, len(names)))
         axes.set_xlabel("training loss in the last epoch")

@@ -115,6 +115,13 @@ class States:
         return states_in(self.layout, self.layout.structure.flatten_up_to(tree))
 
 
+def ids_in_stacks(tree: PyTree) -> set[int]:
+    """Those of the arrays in `tree` whose rows are states of parameters."""
+    is_states = lambda x: isinstance(x, States)
+    every = filter(is_states, jtu.tree_leaves(tree, is_leaf=is_states))
+    return {id(x) for kept in every for x in jtu.tree_leaves(kept.stacks)}
+
+
 def states_in(layout: Layout, states: Sequence[PyTree]) -> States:
     """The states, in the order of their numbers, kept as `layout` says."""
     alone = tuple(states[number] for number in layout.alone)

@@ -22,7 +22,7 @@ from .nested import (
 )
 from .show import completions, show
 from .spread import kept, settled
-from .states import check_alike, States
+from .states import check_alike, ids_in_stacks, States
 from .step import checked_step, needed_residual_fn, needed_value_fn, Step
 
 
@@ -96,7 +96,7 @@ class AbstractTransform(eqx.Module, metaclass=FieldsMeta):
         """
         parameters = Parameters(params, in_stacks=in_stacks)
         new = _owned(settled(self.start(parameters), parameters), self, params)
-        return on_their_mesh(new, parameters.arrays)
+        return on_their_mesh(new, parameters.arrays, ids_in_stacks(new))
 
     def update(
         self,

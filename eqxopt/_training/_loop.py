@@ -94,8 +94,9 @@ def _columns(aux: Any, chunk: Chunk, means: bool) -> dict[str, Array]:
                 f"`aux[{name!r}]` must be a scalar array, but "
                 + (f"has shape {x.shape}" if hasattr(x, "shape") else f"is {x!r}")
             )
-    whole = {name: not jnp.issubdtype(x.dtype, jnp.inexact) for name, x in aux.items()}
-    dtypes = {
-        name: float if means and whole[name] else x.dtype for name, x in aux.items()
+    # The mean of integers is none.
+    keeps = lambda x: not means or jnp.issubdtype(x.dtype, jnp.inexact)
+    return {
+        name: jnp.zeros(chunk.length, x.dtype if keeps(x) else float)
+        for name, x in aux.items()
     }
-    return {name: jnp.zeros(chunk.length, dtype) for name, dtype in dtypes.items()}

@@ -82,7 +82,7 @@ def sweep(
     - `chunk_size`: the most runs in one call of the program. Default: as many as half
         of the free memory holds, by what one step computes. Runs side by side compute
         in every step what one of them computes in that step, such as a decomposition
-        that is due in every tenth; with 1 they do not.
+        that is due in every tenth. With 1, and one seed, no run does.
     - `steps_per_call`: the most steps in one call of the program. Default 50.
     - `progress`: whether to show progress, as `fit` does. Default `True`.
 
