@@ -149,13 +149,12 @@ def test_measured_ratios_in_prose():
         ratio = f"{ratios[f'60 leaves, a step: {what}']:.2f}"
         assert f"| {name} | {ratio} |" in training
     readme = (ROOT / "README.md").read_text()
-    assert "| a step of 600 arrays: tracing | 1 | a third |" in readme
-    assert ratios["600 leaves: trace and lower"] < 0.36
     large = [f"{name}, 67.1M entries" for name in ("AdamW", "Lion", "Adafactor")]
     for cell, names in {
         "a step of 60 arrays, in the usual loop | 1": ["60 leaves, a step: plain loop"],
         "the same with `make_step` |": ["60 leaves, a step: make_step"],
         "the same with `fit` |": ["60 leaves, a step: fit, data in memory, 1000 steps"],
+        "a step of 600 arrays: tracing | 1": ["600 leaves: trace and lower"],
         "`Muon` on 48 matrices | 1": ["Muon, 12 layers of 4 matrices: run"],
         "one of 67 million entries: `AdamW`, `Lion`, `Adafactor` | 1": large,
     }.items():
