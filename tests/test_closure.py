@@ -3,7 +3,12 @@
 import argparse
 import dataclasses
 import functools
+import importlib
+import operator
+import os
+import sys
 import types
+from os import environ
 
 import equinox as eqx
 import jax
@@ -240,7 +245,57 @@ def checkpointed():
     return eqx.filter_checkpoint(loss), held
 
 
+def by_pattern():
+    held = Settings()
+
+    def loss(x):
+        match held:
+            case Settings(scale=scale):
+                return scale * jnp.sum(x)
+
+    return loss, held
+
+
+def by_position():
+    held = Settings()
+
+    def loss(x):
+        match held:
+            case Settings(scale, _):
+                return scale * jnp.sum(x)
+
+    return loss, held
+
+
+def by_equality():
+    held, usual = Plain(1.0), Plain(1.0)
+    return (lambda x: jnp.sum(x) * (1.0 if held == usual else 3.0)), held
+
+
+def read_whole(read):
+    held = Settings()
+    return (lambda x: read(held) * jnp.sum(x)), held
+
+
+@dataclasses.dataclass
+class Plain:
+    scale: float
+
+
+class Child(Shadowed):
+    def loss(self, x):
+        return super().doubled / (2 * self.scale) * super().loss(x)
+
+
 OBJECTS = {
+    "keyword of a pattern": by_pattern,
+    "place in a pattern": by_position,
+    "equality": by_equality,
+    "as a dictionary": lambda: read_whole(lambda x: dataclasses.asdict(x)["scale"]),
+    "as a tuple": lambda: read_whole(lambda x: dataclasses.astuple(x)[0]),
+    "by a getter": lambda: read_whole(lambda x: operator.attrgetter("scale")(x)),
+    "own dictionary": lambda: read_whole(lambda x: x.__dict__["scale"]),
+    "class above": lambda: (lambda held: (held.loss, held))(Child()),
     "dataclass": lambda: settings(Settings),
     "namespace": lambda: settings(lambda: argparse.Namespace(scale=1.0)),
     "simple namespace": lambda: settings(lambda: types.SimpleNamespace(scale=1.0)),
@@ -302,6 +357,11 @@ def test_what_cannot_be_looked_into():
         lambda x: getattr(held, "scale") * x,
         lambda x: Undefined.anything * x,
         lambda x: vars(held)["scale"] * x,
+        lambda x: float(os.environ["HOME"] > "") * x,
+        lambda x: float(os.getenv("HOME") > "") * x,
+        lambda x: sys.modules[__name__].BATCH * x,
+        lambda x: importlib.import_module(__name__).BATCH * x,
+        lambda x: environ["HOME"] and x,
     ):
         assert not isinstance(Reader(loss).now(), Closure)
 

@@ -4,6 +4,8 @@ import abc
 import dataclasses
 import enum
 import functools
+import os
+import sys
 import types
 from argparse import Namespace
 from collections.abc import Callable, Hashable
@@ -15,7 +17,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
-from .names import home_of, is_installed, names_of
+from .names import home_of, is_installed, Names, names_of, WHOLE
 from .watch import MISSING, Watch
 
 
@@ -94,6 +96,9 @@ _LASTING: tuple[type, ...] = (
 _DYNAMIC = frozenset(
     "getattr setattr delattr vars globals locals eval exec open input next".split()
 )
+_DYNAMIC_ATTRIBUTES = frozenset("__getattribute__ __globals__ import_module".split())
+# Where modules keep what changes.
+_CHANGING = {os: {"environ", "getenv"}, sys: {"modules"}}
 
 
 class Capture:
@@ -228,10 +233,12 @@ class Capture:
         if not is_installed(home):
             if names.imports_user_code or (names.globals_ & _DYNAMIC) - home.keys():
                 raise Unknown
+            read = {k: self.watch.entry(home, k) for k in names.globals_}
+            if _reads_unseen(names, read):
+                raise Unknown
             self.attributes |= names.attributes
             self.sets |= names.sets
             self.fills |= names.fills
-            read = {k: self.watch.entry(home, k) for k in names.globals_}
             globals_ = {k: self.tree(x) for k, x in read.items() if x is not MISSING}
         self.watch.attribute(function, "__code__")
         defaults = self.tree(self.watch.attribute(function, "__defaults__"))
@@ -263,6 +270,8 @@ class Capture:
     def _module(self, module: types.ModuleType) -> "Static":
         if is_installed(vars(module)):
             return Static(module, id(module))
+        if "__dict__" in self._known:
+            raise Unknown
         names = sorted((self._known | {"__getattr__"}) & vars(module).keys())
         read = [(name, self.watch.entry(vars(module), name)) for name in names]
         return self._read(module, read)
@@ -287,7 +296,11 @@ class Capture:
         )
         if not plain or any(vars(c).get("__slots__") for c in cls.__mro__):
             raise Unknown
-        read = {k: self.watch.entry(vars(x), k) for k in sorted(self._known)}
+        names = self._known
+        if names & WHOLE or "__eq__" in names and dataclasses.is_dataclass(cls):
+            self.watch.tree(vars(x))
+            names = names | vars(x).keys()
+        read = {k: self.watch.entry(vars(x), k) for k in sorted(names)}
         state = {k: self.tree(y) for k, y in read.items() if y is not MISSING}
         if not all(isinstance(y, Static) for y in state.values()):
             self.copies = True
@@ -308,6 +321,20 @@ class Capture:
             x for x in vars(function).values() if isinstance(x, types.FunctionType)
         ]
         return Static(function, (id(function), tuple(map(self.fixed, parts))))
+
+
+def _reads_unseen(names: Names, read: dict[str, Any]) -> bool:
+    """Whether code with these names, which stand for `read`, reads what may change and
+    has no name in it."""
+    if names.attributes & _DYNAMIC_ATTRIBUTES:
+        return True
+    for module, changing in _CHANGING.items():
+        held = [vars(module)[name] for name in changing]
+        for x in read.values():
+            whole = x is module and names.attributes & changing
+            if whole or any(x is y for y in held):
+                return True
+    return False
 
 
 def _containers(tree: PyTree) -> tuple[int, ...]:

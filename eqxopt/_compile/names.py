@@ -30,17 +30,32 @@ class Names(NamedTuple):
     """Whether the code changes lists or dictionaries in place, other than new ones."""
 
 
+# Names behind which code may read all attributes of an object, none of them by name.
+WHOLE = frozenset(
+    "__dict__ __match_args__ asdict astuple attrgetter methodcaller".split()
+)
+# What puts an object of somebody else on the stack.
+_GIVEN = "LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"
+
+
 @functools.lru_cache(maxsize=4096)
 def names_of(code: types.CodeType) -> Names:
     read, attributes, assigned = set(), set(), set()
     assigned_globals = imports = sets = False
     instructions = [*dis.get_instructions(code)]
-    for instruction in instructions:
+    for before, instruction in itertools.pairwise([instructions[0], *instructions]):
         match instruction.opname:
             case "LOAD_GLOBAL" | "LOAD_NAME" | "LOAD_FROM_DICT_OR_GLOBALS":
                 read.add(instruction.argval)
-            case "LOAD_ATTR" | "LOAD_METHOD":
+            case "LOAD_ATTR" | "LOAD_METHOD" | "LOAD_SUPER_ATTR":
                 attributes.add(instruction.argval)
+            case "MATCH_CLASS":  # names of keywords, and how many there are without
+                attributes.update(before.argval)
+                attributes |= {"__match_args__"} if instruction.argval else set()
+            case "COMPARE_OP" if before.opname in _GIVEN:
+                equality = "==", "!="
+                if any(sign in instruction.argval for sign in equality):
+                    attributes.add("__eq__")
             case "STORE_ATTR" | "DELETE_ATTR":
                 sets |= code.co_name not in ("__init__", "__post_init__")
             case "STORE_GLOBAL" | "DELETE_GLOBAL":
@@ -50,6 +65,7 @@ def names_of(code: types.CodeType) -> Names:
             case "IMPORT_NAME":
                 module = sys.modules.get(instruction.argval)
                 imports |= module is None or not is_installed(vars(module))
+    attributes |= read & WHOLE
     fills = _fills(code, instructions)
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
