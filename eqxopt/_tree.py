@@ -175,6 +175,13 @@ def static_leaves(leaves: list[Any]) -> tuple[Any, ...]:
     return tuple(None if eqx.is_array(x) else x for x in leaves)
 
 
+def static_key(static: Sequence[Any]) -> tuple[Any, ...]:
+    """What tells static leaves apart: 1, 1.0 and True are equal, and 0.0 and -0.0."""
+    return tuple(
+        (type(x), repr(x) if isinstance(x, float | complex) else x) for x in static
+    )
+
+
 def merged_leaves(static: tuple[Any, ...], arrays: list[Any]) -> list[Any]:
     """All leaves in order: `arrays` where `static` has `None`."""
     remaining = iter(arrays)

@@ -102,6 +102,26 @@ def test_a_changed_structure():
     assert loss == 2
 
 
+@pytest.mark.parametrize(
+    "leaves", [(1, True, 1.0), (2.0, 2), (0.0, -0.0)], ids=["1", "2", "0"]
+)
+def test_equal_leaves_of_other_types(leaves):
+    """Python's numbers in a model are static, and each has a program of its own."""
+    loss = lambda model: jnp.sum(model["x"]) * LOSSES[repr(model["n"])]
+    step = eqxopt.make_step(loss, donate=False)
+    for n in leaves:
+        model = {"x": jnp.ones(()), "n": n}
+        opt = eqxopt.SGD(0.0).init(model)
+        expected = LOSSES[repr(n)]
+        new, _, value = step(model, opt)
+        assert value == expected and repr(new["n"]) == repr(n)
+        new, _, history = eqxopt.fit(loss, model, opt, steps=1)
+        assert history.loss == expected and repr(new["n"]) == repr(n)
+        new, _ = opt.apply({"x": jnp.ones(()), "n": None}, model)
+        assert repr(new["n"]) == repr(n)
+
+
+LOSSES = {"1": 1, "True": 2, "1.0": 3, "2.0": 4, "2": 5, "0.0": 6, "-0.0": 7}
 GOAL = 1.0
 SETTINGS = {"goal": 1.0}
 

@@ -17,6 +17,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
+from .._tree import static_key
 from .names import home_of, is_installed, Names, names_of, WHOLE
 from .watch import MISSING, Watch
 
@@ -168,10 +169,8 @@ class Capture:
             return self._once(x, self._module)
         if isinstance(x, jax.custom_jvp | jax.custom_vjp):
             return self._once(x, self._rules)
-        if isinstance(x, bool | int | str | bytes):
-            return Static(x, (type(x), x))
-        if isinstance(x, float | complex):
-            return Static(x, (type(x), repr(x)))  # which tells 0.0 from -0.0
+        if isinstance(x, bool | int | float | complex | str | bytes):
+            return Static(x, static_key([x]))
         if isinstance(x, _LASTING) or _is_stateless(x):
             return Static(x, id(x))
         return self._once(x, self._instance)

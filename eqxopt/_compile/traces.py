@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, JaxprEqn, Literal
 from jaxtyping import PyTree
 
-from .._tree import merged_leaves, static_leaves
+from .._tree import merged_leaves, static_key, static_leaves
 from .captures import Closure
 from .closures import as_pytree
 
@@ -91,9 +91,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     the trace of a loss may be another at every call.
     """
 
-    # A key has the types of what is static: 1, 1.0 and True are equal.
     @functools.lru_cache(maxsize=64)
-    def program(treedef: Any, static: tuple[Any, ...], _: tuple[type, ...]) -> Any:
+    def program(treedef: Any, static: tuple[Any, ...], _: tuple[Any, ...]) -> Any:
         out: list[Any] = []
 
         @jax.jit
@@ -114,7 +113,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         leaves, treedef = jtu.tree_flatten(args)
         static = static_leaves(leaves)
-        run = program(treedef, static, tuple(map(type, static)))
+        run = program(treedef, static, static_key(static))
         return run([x for x in leaves if eqx.is_array(x)])
 
     return call

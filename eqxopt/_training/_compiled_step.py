@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from .._abstract.paths import leaves_by_path
 from .._compile.closures import watch_of
-from .._tree import merged_leaves, static_leaves
+from .._tree import merged_leaves, static_key, static_leaves
 from ._layout import Layout, layout_of
 from ._step import Carry
 
@@ -70,7 +70,7 @@ class CompiledStep:
         arrays = [x for x in leaves if eqx.is_array(x)]
         arrays, layout = layout_of(arrays, others)
         static = static_leaves(leaves)
-        key = (treedef, static, layout)
+        key = (treedef, static_key(static), layout)
         program = self._programs.pop(key, None)
         if program is None or not program.is_of_now():
             function = self._function

@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 import numpy as np
 
 from .._abstract.optimizer import AbstractOptimizer
-from .._tree import is_key, static_leaves
+from .._tree import is_key, static_key, static_leaves
 
 
 Point = dict[str, Any]
@@ -96,7 +96,8 @@ def stacked(opts: Sequence[AbstractOptimizer]) -> list[Stack]:
     for i, opt in enumerate(opts):
         leaves, treedef = jtu.tree_flatten(opt)
         shapes = tuple((x.shape, x.dtype) for x in leaves if eqx.is_array(x))
-        alike.setdefault((treedef, static_leaves(leaves), shapes), []).append(i)
+        static = static_key(static_leaves(leaves))
+        alike.setdefault((treedef, static, shapes), []).append(i)
     return [
         Stack(points, jtu.tree_map(_joined, *[opts[i] for i in points]))
         for points in alike.values()
