@@ -49,6 +49,11 @@ def describe(optimizer: AbstractTransform, model: PyTree) -> str:
 
         ```
     """
+    if not isinstance(optimizer, AbstractTransform):
+        raise TypeError(
+            "`describe` takes the optimizer first, `describe(opt, model)`, not a "
+            f"`{type(optimizer).__name__}`"
+        )
     if shape := count_of(optimizer).shape:
         raise ValueError(
             f"`describe`: the count of this `{type(optimizer).__name__}` has shape "

@@ -19,7 +19,6 @@ from ._types import Scalar
 
 T = TypeVar("T")
 NumberLike: TypeAlias = float | int | np.number[Any] | np.ndarray | Array
-Vector: TypeAlias = Float[Array, "..."]
 NumbersLike: TypeAlias = Sequence[NumberLike] | np.ndarray | Array
 
 
@@ -29,7 +28,7 @@ def as_number(x: NumberLike) -> Scalar:
     Always a copy: the caller may donate the optimizer's buffers. A concrete `x` stays
     concrete under `jax.jit`, so that its range is checked there too.
     """
-    if isinstance(x, bool) or not eqx.is_array_like(x):
+    if _is_boolean(x) or not eqx.is_array_like(x):
         raise TypeError(f"expected a real number or a scalar array, got {x!r}")
     if jnp.iscomplexobj(x):
         raise TypeError(f"expected a real number, got the complex {x}")
@@ -41,14 +40,14 @@ def as_number(x: NumberLike) -> Scalar:
     return _own(x, float)
 
 
-def as_numbers(x: NumbersLike) -> Vector:
+def as_numbers(x: NumbersLike) -> Float[Array, " n"]:
     """`x` as a 1-d array of the default float dtype, always a copy."""
     if isinstance(x, Sequence) and not isinstance(x, str):
         numbers = [as_number(number) for number in x]
         if any(isinstance(number, Tracer) for number in numbers):
             return jnp.stack(numbers)
         return _own(np.asarray(numbers, dtype=float), float)
-    if not eqx.is_array_like(x) or isinstance(x, bool) or jnp.iscomplexobj(x):
+    if not eqx.is_array_like(x) or _is_boolean(x) or jnp.iscomplexobj(x):
         raise TypeError(f"expected real numbers or a 1-d array of them, got {x!r}")
     if np.ndim(x) != 1:
         raise ValueError(
@@ -59,11 +58,15 @@ def as_numbers(x: NumbersLike) -> Vector:
 
 def as_real_array(x: Any) -> Float[Array, "..."]:
     """`x` as an array of the default float dtype and any shape, always a copy."""
-    if isinstance(x, bool) or not eqx.is_array_like(x):
+    if _is_boolean(x) or not eqx.is_array_like(x):
         raise TypeError(f"expected a real number or an array of them, got {x!r}")
-    if jnp.iscomplexobj(x) or jnp.asarray(x).dtype == bool:
+    if jnp.iscomplexobj(x):
         raise TypeError(f"expected real numbers, got {x}")
     return _own(x, float)
+
+
+def _is_boolean(x: Any) -> bool:
+    return isinstance(x, bool) or getattr(x, "dtype", None) == bool
 
 
 def copied(tree: T) -> T:
@@ -108,13 +111,15 @@ if TYPE_CHECKING:
     class Numbers:
         """A field that is set to numbers and read as a 1-d array."""
 
-        def __get__(self, instance: object, owner: Any = None) -> Vector: ...
+        def __get__(
+            self, instance: object, owner: Any = None
+        ) -> Float[Array, " n"]: ...
         def __set__(self, instance: object, value: NumbersLike) -> None: ...
 
 else:
     Number: TypeAlias = Scalar
     OptionalNumber: TypeAlias = Scalar | None
-    Numbers: TypeAlias = Vector
+    Numbers: TypeAlias = Float[Array, " n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,10 +142,10 @@ class NumbersIn:
 
     interval: Interval
 
-    def __call__(self, x: NumbersLike) -> Vector:
+    def __call__(self, x: NumbersLike) -> Float[Array, " n"]:
         return as_numbers(x)
 
-    def numbers(self, value: Vector) -> Iterator[tuple[str, Scalar]]:
+    def numbers(self, value: Float[Array, " n"]) -> Iterator[tuple[str, Scalar]]:
         """The numbers in a converted value, each with its place in it."""
         if not isinstance(value, Tracer):
             yield from ((f"[{i}]", x) for i, x in enumerate(np.asarray(value)))

@@ -18,6 +18,10 @@ from ._types import AnyLeaf
 T = TypeVar("T")
 M = TypeVar("M", bound=eqx.Module)
 KeyPath = tuple[Any, ...]
+NO_PARAMETERS = (
+    "the model has no parameters, which are arrays of real or complex floating point: "
+    "make its numbers arrays, such as with `jnp.asarray`"
+)
 
 
 class Parameters:
@@ -285,6 +289,17 @@ def needed_arguments(function: Callable[..., Any]) -> int:
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
     )
     return sum(p.kind in positional and p.default is p.empty for p in parameters)
+
+
+def accepts(function: Callable[..., Any], count: int) -> bool:
+    """Whether `function` can be called with so many positional arguments."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not tell
+        pass
+    return True
 
 
 def choose(

@@ -59,7 +59,16 @@ LAYERS = {
         "hyperparameter",
         "bounds",
     ],
-    "_math": ["small", "box", "units", "moments", "factored", "linalg", "vectors"],
+    "_math": [
+        "small",
+        "noise",
+        "box",
+        "units",
+        "moments",
+        "factored",
+        "linalg",
+        "vectors",
+    ],
     "_compile": [
         "given",
         "staging",

@@ -1,9 +1,16 @@
 """Mistakes are named: class, path and remedy, and nothing has changed."""
 
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from problems import Model
 
@@ -88,7 +95,7 @@ def test_gradient_of_what_is_no_parameter(name, of_class):
     with pytest.raises(TypeError, match=match):
         opt.apply({"x": jnp.ones(2), "slope": (jnp.ones(()),)}, params)
     with pytest.raises(TypeError, match=r"`SGD`: .* at the root, where the model has"):
-        sgd.init(NUMBERS[name]).apply(jnp.ones(()), NUMBERS[name])
+        sgd.init(jnp.ones(())).apply(jnp.ones(()), NUMBERS[name])
 
 
 def test_gradients_that_are_none_of_a_number():
@@ -151,7 +158,7 @@ def test_choice_that_does_not_fit():
 
 
 def test_value_that_is_no_scalar(model, opt):
-    with pytest.raises(ValueError, match=r"`AdamW.apply`: `value`.*shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"`AdamW`: `value`.*shape \(3,\)"):
         opt.apply(model, model, value=jnp.ones(3))
 
 
@@ -161,6 +168,10 @@ def test_value_that_is_missing():
     match = r"`PolyakSGD` needs the loss: call `opt.apply\(grads, model, value=loss\)`"
     with pytest.raises(ValueError, match=match):
         opt.apply(params, params)
+
+
+def _swapped(model):
+    return model, eqx.filter(model, eqx.is_inexact_array)
 
 
 X = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
@@ -224,15 +235,15 @@ WRONG_ARGUMENTS = {
     ),
     "value": (
         lambda: eqxopt.SGD(0.1).init(X).apply(X, X, value="loss"),
-        r"`SGD.apply`: `value` must be a real scalar, .*'loss'",
+        r"`SGD`: `value` must be a real scalar, .*'loss'",
     ),
     "complex value": (
         lambda: eqxopt.SGD(0.1).init(X).update(X, X, value=1j),
-        r"`SGD.apply`: `value` must be a real scalar, the loss, not 1j",
+        r"`SGD`: `value` must be a real scalar, the loss, not 1j",
     ),
     "function's value": (
         lambda: eqxopt.SAM(eqxopt.SGD(0.1)).init(X).apply(X, X, value_fn=lambda x: "a"),
-        r"`SAM.apply`: `value_fn` must give a real scalar, .* 'a'",
+        r"`SAM`: `value_fn` must give a real scalar, .* 'a'",
     ),
     "count": (
         lambda: jax.tree.map(lambda x: x / 2, eqxopt.SGD(0.1).init(X)).apply(X, X),
@@ -254,6 +265,70 @@ WRONG_ARGUMENTS = {
         ).apply(X, X),
         r"`NoisySGD.seed` has dtype float32",
     ),
+    "boolean": (lambda: eqxopt.SGD(np.True_), r"`SGD\(learning_rate=np.True_\)`"),
+    "array of a boolean": (
+        lambda: eqxopt.SGD(jnp.asarray(True)),
+        r"`SGD\(learning_rate=Array\(True",
+    ),
+    "chosen after init": (
+        lambda: (
+            eqxopt.SGD(0.1).init(X).replace(learning_rate=lambda p, x: -1.0).apply(X, X)
+        ),
+        r"`SGD\(learning_rate=-1.0\)`: `learning_rate` at \['b'\] must lie in",
+    ),
+    "mask of no argument": (
+        lambda: eqxopt.AdamW(0.1, mask=lambda: True),
+        r"a mask function takes \(path, array\) or .*takes 0 arguments",
+    ),
+    "mask of four arguments": (
+        lambda: eqxopt.AdamW(0.1, mask=lambda a, b, c, d: True),
+        r"a mask function takes \(path, array\) or .*takes 4 arguments",
+    ),
+    "masked by words": (
+        lambda: eqxopt.masked(eqxopt.SGD(0.1), lambda path, x: "frozen").init(X),
+        r"`masked`: the mask must be True or False, not 'frozen'",
+    ),
+    "masked by nothing": (
+        lambda: eqxopt.masked(eqxopt.SGD(0.1), lambda path, x: None).init(X),
+        r"`masked`: the mask must be True or False, not None",
+    ),
+    "partition the other way around": (
+        lambda: eqxopt.Partition(lambda path, x: "a", {"a": eqxopt.SGD(0.1)}),
+        r"`Partition\(optimizers=.*a dictionary from labels to optimizers comes first",
+    ),
+    "fallback": (
+        lambda: eqxopt.Muon(0.1, fallback="adamw"),
+        r"`Muon\(fallback='adamw'\)`: the fallback is an optimizer, or a function",
+    ),
+    "no blocks": (lambda: eqxopt.rules.Blocks(heads=0), r"`Blocks\(heads=0\)`"),
+    "negative stack": (
+        lambda: eqxopt.rules.Blocks(stacked=-1),
+        r"`Blocks\(stacked=-1\)`",
+    ),
+    "one coefficient": (
+        lambda: eqxopt.NewtonSchulz(3.0),
+        r"`coefficients` are three numbers.*got 3.0",
+    ),
+    "infinite weight": (
+        lambda: eqxopt.Accumulate(eqxopt.SGD(0.1), 2).init(X).weighted(jnp.inf),
+        r"`Accumulate.weighted\(inf\)`: `weight` must lie in \[0, inf\)",
+    ),
+    "no parameters": (
+        lambda: eqxopt.SGD(0.1).init({"n": jnp.arange(3), "x": 1.0}),
+        r"`SGD.init`: the model has no parameters.*`jnp.asarray`",
+    ),
+    "loss and gradients": (
+        lambda: eqxopt.SGD(0.1).init(X).apply((jnp.ones(()), X), X),
+        r"`SGD`: .*If these are `\(loss, grads\)`, give `grads` alone",
+    ),
+    "the model first": (
+        lambda: eqxopt.SGD(0.1).init(Model()).apply(*_swapped(Model())),
+        r"`SGD`: .*the gradients come first, `\(grads, model\)`",
+    ),
+    "an optimizer of ours as optax's": (
+        lambda: eqxopt.interop.FromOptax(eqxopt.SGD(0.1)),
+        r"`SGD` is one of eqxopt's already",
+    ),
     "another model": (
         lambda: eqxopt.describe(eqxopt.Adam(0.1).init(X), {"w": jnp.ones((3, 3))}),
         r"`describe`: this `Adam` was initialised for another model: .*'w'\]\.mu",
@@ -263,6 +338,114 @@ WRONG_ARGUMENTS = {
         r"`Adam` has no state: call",
     ),
 }
+
+
+# The suite checks types before any of these errors could be raised.
+WRONG_TYPES = {
+    "a number past the constructor": (
+        lambda: eqx.tree_at(
+            lambda o: o.learning_rate, eqxopt.SGD(0.1).init(X), 0.2
+        ).apply(X, X),
+        r"`SGD.learning_rate` is 0.2, which is no array: change it by `opt.replace`",
+    ),
+    "masked the other way around": (
+        lambda: eqxopt.masked(lambda path, x: True, eqxopt.SGD(0.1)),
+        r"`masked` takes the optimizer first",
+    ),
+    "chain of a list": (
+        lambda: eqxopt.Chain([eqxopt.Sign(), eqxopt.SGD(0.1)]),
+        r"`Chain` takes transforms one by one.*`eqxopt.Chain\(\*transforms\)`",
+    ),
+    "fraction of a head": (
+        lambda: eqxopt.rules.Blocks(heads=2.0),
+        r"`Blocks\(heads=2.0\)`: it must be an integer",
+    ),
+    "mantissas": (
+        lambda: eqxopt.CompactState(eqxopt.AdamW(0.1), mantissas=(5.0, 10.0)),
+        r"`CompactState.mantissas` are two integers",
+    ),
+    "one mantissa": (
+        lambda: eqxopt.CompactState(eqxopt.AdamW(0.1), mantissas=5),
+        r"`CompactState.mantissas` are two integers",
+    ),
+    "least size": (
+        lambda: eqxopt.CompactState(eqxopt.AdamW(0.1), min_size=-3.5),
+        r"`CompactState\(min_size=-3.5\)`",
+    ),
+    "least size to factor": (
+        lambda: eqxopt.Adafactor(min_dim_size_to_factor="a"),
+        r"`Adafactor\(min_dim_size_to_factor=a\)`",
+    ),
+    "tuple for an interval": (
+        lambda: eqxopt.random_points(jax.random.key(0), 3, rate=(1e-4, 1.0)),
+        r"`random_points`: `rate` must be an interval, such as `eqxopt.Between",
+    ),
+    "a file after the tree": (
+        lambda: eqxopt.save(X, "run.npz"),
+        r"`save` takes the path of the file first, `save\(path, tree\)`.*a `dict`",
+    ),
+    "a file after the tree to load": (
+        lambda: eqxopt.load(X, "run.npz"),
+        r"`load` takes the path of the file first, `load\(path, like\)`",
+    ),
+    "the model before its optimizer": (
+        lambda: eqxopt.describe(X, eqxopt.SGD(0.1).init(X)),
+        r"`describe` takes the optimizer first, `describe\(opt, model\)`",
+    ),
+    "an optimizer to sweep over": (
+        lambda: eqxopt.sweep(
+            lambda x: jnp.sum(x["w"]),
+            lambda key: X,
+            eqxopt.SGD(0.1),
+            {"learning_rate": [0.1]},
+            key=jax.random.key(0),
+            steps=1,
+        ),
+        r"`sweep`: `make` must be a function from a point to an optimizer",
+    ),
+    "a seed for a key": (
+        lambda: eqxopt.fit(
+            lambda x, key: jnp.sum(x["w"]),
+            X,
+            eqxopt.SGD(0.1).init(X),
+            steps=1,
+            key=0,
+        ),
+        r"`fit`: `key` is a random key: `jax.random.key\(0\)`",
+    ),
+    "optax's as one of ours": (
+        lambda: eqxopt.interop.to_optax(optax.sgd(0.1)),
+        r"`to_optax` takes an optimizer or transform of eqxopt",
+    ),
+}
+
+
+def error_of(make):
+    try:
+        make()
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return "no error"
+
+
+@pytest.fixture(scope="module")
+def unchecked_errors():
+    """The messages of `WRONG_TYPES` in a process that checks no types."""
+    code = (
+        "import json, test_errors as t; "
+        "print(json.dumps({k: t.error_of(x) for k, (x, _) in t.WRONG_TYPES.items()}))"
+    )
+    here = pathlib.Path(__file__).parent
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=here, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_class_and_argument_are_named_without_type_checks(name, unchecked_errors):
+    assert re.search(WRONG_TYPES[name][1], unchecked_errors[name])
 
 
 @pytest.mark.parametrize("name", WRONG_ARGUMENTS)

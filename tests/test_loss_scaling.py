@@ -219,6 +219,11 @@ class TestPlaces:
             ("Partition", lambda x: eqxopt.masked(x, True)),
             ("Chain", lambda x: eqxopt.Chain(eqxopt.ClipByGlobalNorm(1.0), x)),
             ("SAM", lambda x: eqxopt.SAM(x)),
+            ("Monitor", eqxopt.Monitor),
+            ("SkipOnSpike", eqxopt.SkipOnSpike),
+            ("DecoupledWeightDecay", lambda x: eqxopt.DecoupledWeightDecay(x, 0.1)),
+            ("Cautious", eqxopt.Cautious),
+            ("Mechanic", eqxopt.Mechanic),
         ],
     )
     def test_where_it_must_not_be(self, name, wrap):

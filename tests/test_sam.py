@@ -124,5 +124,5 @@ class TestMistakes:
 
     def test_a_value_fn_that_gives_no_scalar(self):
         opt = eqxopt.SAM(eqxopt.SGD(0.1)).init(jnp.ones(2))
-        with pytest.raises(ValueError, match=r"`SAM.apply`: `value_fn` must .*\(2,\)"):
+        with pytest.raises(ValueError, match=r"`SAM`: `value_fn` must .*\(2,\)"):
             opt.apply(jnp.ones(2), jnp.ones(2), value_fn=lambda x: x)

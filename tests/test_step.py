@@ -101,7 +101,7 @@ def test_mistakes_name_the_class_that_was_called(call):
     opt = eqxopt.EMA(inside, 0.9).init(params)
     with pytest.raises(ValueError, match=r"`EMA`: the gradient at \['a'\] has shape"):
         getattr(opt, call)({"a": jnp.ones(2)}, params)
-    with pytest.raises(ValueError, match="`EMA.apply`: `value` must be a scalar"):
+    with pytest.raises(ValueError, match="`EMA`: `value` must be a scalar"):
         getattr(opt, call)(params, params, value=jnp.ones(2))
     with pytest.raises(ValueError, match="`EMA` has no state: call `opt = opt.init"):
         getattr(eqxopt.EMA(inside, 0.9), call)(params, params)

@@ -326,9 +326,9 @@ def test_results_and_errors(run):
     raised."""
     assert run(lambda x: {"a": (x, 1.0)}, jnp.ones(()))["a"][1] == 1
     opt = eqxopt.SAM(eqxopt.SGD(0.5)).init(jnp.ones(2))
-    with pytest.raises(ValueError, match=r"`SAM.apply`: `value_fn` must give a scalar"):
+    with pytest.raises(ValueError, match=r"`SAM`: `value_fn` must give a scalar"):
         opt.apply(jnp.ones(2), jnp.ones(2), value_fn=lambda x: x)
-    with pytest.raises(ValueError, match=r"`Chain.apply`: .*shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"`Chain`: .*shape \(2,\)"):
         chain = eqxopt.Chain(opt).init(jnp.ones(2))
         chain.apply(jnp.ones(2), jnp.ones(2), value_fn=lambda x: x)
 

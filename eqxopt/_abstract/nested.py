@@ -41,7 +41,15 @@ def inner(**options: Any) -> Any:
 def fallback_of(**options: Any) -> Any:
     """Declare a field that holds the optimizer of all other parameters, or `None` or a
     function of the learning rate, of which the class makes one."""
-    converter = lambda x: x if x is None or is_function(x) else as_optimizer(x)
+
+    def converter(x: Any) -> Any:
+        if x is None or is_function(x) or is_transform(x):
+            return x
+        raise TypeError(
+            "the fallback is an optimizer, or a function that makes one from the "
+            f"learning rate, such as `eqxopt.AdamW`, not {x!r}"
+        )
+
     metadata = {"like": "FallbackLike"}
     return eqx.field(converter=converter, metadata=metadata, **options)
 
@@ -132,16 +140,15 @@ def with_changes(transform: T, changes: dict[str, Any]) -> T:
 def _owner(transform: eqx.Module, name: str) -> tuple[str, str]:
     """The label of the inner transform that has the hyperparameter `name`, and what
     it is called there."""
-    known = _all_names(transform)
     found = [
-        tuple(full.split(".", 1))
-        for full in known
-        if "." in full and (full == name or full.endswith(f".{name}"))
+        (label, inside)
+        for label, x in inner_transforms(transform).items()
+        for inside in _all_names(x)
+        if f"{label}.{inside}" == name or f".{inside}".endswith(f".{name}")
     ]
     if len(found) == 1:
-        label, rest = found[0]
-        return label, rest
-    listed = ", ".join(f"`{full}`" for full in known)
+        return found[0]
+    listed = ", ".join(f"`{full}`" for full in _all_names(transform))
     problem = f"has several `{name}`" if found else f"has no field `{name}`"
     raise TypeError(f"`{type(transform).__name__}` {problem}; it has {listed}")
 

@@ -96,6 +96,11 @@ def _hyperparameter_columns(
         if value is None:
             continue
         if isinstance(value, PerParameter):
+            if (
+                value.function is not None
+            ):  # set by `replace`, so `init` has not seen it
+                value = fix_choice(value, parameters, what)
+                check_fields(replace_fields(transform, **{field: value}))
             values = value.at(parameters, what)
         else:
             values = [value] * len(parameters)

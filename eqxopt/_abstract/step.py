@@ -72,12 +72,12 @@ def as_loss(name: str, value: Any, what: str = "`value` must be") -> Scalar:
     """The loss as an array, for a call of the class `name`."""
     if not eqx.is_array_like(value) or jnp.iscomplexobj(value):
         raise TypeError(
-            f"`{name}.apply`: {what} a real scalar, the loss, not {reprlib.repr(value)}"
+            f"`{name}`: {what} a real scalar, the loss, not {reprlib.repr(value)}"
         )
     value = jnp.asarray(value)
     if value.shape != ():
         raise ValueError(
-            f"`{name}.apply`: {what} a scalar, not an array of shape {value.shape}"
+            f"`{name}`: {what} a scalar, not an array of shape {value.shape}"
         )
     return value
 
@@ -105,7 +105,10 @@ def _gradients(
     name: str, grads: PyTree, parameters: Parameters, *, per_example: bool
 ) -> Leaves:
     """The gradient of each parameter, or `None`, checked."""
-    leaves = parameters.align(grads, f"`{name}`: the gradients")
+    try:
+        leaves = parameters.align(grads, f"`{name}`: the gradients")
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error}{_other_place(grads)}") from None
     batch: tuple[int | str, ...] = ()
     for i, grad in enumerate(leaves):
         if getattr(grad, "dtype", None) == jax.dtypes.float0:
@@ -116,6 +119,16 @@ def _gradients(
                 batch = grad.shape[:1] or ("batch",)
             _check_shape(name, parameters, i, grad, batch)
     return leaves
+
+
+def _other_place(grads: PyTree) -> str:
+    """What a tree that does not fit may be in place of gradients."""
+    match grads:
+        case (first, _) if isinstance(first, jax.Array) and first.ndim == 0:
+            return ". If these are `(loss, grads)`, give `grads` alone"
+    if any(callable(x) for x in jtu.tree_leaves(grads)):
+        return ". If this is the model: the gradients come first, `(grads, model)`"
+    return ""
 
 
 def _check_dtype(name: str, parameters: Parameters, i: int, grad: Any) -> None:
@@ -187,7 +200,7 @@ def needed_residual_fn(
         "`make_step(residual_fn, residuals=True)` or `fit(..., residuals=True)`"
     )
     function = _needed(name, residual_fn, "residual_fn", "the residuals", call)
-    where = f"`{name}.apply`: `residual_fn`"
+    where = f"`{name}`: `residual_fn`"
     return lambda params: as_residuals(where, function(params))
 
 
@@ -201,7 +214,7 @@ def _needed(
         )
     if not callable(function):
         raise TypeError(
-            f"`{name}.apply`: `{argument}` must be {what} as a function of the model, "
+            f"`{name}`: `{argument}` must be {what} as a function of the model, "
             f"not {reprlib.repr(function)}"
         )
     return function

@@ -12,7 +12,7 @@ from .._compile.staging import in_jit
 from .._fields import at_step, PerParameter
 from .._number import check_fields
 from .._places import on_their_mesh
-from .._tree import Parameters, replace_fields, with_own_arrays
+from .._tree import NO_PARAMETERS, Parameters, replace_fields, with_own_arrays
 from .._types import Leaves, Self
 from .nested import (
     FieldsMeta,
@@ -95,6 +95,8 @@ class AbstractTransform(eqx.Module, metaclass=FieldsMeta):
         parameter has arrays of its own.
         """
         parameters = Parameters(params, in_stacks=in_stacks)
+        if not len(parameters):
+            raise ValueError(f"`{type(self).__name__}.init`: {NO_PARAMETERS}")
         new = _owned(settled(self.start(parameters), parameters), self, params)
         return on_their_mesh(new, parameters.arrays, ids_in_stacks(new))
 
@@ -128,7 +130,8 @@ class AbstractTransform(eqx.Module, metaclass=FieldsMeta):
         that you compile.
 
         **Raises:** a `TypeError` for an unknown name or one that several inner
-        transforms have, a `ValueError` for a value out of range.
+        transforms have, a `ValueError` for a value out of range. The choice of a
+        function for each parameter is checked in the next update.
         """
         check_single(self, "replace", "learning_rate=rate")
         return _owned(with_changes(self, changes), self)
@@ -155,7 +158,8 @@ class AbstractTransform(eqx.Module, metaclass=FieldsMeta):
     def hyperparameters(self) -> dict[str, Any]:
         """The values by name that the next update will use, for logging.
 
-        A choice per parameter gives a dictionary from path to value. Names of an inner
+        A choice per parameter gives a dictionary from path to value, which is empty for
+        a function that `replace` has set: the next update calls it. Names of an inner
         transform come after its own: `"AdamW.learning_rate"`. Those of a population
         have its axis.
         """

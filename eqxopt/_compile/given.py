@@ -11,8 +11,8 @@ from jax.extend.core import ClosedJaxpr, Var
 def results_given(
     program: ClosedJaxpr, given: Mapping[int, Any], args: Sequence[Any]
 ) -> list[Any]:
-    """The results of a traced program, some of which are `given`, by their numbers:
-    what it computes from one of these, it computes from what is given.
+    """The results of a traced program, some of which are `given`, by their numbers.
+    Later equations read what is given.
 
     So an update can be made with the moments that are stored. Those of AdamW, packed,
     16.8M entries, jax 0.10.2 on CPU, November 2026: no other memory, and 4 bytes of it

@@ -27,7 +27,7 @@ def opaque_indices(
 
 
 def opaque_zeros(length: int, count: Int[Array, ""]) -> list[UInt[Array, ""]]:
-    """Zeros that the compiler takes for numbers, each for another one.
+    """Zeros that the compiler knows neither to be 0 nor to be equal.
 
     What is computed from two of them is computed twice. Otherwise a compiler keeps what
     two kernels need, however large it is, in an array of its own, unless it costs

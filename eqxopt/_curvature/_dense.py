@@ -62,7 +62,7 @@ class AbstractDenseOptimizer(AbstractNewtonOptimizer):
     pairs: Count = eqx.field(default=None, init=False)
     """The changes that are in $H$, since it was last the identity."""
     rate: Amount = eqx.field(default=None, init=False)
-    r"""$\\alpha$ of the last step."""
+    r"""$\alpha$ of the last step."""
 
     @abc.abstractmethod
     def weights(self, products: Products) -> tuple[Scalar, Scalar]:

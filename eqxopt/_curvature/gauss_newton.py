@@ -45,7 +45,7 @@ class GaussNewton(AbstractNewtonOptimizer):
     f(\theta) &= \tfrac12 \|r(\theta)\|^2, \qquad J_t = \partial r / \partial \theta \\
     \delta_t &= \mu \delta_{t-1} + (J_t^\top J_t + \lambda I)^{-1} J_t^\top \left(
         r_t - \mu J_t \delta_{t-1} \right) \\
-    u_t &= -\min(\eta_t \alpha_t, c / \|\delta_t\|)\, \delta_t
+    u_t &= -\eta_t \min(\alpha_t, c / \|\delta_t\|)\, \delta_t
     \end{aligned}
     $$
 

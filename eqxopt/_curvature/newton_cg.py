@@ -139,7 +139,7 @@ class NewtonCG(AbstractNewtonOptimizer):
     eigenvectors: Float[Array, "n r"] | None = eqx.field(default=None, init=False)
     """$U$, over all parameters one after the other."""
     eigenvalues: Float[Array, " r"] | None = eqx.field(default=None, init=False)
-    r"""The diagonal of $\\Lambda$, 0 before the first step."""
+    r"""The diagonal of $\Lambda$, 0 before the first step."""
     age: Count = eqx.field(default=None, init=False)
     """The steps since they were computed, 0 if the next step computes them."""
     products: Count = eqx.field(default=None, init=False)

@@ -20,7 +20,6 @@ from .hyperparameter import (
     PerParameter as PerParameter,
 )
 from .keys import (
-    fading_noise as fading_noise,
     Key as Key,
     key_field as key_field,
     key_names as key_names,
@@ -31,6 +30,7 @@ from .matrices import (
     Blocks as Blocks,
     by_head as by_head,
     default_matrices as default_matrices,
+    is_bias as is_bias,
     layer_of as layer_of,
     Matrices as Matrices,
     matrices_of as matrices_of,

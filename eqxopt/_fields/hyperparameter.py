@@ -225,6 +225,10 @@ def at_step(
 ) -> Scalar:
     """The scalar that a number or schedule gives at `step`."""
     if not isinstance(value, AbstractSchedule):
+        if not eqx.is_array(value):
+            raise TypeError(
+                f"{what} is {value!r}, which is no array: change it by `opt.replace`"
+            )
         return value
     try:
         scalar = value(step)

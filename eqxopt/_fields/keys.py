@@ -9,8 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
 from .._compile.opaque import opaque_indices
-from .._math import sqrt
-from .._types import Leaf, Scalar
 
 
 KeyData: TypeAlias = UInt32[Array, "..."]
@@ -83,18 +81,6 @@ def own_keys(
         }
         for place in opaque_indices(range(length), count)
     ]
-
-
-def fading_noise(
-    key: KeyData,
-    like: Leaf,
-    eta: Scalar,
-    gamma: Scalar,
-    t: Scalar,
-) -> Leaf:
-    r"""Noise of variance $\eta / t^\gamma$ in every entry."""
-    noise = jax.random.normal(jax.random.wrap_key_data(key), like.shape, like.dtype)
-    return sqrt(eta * t**-gamma) * noise
 
 
 def key_field(**options: Any) -> Any:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TYPE_CHECKING, TypeAlias
 
 import equinox as eqx
 import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import Array
 
 from .._tree import Parameters
@@ -58,6 +60,14 @@ class Blocks:
     heads: int = 1
     transposed: bool = False
 
+    def __post_init__(self):
+        for name, least in (("stacked", 0), ("heads", 1)):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, int | np.integer):
+                raise TypeError(f"`Blocks({name}={number!r})`: it must be an integer")
+            if number < least:
+                raise ValueError(f"`Blocks({name}={number})`: at least {least}")
+
     def __str__(self) -> str:
         words = ["stack"] * bool(self.stacked) + ["kernel"] * self.transposed
         words += [f"{self.heads} heads"] * (self.heads > 1)
@@ -95,6 +105,8 @@ class Matrices(AbstractSelector):
     is none."""
 
     def read(self, value: Any, what: str, array: Array | None) -> Blocks | None:
+        if isinstance(value, np.bool_ | np.integer):
+            value = value.item()
         known = isinstance(value, bool | str) and value in KINDS
         blocks = KINDS[value] if known else value
         if isinstance(blocks, int) and blocks > 0:
@@ -151,21 +163,28 @@ NORMS = eqx.nn.BatchNorm, eqx.nn.GroupNorm, eqx.nn.LayerNorm, eqx.nn.RMSNorm
 
 def default_matrices(path: str, array: AnyLeaf, modules: Modules) -> Blocks | bool:
     """Which parameters are matrices, unless `matrices` says so: arrays of two axes and
-    more, with more than one row and column, of which the path has no "embed" and does
-    not end in "bias".
+    more, with more than one row and column, of which the path has no "embed" and the
+    name is none of a bias.
 
     Layers of Equinox are known by their type: embeddings and norms have no matrices,
     and axes beyond those of a layer are those of a stack.
     """
     # A convolution's bias in Equinox has shape (out, 1, 1), which is one column and so
     # a vector. Stacked biases are known by their name.
-    if array.ndim < 2 or "embed" in path.lower() or path.endswith("bias"):
+    if array.ndim < 2 or "embed" in path.lower() or is_bias(path):
         return False
     if isinstance(layer_of(modules), (eqx.nn.Embedding, *NORMS)):
         return False
     blocks = Blocks(stacked_axes(array, modules))
     view = view_of(array.shape, blocks)
     return blocks if min(view.rows, view.columns) > 1 else False
+
+
+def is_bias(path: str) -> bool:
+    """Whether the last name on the path is one of a bias, such as `bias`, `bias_n` or
+    `in_bias`."""
+    name = (re.findall(r"\w+", path) or [""])[-1]
+    return name.startswith("bias") or name.endswith("bias")
 
 
 def layer_of(modules: Modules) -> eqx.Module | None:

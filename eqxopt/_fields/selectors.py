@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._number import show_value
-from .._tree import choose, is_function, needed_arguments, Parameters
+from .._tree import accepts, choose, is_function, needed_arguments, Parameters
 
 
 class AbstractSelector(abc.ABC):
@@ -21,12 +21,17 @@ class AbstractSelector(abc.ABC):
     def __init__(self, choice: Any):
         self._choice = choice
         if is_function(choice):
-            if needed_arguments(choice) == 1:
-                kind = type(self).__name__.lower()
+            kind, needed = type(self).__name__.lower(), needed_arguments(choice)
+            if needed == 1:
                 raise TypeError(
                     f"a {kind} function takes (path, array), but {choice} takes one "
                     "argument. If it makes a tree from the model, give that tree: "
                     f"{kind}(model)"
+                )
+            if needed not in (2, 3) and not accepts(choice, 2):
+                raise TypeError(
+                    f"a {kind} function takes (path, array) or (path, array, modules), "
+                    f"but {choice} takes {needed} arguments"
                 )
             self._key = choice
         else:

@@ -22,11 +22,13 @@ from .linalg import (
 )
 from .moments import (
     debiased_mean as debiased_mean,
+    MeanAndVariance as MeanAndVariance,
     Moments as Moments,
     Momentum as Momentum,
     reduced_zeros as reduced_zeros,
     zero_moments as zero_moments,
 )
+from .noise import fading_noise as fading_noise
 from .small import (
     abs_sq as abs_sq,
     added as added,

@@ -59,8 +59,8 @@ def eigh(x: Inexact[Array, "n n"]) -> tuple[Float[Array, " n"], Inexact[Array, "
 
 @one_by_one
 def orthonormal_columns(x: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-    """Orthonormal columns of which the first k span what those of `x` do, of a
-    batch."""
+    """The columns of `x` made orthonormal in their order, of a batch: the first k span
+    the same space as the first k of `x`."""
     return jnp.linalg.qr(x)[0]
 
 

@@ -23,6 +23,13 @@ class Moments(NamedTuple):
     nu: SecondMoment
 
 
+class MeanAndVariance(NamedTuple):
+    """The running mean of a parameter's gradient and its variance about that mean."""
+
+    mu: FirstMoment
+    s: SecondMoment
+
+
 def zero_moments(param: Leaf, mu_dtype: jnp.dtype | None = None) -> Moments:
     return Moments(mu=zeros_like(param, mu_dtype), nu=real_zeros_like(param))
 

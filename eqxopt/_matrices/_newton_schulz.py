@@ -48,9 +48,7 @@ def as_coefficients(x: Any) -> tuple[Triple, ...]:
             known = ", ".join(repr(name) for name in PRESETS)
             raise ValueError(f"`coefficients` has no {x!r}; it has {known}")
         return PRESETS[x]
-    rows = tuple(x)
-    if len(rows) == 3 and all(isinstance(row, float | int) for row in rows):
-        rows = (rows,)
+    rows = ((x,) if np.shape(x) == (3,) else tuple(x)) if np.ndim(x) else ()
     if not rows or any(np.shape(row) != (3,) for row in rows):
         raise ValueError(
             f"`coefficients` are three numbers, or three for each step, but got {x!r}"

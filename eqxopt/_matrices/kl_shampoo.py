@@ -78,7 +78,8 @@ class KLShampoo(AbstractRefreshedMatrixOptimizer):
     $g^* g / n_\text{out}$, and sets $l = r = s_0$. The second begins with the bases of
     their eigenvectors. After every $f$ further updates, $Q_L \leftarrow \mathrm{qr}(L
     Q_L)$, and $Q_R$ likewise. All other updates cost matrix products alone. Only
-    updates in which a matrix has a gradient count for it. $L$ and $R$ are Hermitian,
+    updates in which a matrix has a gradient count for it; where its first is not the
+    first of all, it decays in that one. $L$ and $R$ are Hermitian,
     and the state holds one triangle of each.
 
     This is the authors' code, with its lower bound $c^{-2}$ on $l$ and $r$, $c =

@@ -15,6 +15,7 @@ from .._fields import (
     dtype_option,
     Hyperparameter,
     hyperparameter,
+    is_bias,
     Key,
     key_field,
     KeyData,
@@ -75,7 +76,7 @@ def update_probability(step: Step) -> Scalar:
 
 def all_but_vectors(path: str, array: AnyLeaf, modules: Modules) -> Blocks | bool:
     norm = isinstance(layer_of(modules), NORMS)
-    if is_one_unit(array) or path.endswith("bias") or norm:
+    if is_one_unit(array) or is_bias(path) or norm:
         return False
     return Blocks(stacked_axes(array, modules))
 

@@ -81,7 +81,8 @@ class SOAP(AbstractRefreshedMatrixOptimizer):
     sort the columns of the bases, and the entries of $v$ with them, by $q^* L q$, and
     let them follow $L$ and $R$ by one step of power iteration, $Q_L \leftarrow
     \mathrm{qr}(L Q_L)$. All other updates cost matrix products alone. Only updates in
-    which a matrix has a gradient count for it. $L$ and $R$ are Hermitian, and the
+    which a matrix has a gradient count for it; where its first is not the first of all,
+    it decays in that one. $L$ and $R$ are Hermitian, and the
     state holds one triangle of each.
 
     This is the authors' code except for the decay, which there acts on what the step

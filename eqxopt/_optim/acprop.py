@@ -1,21 +1,12 @@
 """ACProp."""
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
 from .._dtype import real_zeros_like, zeros_like
 from .._fields import Hyperparameter, hyperparameter, mask_of, OptionalMask
-from .._math import abs_sq, debias, divide, ema, sqrt, squarable
-from .._types import FirstMoment, Leaf, Scalar, SecondMoment
-
-
-class MeanAndVariance(NamedTuple):
-    """The running mean of a parameter's gradient and its variance about that mean."""
-
-    mu: FirstMoment
-    s: SecondMoment
+from .._math import abs_sq, debias, divide, ema, MeanAndVariance, sqrt, squarable
+from .._types import Leaf, Scalar
 
 
 class AcProp(AbstractLeafwiseOptimizer):
@@ -34,7 +25,8 @@ class AcProp(AbstractLeafwiseOptimizer):
 
     The mean only centres the variance: the step is along the gradient itself, without
     momentum. The paper does not say what the first step is; here, as in optax, it is
-    one of gradient descent. Steps are long where gradients hardly vary, so the rate has
+    one of gradient descent. So is that of a parameter whose first gradient comes
+    later. Steps are long where gradients hardly vary, so the rate has
     to be smaller than Adam's. optax 0.2.8 takes $|g_t - m_{t-1}|^2$ for the variance,
     unlike the paper and its own documentation. The decay is as in [`eqxopt.AdamW`][].
 
@@ -74,7 +66,8 @@ class AcProp(AbstractLeafwiseOptimizer):
         mu = ema(state.mu, grad, self.b1)
         s = ema(state.s, abs_sq(grad - mu), self.b2) + self.eps_root
         old_s_hat = debias(state.s, self.b2, jnp.maximum(t - 1, 1))
-        old_s_hat = jnp.where(t == 1, 1, old_s_hat)
+        # Not only for t = 1: a parameter may have its first gradient later.
+        old_s_hat = jnp.where(state.s == 0, 1, old_s_hat)
         direction = divide(grad, sqrt(old_s_hat) + self.eps)
         update = -self.learning_rate * (direction + self.weight_decay * param)
         return update, MeanAndVariance(mu, s)

@@ -1,7 +1,5 @@
 """AdaBelief."""
 
-from typing import NamedTuple
-
 import equinox as eqx
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
@@ -13,15 +11,17 @@ from .._fields import (
     OptionalHyperparameter,
     OptionalMask,
 )
-from .._math import abs_sq, debias, debiased_mean, divide, ema, sqrt, squarable
-from .._types import FirstMoment, Leaf, Scalar, SecondMoment
-
-
-class MeanAndVariance(NamedTuple):
-    """The running mean of a parameter's gradient and its variance about that mean."""
-
-    mu: FirstMoment
-    s: SecondMoment
+from .._math import (
+    abs_sq,
+    debias,
+    debiased_mean,
+    divide,
+    ema,
+    MeanAndVariance,
+    sqrt,
+    squarable,
+)
+from .._types import Leaf, Scalar
 
 
 class AdaBelief(AbstractLeafwiseOptimizer):

@@ -29,6 +29,7 @@ from .._math import (
     squarable,
     zero_factors,
 )
+from .._number import integer
 from .._types import FirstMoment, Leaf, Scalar, SecondMoment
 
 
@@ -105,7 +106,7 @@ class Adafactor(AbstractLeafwiseOptimizer):
     """
 
     learning_rate: OptionalHyperparameter = hyperparameter("[0, inf)", default=None)
-    min_dim_size_to_factor: int = eqx.field(default=128, static=True)
+    min_dim_size_to_factor: int = integer("[0, inf)", default=128)
     decay_rate: Hyperparameter = hyperparameter("[0, inf)", default=0.8)
     decay_offset: Hyperparameter = hyperparameter("(-inf, inf)", default=0)
     multiply_by_parameter_scale: bool = eqx.field(default=True, static=True)

@@ -14,6 +14,7 @@ from .._fields import (
     dtype_option,
     Hyperparameter,
     hyperparameter,
+    is_bias,
     mask_of,
     OptionalMask,
 )
@@ -47,7 +48,7 @@ def _as_blocks(choice: Any) -> Blocks:
 def _default_blocks(path: str, array: AnyLeaf) -> str:
     """The rows of weights and the entries of biases, each of which feeds one neuron,
     and all of a norm's scale."""
-    return "row" if array.ndim > 1 or path.endswith("bias") else "tensor"
+    return "row" if array.ndim > 1 or is_bias(path) else "tensor"
 
 
 class BlockMoments(NamedTuple):

@@ -31,8 +31,9 @@ class ADOPT(AbstractLeafwiseOptimizer):
     $u_t = -\alpha_t \left( \beta_1 m_t + (1 - \beta_1)\, d_t \right)$. The clipping
     came with the second version of the paper. It keeps the first steps small of entries
     whose first gradient happened to be near 0. A complex entry is clipped in its
-    modulus. As in optax there is no weight decay: for a decoupled one use
-    [`eqxopt.DecoupledWeightDecay`][].
+    modulus. A parameter whose first gradient comes in a later update is clipped then;
+    without clipping, that gradient is divided by $\varepsilon$. As in optax there is no
+    weight decay: for a decoupled one use [`eqxopt.DecoupledWeightDecay`][].
 
     **Arguments:**
 

@@ -1,7 +1,8 @@
 """Stochastic gradient descent with noise that fades."""
 
 from .._abstract.leafwise import AbstractLeafwiseOptimizer
-from .._fields import fading_noise, Hyperparameter, hyperparameter, Key, key_field
+from .._fields import Hyperparameter, hyperparameter, Key, key_field
+from .._math import fading_noise
 from .._types import Leaf, Scalar
 
 

@@ -21,6 +21,7 @@ from .._compile.given import results_given
 from .._compile.opaque import opaque_zeros
 from .._fields import AbstractSelector, Key, key_field, own_keys
 from .._math import plus_one
+from .._number import integer
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaves, Self
 from ._coded import coded, codes_in, decoded, paths_of, with_kept, with_words
@@ -140,14 +141,19 @@ class CompactState(AbstractOptimizer):
         metadata={"like": "StorageLike"},
     )
     mantissas: tuple[int, int] = eqx.field(default=(5, 10), static=True, kw_only=True)
-    min_size: int = eqx.field(default=4097, static=True, kw_only=True)
+    min_size: int = integer("[0, inf)", default=4097, kw_only=True)
     key: Key = key_field(default=0, kw_only=True)
 
     def __check_init__(self) -> None:
         bits = self.mantissas
-        if len(bits) != 2 or sum(bits) != 15 or min(bits) < 1:
+        pair = isinstance(bits, tuple) and len(bits) == 2
+        if (
+            not pair
+            or any(type(x) is not int or x < 1 for x in bits)
+            or sum(bits) != 15
+        ):
             raise ValueError(
-                "`CompactState.mantissas` are two numbers of at least 1 whose sum is "
+                "`CompactState.mantissas` are two integers of at least 1 whose sum is "
                 f"15, not {bits!r}"
             )
 

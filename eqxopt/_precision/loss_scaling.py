@@ -16,7 +16,13 @@ from .._fields import Hyperparameter, hyperparameter
 from .._math import plus_one, plus_one_if, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Self
+from .._wrapper.accumulate import Accumulate
 from .._wrapper.chain import Chain
+from .._wrapper.ema import EMA
+from .._wrapper.lookahead import Lookahead
+from .._wrapper.plateau import ReduceOnPlateau
+from .abstract import AbstractNarrowWeights
+from .compact_state import CompactState
 
 
 class LossScaling(AbstractOptimizer):
@@ -57,8 +63,9 @@ class LossScaling(AbstractOptimizer):
     ```
 
     Scaled gradients are for this wrapper alone. So put it outside of all others, such
-    as `LossScaling(MasterWeights(AdamW(1e-3)))`. Only [`Accumulate`][eqxopt.Accumulate]
-    may be outside of it. Clip gradients inside. `count` is the number of calls;
+    as `LossScaling(MasterWeights(AdamW(1e-3)))`, and clip gradients inside. Only
+    [`Accumulate`][eqxopt.Accumulate] and what leaves gradients alone, such as
+    [`EMA`][eqxopt.EMA], may be outside of it. `count` is the number of calls;
     `optimizer.count` is the number of steps made.
 
     **Arguments:**
@@ -155,6 +162,17 @@ def _over(grad: Leaf, scale: Float32[Array, ""]) -> Leaf:
     return grad.astype(dtype) / scale.astype(real_dtype(dtype))
 
 
+# What may be around `LossScaling`.
+_LEAVE_GRADIENTS_ALONE = (
+    Accumulate,
+    AbstractNarrowWeights,
+    CompactState,
+    EMA,
+    Lookahead,
+    ReduceOnPlateau,
+)
+
+
 def scaling_of(transform: AbstractTransform) -> LossScaling | None:
     """The `LossScaling` in `transform`, however deep, known to get all gradients of the
     scaled loss as they are."""
@@ -165,8 +183,8 @@ def scaling_of(transform: AbstractTransform) -> LossScaling | None:
     if not found:
         return None
     inner, scaling = found[0]
-    behind = isinstance(transform, Chain) and inner is not transform.transforms[0]
-    if behind or hasattr(transform, "groups") or transform.uses_value_fn:
+    first = isinstance(transform, Chain) and inner is transform.transforms[0]
+    if not first and not isinstance(transform, _LEAVE_GRADIENTS_ALONE):
         name = type(transform).__name__
         raise ValueError(
             f"`LossScaling` must be given all gradients of the scaled loss, before "

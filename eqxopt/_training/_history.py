@@ -38,7 +38,7 @@ class Recorder:
     """Collects a history. Its arrays grow in place, so a look at them costs nothing."""
 
     def __init__(self, first_step: int):
-        self._first_step = first_step
+        self.first_step = first_step
         self.steps = 0
         # By name; the losses have none.
         self._columns: dict[str, np.ndarray] = {}
@@ -60,7 +60,7 @@ class Recorder:
     def history(self) -> History:
         return History(
             loss=self._column(""),
-            step=self._first_step + np.arange(self.steps),
+            step=self.first_step + np.arange(self.steps),
             aux={k: self._column(k) for k in self._columns if k},
             stopped=self.stopped,
         )

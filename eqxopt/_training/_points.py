@@ -69,6 +69,11 @@ def shown_value(value: Any) -> str:
 
 
 def made(make: Make, point: Point) -> AbstractOptimizer:
+    if isinstance(make, AbstractOptimizer):
+        raise TypeError(
+            "`sweep`: `make` must be a function from a point to an optimizer, such as "
+            f"`eqxopt.AdamW` itself, not {make!r}"
+        )
     try:
         opt = make(**point)
     except Exception as error:

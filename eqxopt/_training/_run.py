@@ -141,7 +141,8 @@ class Run:
         wrong = np.flatnonzero(~np.isfinite(loss[:n]))
         if self._finite and len(wrong):
             self._finite = False
-            step = self.recorder.steps - n + wrong[0]
+            recorder = self.recorder
+            step = recorder.first_step + recorder.steps - n + wrong[0]
             warnings.warn(
                 f"`fit`: the loss is {loss[wrong[0]]} at step {step}",
                 stacklevel=4,

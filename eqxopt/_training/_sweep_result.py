@@ -27,11 +27,11 @@ class Sweep:
     """The point with the best mean score of those that made all steps, or `None` if
     none has."""
     model: Any
-    """The model of the best run of the best point,"""
+    """The model of the best run of the best point."""
     opt: AbstractOptimizer | None
-    """its optimizer,"""
+    """The optimizer of that run."""
     state: Any
-    """and its state, ready to go on with, such as in `fit`."""
+    """The state of that run. `fit` can go on with the three."""
     seconds: float
     """How long the sweep took, compiling included."""
     programs: int

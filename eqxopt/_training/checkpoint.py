@@ -1,5 +1,6 @@
 """Saving and loading: a model, its optimizer, and what else a run needs."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -61,6 +62,7 @@ def save(path: PathLike, tree: PyTree) -> None:
 
         ```
     """
+    _check_path("save", path, "tree")
     entries = entries_of(tree, "save")
     header = {
         "entries": {name: kind_of(x)._asdict() for name, x in entries.items()},
@@ -71,6 +73,14 @@ def save(path: PathLike, tree: PyTree) -> None:
         _write_together(path, header, arrays)
     else:
         _archive.write(path, header, arrays)
+
+
+def _check_path(function: str, path: PathLike, tree: str) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"`{function}` takes the path of the file first, `{function}(path, {tree})"
+            f"`, but it is a `{type(path).__name__}`"
+        )
 
 
 def _write_together(
@@ -143,6 +153,7 @@ def load(
             f"`load`: `hyperparameters` is 'stored' or 'own', not {hyperparameters!r}"
         )
     entries = entries_of(like, "load")
+    _check_path("load", path, "like")
     with _archive.reading(path) as (header, read):
         stored = {
             name: Kind(kind["dtype"], tuple(kind["shape"]))

@@ -237,6 +237,8 @@ def _check(carry: Carry, steps: int | None, steps_per_call: int) -> None:
 
 
 def _check_key(key: PRNGKeyArray | None, loss_fn: Callable[..., Any]) -> None:
+    if isinstance(key, int):
+        raise TypeError(f"`fit`: `key` is a random key: `jax.random.key({key})`")
     if key is not None and not takes_key(loss_fn):
         raise ValueError(
             "`fit`: nothing uses the `key`: the loss function has no parameter of that "

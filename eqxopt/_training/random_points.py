@@ -41,8 +41,8 @@ def random_points(
     **Returns:** a list of points. To sweep over something else as well, such as names,
     build new points from them.
 
-    **Raises:** a `ValueError` for an interval that is empty, or that reaches zero on a
-    logarithmic scale.
+    **Raises:** a `TypeError` for what is no `Between`; a `ValueError` for an interval
+    that is empty, or that reaches zero on a logarithmic scale.
 
     !!! example
 
@@ -58,7 +58,13 @@ def random_points(
 
         ```
     """
-    for name, (low, high, log) in intervals.items():
+    for name, interval in intervals.items():
+        if not isinstance(interval, Between):
+            raise TypeError(
+                f"`random_points`: `{name}` must be an interval, such as "
+                f"`eqxopt.Between(1e-4, 1.0, log=True)`, not {interval!r}"
+            )
+        low, high, log = interval
         if not low < high or (log and low <= 0) or not np.isfinite([low, high]).all():
             raise ValueError(
                 f"`random_points`: `{name}` cannot be drawn between {low} and {high}"

@@ -72,8 +72,8 @@ def range_test(
     - `low`, `high`: the first rate and the last, in (0, inf). In between, each is the
         same multiple of the one before. Defaults 1e-7 and 10.
     - `steps`: the number of rates, at least 5 for each factor of 10 from `low` to
-        `high`. Each is used for one update: with [`Accumulate`][eqxopt.Accumulate] that
-        takes several batches. Default 400.
+        `high`, and at least 10. Each is used for one update: with
+        [`Accumulate`][eqxopt.Accumulate] that takes several batches. Default 400.
     - `smoothing`: over how many powers of 10 of the rate losses are averaged on both
         sides, in [0, inf). The weight of a loss falls exponentially with this distance.
         Default 0.25.

@@ -1,7 +1,8 @@
 """Gradient noise of falling variance."""
 
 from .._abstract.leafwise import AbstractLeafwiseTransform
-from .._fields import fading_noise, Hyperparameter, hyperparameter, Key, key_field
+from .._fields import Hyperparameter, hyperparameter, Key, key_field
+from .._math import fading_noise
 from .._types import Leaf, Scalar
 
 

@@ -125,9 +125,9 @@ class Accumulate(AbstractOptimizer):
         count_of(self)
         weight = as_number(weight)
         # NumPy compares at once, also while a program is traced.
-        if not isinstance(weight, Tracer) and not np.asarray(weight) >= 0:
+        if not isinstance(weight, Tracer) and not 0 <= np.asarray(weight) < np.inf:
             raise ValueError(
-                f"`Accumulate.weighted({weight})`: `weight` must be at least 0"
+                f"`Accumulate.weighted({weight})`: `weight` must lie in [0, inf)"
             )
         return replace_fields(self, weight=weight)
 

@@ -42,6 +42,11 @@ class Chain(AbstractOptimizer):
 
     def __init__(self, *transforms: AbstractTransform):
         for transform in transforms:
+            if isinstance(transform, tuple | list):
+                raise TypeError(
+                    "`Chain` takes transforms one by one, and not in a "
+                    f"{type(transform).__name__}: `eqxopt.Chain(*transforms)`"
+                )
             if not isinstance(transform, AbstractTransform):
                 raise TypeError(
                     f"`Chain`: {transform!r} is not a transform. Optax's are made one "

@@ -1,5 +1,6 @@
 """Groups of parameters, each with an optimizer of its own or with none."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -8,10 +9,19 @@ from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun
 from .._abstract.step import Step
 from .._abstract.transform import count_of
-from .._fields import as_labels, as_mask, Labels
+from .._fields import as_labels, as_mask, Labels, Mask
 from .._math import plus_one
 from .._tree import fill, mapped_choice, Parameters, replace_fields
 from .._types import AnyLeaf, Leaves, Self
+
+
+def _as_dictionary(optimizers: Any) -> dict[str, AbstractOptimizer]:
+    if not isinstance(optimizers, Mapping):
+        raise TypeError(
+            "a dictionary from labels to optimizers comes first, and then the label of "
+            "each parameter"
+        )
+    return dict(optimizers)
 
 
 class Partition(AbstractOptimizer):
@@ -44,7 +54,7 @@ class Partition(AbstractOptimizer):
         ```
     """
 
-    optimizers: dict[str, AbstractOptimizer] = eqx.field(converter=dict)
+    optimizers: dict[str, AbstractOptimizer] = eqx.field(converter=_as_dictionary)
     labels: Labels = eqx.field(converter=as_labels, static=True)
 
     def __check_init__(self) -> None:
@@ -141,6 +151,16 @@ def masked(optimizer: AbstractOptimizer, mask: Any) -> Partition:
 
         ```
     """
+    if not isinstance(optimizer, AbstractOptimizer):
+        raise TypeError(
+            "`masked` takes the optimizer first, `masked(optimizer, mask)`, not "
+            f"{optimizer!r}"
+        )
     as_mask(mask)  # raises the errors of a mask, rather than those of labels
-    labels = mapped_choice(lambda on: "trained" if on else "frozen", mask)
+
+    def label(on: Any) -> str:
+        trained = Mask(True).read(on, "`masked`: the mask", None)
+        return "trained" if trained else "frozen"
+
+    labels = mapped_choice(label, mask)
     return Partition({"trained": optimizer, "frozen": Freeze()}, labels)

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree, Shaped
 from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.rules import begun
 from .._abstract.step import Step
-from .._abstract.transform import count_of
+from .._abstract.transform import AbstractTransform, count_of
 from .._dtype import compute_dtype
 from .._math import plus_one
 from .._sharding import placed_with
@@ -33,6 +33,11 @@ M = TypeVar("M")
 
 def _as_transformation(tx: Any) -> GradientTransformation:
     optax_module()
+    if isinstance(tx, AbstractTransform):
+        raise TypeError(
+            f"`FromOptax` takes an optax transformation: `{type(tx).__name__}` is one "
+            "of eqxopt's already, to be used as it is"
+        )
     if hasattr(tx, "gradient_transformation"):  # optax.MultiSteps
         tx = tx.gradient_transformation()
     if not (hasattr(tx, "init") and hasattr(tx, "update")):
@@ -48,7 +53,7 @@ class FromOptax(AbstractOptimizer):
 
     Like every optimizer here, it takes the whole model, keeps dtypes and weak types,
     and consists of arrays only: plain numbers in optax's state become arrays. Optax
-    sees parameters, gradients and state in at least float32.
+    sees parameters and gradients in at least float32.
 
     The numbers inside an optax transformation are constants, not hyperparameters:
     `hyperparameters()` is empty, and `replace` can only exchange the transformation.

@@ -4,8 +4,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, TYPE_CHECKING
 
-import jax.numpy as jnp
-import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .._abstract.transform import AbstractTransform
@@ -28,7 +26,8 @@ def to_optax(transform: AbstractTransform) -> GradientTransformationExtraArgs:
 
     Its state is the initialised optimizer, with its hyperparameters, `count` and
     `eval_params`. The updates have the dtypes of the parameters, as optax requires.
-    `update` passes the extra arguments `value` and `value_fn` on and ignores others.
+    `update` passes the extra arguments `value`, `value_fn` and `residual_fn` on and
+    ignores others.
 
     **Arguments:**
 
@@ -53,15 +52,14 @@ def to_optax(transform: AbstractTransform) -> GradientTransformationExtraArgs:
         ```
     """
     optax = optax_module()
+    if not isinstance(transform, AbstractTransform):
+        raise TypeError(
+            "`to_optax` takes an optimizer or transform of eqxopt, such as "
+            f"`eqxopt.AdamW(1e-3)`, not {transform!r}"
+        )
 
     def init(params: PyTree) -> AbstractTransform:
-        # Copy the numbers of `transform`: the state may be donated, and `init` called
-        # again.
-        numbers = {id(x) for x in jtu.tree_leaves(transform)}
-        return jtu.tree_map(
-            lambda x: jnp.copy(x) if id(x) in numbers else x,
-            transform.init(_without_variables(params)),
-        )
+        return transform.init(_without_variables(params))
 
     def update(
         updates: PyTree,
@@ -70,6 +68,7 @@ def to_optax(transform: AbstractTransform) -> GradientTransformationExtraArgs:
         *,
         value: Any = None,
         value_fn: Callable[..., Any] | None = None,
+        residual_fn: Callable[..., Any] | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, AbstractTransform]:
         del extra_args
@@ -83,7 +82,8 @@ def to_optax(transform: AbstractTransform) -> GradientTransformationExtraArgs:
             _without_variables(updates),
             bare,
             value=value,
-            value_fn=value_fn and _loss_of_bare(value_fn, parameters, bare),
+            value_fn=value_fn and _of_bare(value_fn, parameters, bare),
+            residual_fn=residual_fn and _of_bare(residual_fn, parameters, bare),
         )
         leaves = Parameters(bare).align(updates, "the updates")
         cast = [
@@ -108,14 +108,14 @@ def _without_variables(tree: PyTree) -> PyTree:
     return tree if as_pure is None else as_pure(tree)
 
 
-def _loss_of_bare(
-    value_fn: Callable[..., Any], parameters: Parameters, bare: PyTree
+def _of_bare(
+    function: Callable[..., Any], parameters: Parameters, bare: PyTree
 ) -> Callable[..., Any]:
-    """The loss as a function of a tree like `bare`, which has arrays in place of
-    variables."""
+    """`function` of the parameters as one of a tree like `bare`, which has arrays in
+    place of variables."""
 
-    def loss_of_bare(tree: PyTree) -> Any:
+    def of_bare(tree: PyTree) -> Any:
         arrays = Parameters(bare).align(tree, "the parameters")
-        return value_fn(parameters.model(arrays))
+        return function(parameters.model(arrays))
 
-    return loss_of_bare
+    return of_bare
