@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
@@ -18,10 +19,6 @@ from ._types import AnyLeaf
 T = TypeVar("T")
 M = TypeVar("M", bound=eqx.Module)
 KeyPath = tuple[Any, ...]
-NO_PARAMETERS = (
-    "the model has no parameters, which are arrays of real or complex floating point: "
-    "make its numbers arrays, such as with `jnp.asarray`"
-)
 
 
 class Parameters:
@@ -38,7 +35,7 @@ class Parameters:
         for i, leaf in enumerate(self._leaves):
             places[eqx.is_inexact_array(leaf)].append(i)
         self._other_places, self._places = places
-        self.arrays: list[AnyLeaf] = [self._leaves[i] for i in self._places]
+        self.arrays: list[AnyLeaf] = [jax_array(self._leaves[i]) for i in self._places]
 
     def __len__(self) -> int:
         return len(self.arrays)
@@ -360,6 +357,11 @@ def replace_fields(module: M, **changes: Any) -> M:
         if name in fields:
             object.__setattr__(new, name, value)
     return new
+
+
+def jax_array(x: Any) -> Any:
+    """An array of NumPy as one of JAX, which alone knows where it lies."""
+    return jax.numpy.asarray(x) if isinstance(x, np.ndarray | np.generic) else x
 
 
 def is_key(x: Any) -> bool:

@@ -71,6 +71,12 @@ class TestNestedHyperparameters:
         assert float(new.hyperparameters()["Chain.Adam.b1"]) == 0.5
         assert float(opt.hyperparameters()["Chain.Adam.b1"]) == pytest.approx(0.9)
 
+    def test_labels_with_dots(self):
+        opt = eqxopt.Partition({"a.b": eqxopt.SGD(0.1), "b": eqxopt.SGD(0.1)}, {})
+        new = opt.replace(**{"a.b.learning_rate": 0.5})
+        rates = {k: float(x) for k, x in new.hyperparameters().items()}
+        assert rates == {"a.b.learning_rate": 0.5, "b.learning_rate": np.float32(0.1)}
+
     def test_a_name_that_several_have(self):
         opt = eqxopt.Partition({"a": eqxopt.SGD(0.1), "b": eqxopt.SGD(0.1)}, {})
         match = "several `learning_rate`; it has .*`a.learning_rate`"

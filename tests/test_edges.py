@@ -314,6 +314,39 @@ def test_a_matrix_waits_for_its_gradients(name):
         np.testing.assert_allclose(waiting["matrix"], params["matrix"], rtol=1e-6)
 
 
+def test_the_first_gradient_of_a_parameter_may_come_late():
+    """No rule divides by a mean that it has not begun."""
+    start = {"late": jnp.ones(2), "other": jnp.ones(2)}
+    ones = jnp.ones(2)
+    for name in ("AcProp", "ADOPT", "AdaBelief", "Adan", "NovoGrad", "OptimisticAdam"):
+        opt, params = OPTIMIZERS[name].make().init(start), start
+        for grad in (None, None, ones, ones):
+            params, opt = opt.apply({"late": grad, "other": ones}, params)
+        assert jnp.all(jnp.abs(params["late"] - 1) < 10), name
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Muon", "SOAP", "Prodigy", "LBFGS"])
+def test_numpy_arrays_are_parameters(name):
+    """Small ones, which share their state with others, as well."""
+    start = {
+        "matrix": np.ones((2, 3), np.float32),
+        "number": np.float32(1),
+        "of jax": jnp.ones((2, 3)),
+        "large": np.ones((70, 70), np.float32),
+        "index": np.arange(3),
+    }
+    loss_fn = lambda x: sum(jnp.sum(x[name] ** 2) for name in start if name != "index")
+    step = eqxopt.make_step(loss_fn, donate=False)
+    in_jax = jax.tree.map(jnp.asarray, start)
+    both = []
+    for params in (start, in_jax):
+        opt = OPTIMIZERS[name].make().init(params)
+        for _ in range(2):
+            params, opt, _ = step(params, opt)
+        both.append(params)
+    jax.tree.map(np.testing.assert_array_equal, *both)
+
+
 def optax_steps(tx, grads):
     """The parameter after a step of optax along each of `grads`."""
     params = jnp.array(1.0)

@@ -313,10 +313,6 @@ WRONG_ARGUMENTS = {
         lambda: eqxopt.Accumulate(eqxopt.SGD(0.1), 2).init(X).weighted(jnp.inf),
         r"`Accumulate.weighted\(inf\)`: `weight` must lie in \[0, inf\)",
     ),
-    "no parameters": (
-        lambda: eqxopt.SGD(0.1).init({"n": jnp.arange(3), "x": 1.0}),
-        r"`SGD.init`: the model has no parameters.*`jnp.asarray`",
-    ),
     "loss and gradients": (
         lambda: eqxopt.SGD(0.1).init(X).apply((jnp.ones(()), X), X),
         r"`SGD`: .*If these are `\(loss, grads\)`, give `grads` alone",

@@ -115,6 +115,27 @@ class TestMatrices:
         assert views["['convolution'].weight"] == (6, 3, 8)
         assert views["['table'].weight"] is views["['norm'].weight"] is None
 
+    def test_names_tell_biases(self):
+        """Also those of a stack, and in a dictionary."""
+        stack = lambda make: eqx.filter_vmap(make)(jax.random.split(jax.random.key(0)))
+        model = {
+            "cells": stack(lambda key: eqx.nn.GRUCell(3, 4, key=key)),
+            "bias": jnp.ones((3, 4)),
+            "in_bias": jnp.ones((3, 4)),
+            "biased": {"weight": jnp.ones((3, 4))},
+        }
+        views = self.views(default_matrices, model)
+        assert views["['cells'].weight_ih"] == (2, 12, 3)
+        assert views["['biased']['weight']"] == (1, 3, 4)
+        for name in ("['cells'].bias", "['cells'].bias_n", "['bias']", "['in_bias']"):
+            assert views[name] is None
+
+    def test_numpy_answers(self):
+        views = self.views(
+            lambda path, array: np.bool_(array.ndim == 2), {"x": random(2, 3)}
+        )
+        assert views["['x']"] == (1, 2, 3)
+
     def test_psgd_sees_the_same_stacks(self):
         opt = eqxopt.PSGDKron(0.1).init(blocks(3))
         assert opt.state.attention.key_proj.weight.left.shape == (3, 4, 4)

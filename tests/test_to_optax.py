@@ -281,6 +281,15 @@ class TestFlax:
         assert jax.tree.structure(after) == jax.tree.structure(params)
         assert losses(after) == 0 and state.count == 1
 
+    def test_residuals_by_hand(self):
+        """Those of variables are given variables."""
+        params = nnx.state(Network(nnx.Rngs(0)), nnx.Param)
+        residuals = lambda p: p["first"]["kernel"][...]
+        tx = to_optax(eqxopt.GaussNewton(damping=1e-6))
+        updates, _ = tx.update(params, tx.init(params), params, residual_fn=residuals)
+        after = residuals(optax.apply_updates(params, updates))
+        np.testing.assert_allclose(after, 0, atol=1e-4)
+
     def test_nnx_state_as_it_is(self):
         """The methods of the optimizer say what they need."""
         network = Network(nnx.Rngs(0))

@@ -211,6 +211,12 @@ class TestNonfinite:
         assert len(warned) == 1 and len(history.loss) == 60
         assert history.stopped is None
 
+    def test_counts_on_from_an_earlier_run(self):
+        x, opt, _ = eqxopt.fit(loss_fn, *started(), batches(3))
+        with pytest.warns(UserWarning, match="loss is nan at step 7"):
+            *_, history = eqxopt.fit(self.loss, x, opt, batches(6))
+        assert np.isnan(history.loss[history.step == 7])
+
     def test_stops(self):
         with pytest.warns(UserWarning, match="loss is nan at step 4"):
             *_, history = eqxopt.fit(

@@ -293,7 +293,7 @@ def _kind(x: AnyLeaf) -> Hashable:
 
 def _sharding(x: AnyLeaf) -> Hashable:
     """Where `x` lies, if that is known and matters."""
-    if not isinstance(x, jax.Array) or isinstance(x, Tracer) or x.is_fully_replicated:
+    if isinstance(x, Tracer) or x.is_fully_replicated:
         return None
     return x.sharding
 

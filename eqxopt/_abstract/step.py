@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 
 from .._dtype import widest_real_dtype
 from .._math import as_vector
-from .._tree import Parameters
+from .._tree import jax_array, Parameters
 from .._types import Leaves, Scalar, Vector
 
 
@@ -114,6 +114,7 @@ def _gradients(
         if getattr(grad, "dtype", None) == jax.dtypes.float0:
             leaves[i] = None
         elif grad is not None:
+            leaves[i] = grad = jax_array(grad)
             _check_dtype(name, parameters, i, grad)
             if per_example and not batch:
                 batch = grad.shape[:1] or ("batch",)

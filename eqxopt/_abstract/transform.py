@@ -12,7 +12,7 @@ from .._compile.staging import in_jit
 from .._fields import at_step, PerParameter
 from .._number import check_fields
 from .._places import on_their_mesh
-from .._tree import NO_PARAMETERS, Parameters, replace_fields, with_own_arrays
+from .._tree import Parameters, replace_fields, with_own_arrays
 from .._types import Leaves, Self
 from .nested import (
     FieldsMeta,
@@ -51,6 +51,9 @@ class AbstractTransform(eqx.Module, metaclass=FieldsMeta):
     keeps_small_updates: ClassVar[bool] = False
     """Whether the updates of a bfloat16 or float16 parameter count even if they are too
     small to change it."""
+    passes_gradients: ClassVar[bool] = False
+    """Whether gradients go on to the optimizer inside as they are, and nothing else
+    uses them. Then `LossScaling` may be inside."""
     count: Int[Array, ""] | None = eqx.field(default=None, init=False)
     """The number of updates made, or `None` before `init`."""
     kept: PyTree = eqx.field(default=None, init=False)
@@ -95,8 +98,6 @@ class AbstractTransform(eqx.Module, metaclass=FieldsMeta):
         parameter has arrays of its own.
         """
         parameters = Parameters(params, in_stacks=in_stacks)
-        if not len(parameters):
-            raise ValueError(f"`{type(self).__name__}.init`: {NO_PARAMETERS}")
         new = _owned(settled(self.start(parameters), parameters), self, params)
         return on_their_mesh(new, parameters.arrays, ids_in_stacks(new))
 

@@ -42,6 +42,7 @@ class AbstractNarrowWeights(AbstractOptimizer):
     """
 
     keeps_small_updates: ClassVar[bool] = True
+    passes_gradients: ClassVar[bool] = True
 
     optimizer: eqx.AbstractVar[AbstractOptimizer]
     """The optimizer inside."""

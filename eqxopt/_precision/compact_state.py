@@ -1,7 +1,7 @@
 """An optimizer whose moments take a half or a quarter of their memory."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -132,6 +132,8 @@ class CompactState(AbstractOptimizer):
 
         ```
     """
+
+    passes_gradients: ClassVar[bool] = True
 
     optimizer: AbstractOptimizer = inner()
     storage: Storage = eqx.field(

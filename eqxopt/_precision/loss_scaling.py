@@ -16,13 +16,7 @@ from .._fields import Hyperparameter, hyperparameter
 from .._math import plus_one, plus_one_if, zero_count
 from .._tree import Parameters, replace_fields
 from .._types import Amount, AnyLeaf, Count, Leaf, Leaves, Self
-from .._wrapper.accumulate import Accumulate
 from .._wrapper.chain import Chain
-from .._wrapper.ema import EMA
-from .._wrapper.lookahead import Lookahead
-from .._wrapper.plateau import ReduceOnPlateau
-from .abstract import AbstractNarrowWeights
-from .compact_state import CompactState
 
 
 class LossScaling(AbstractOptimizer):
@@ -162,17 +156,6 @@ def _over(grad: Leaf, scale: Float32[Array, ""]) -> Leaf:
     return grad.astype(dtype) / scale.astype(real_dtype(dtype))
 
 
-# What may be around `LossScaling`.
-_LEAVE_GRADIENTS_ALONE = (
-    Accumulate,
-    AbstractNarrowWeights,
-    CompactState,
-    EMA,
-    Lookahead,
-    ReduceOnPlateau,
-)
-
-
 def scaling_of(transform: AbstractTransform) -> LossScaling | None:
     """The `LossScaling` in `transform`, however deep, known to get all gradients of the
     scaled loss as they are."""
@@ -184,7 +167,7 @@ def scaling_of(transform: AbstractTransform) -> LossScaling | None:
         return None
     inner, scaling = found[0]
     first = isinstance(transform, Chain) and inner is transform.transforms[0]
-    if not first and not isinstance(transform, _LEAVE_GRADIENTS_ALONE):
+    if not first and not transform.passes_gradients:
         name = type(transform).__name__
         raise ValueError(
             f"`LossScaling` must be given all gradients of the scaled loss, before "

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from .._abstract.paths import leaves_by_path
 from .._compile.closures import watch_of
-from .._tree import merged_leaves, static_key, static_leaves
+from .._tree import jax_array, merged_leaves, static_key, static_leaves
 from ._layout import Layout, layout_of
 from ._step import Carry
 
@@ -67,7 +67,7 @@ class CompiledStep:
     def _program(
         self, carry: Carry, leaves: list[Any], treedef: Any, others: list[Any]
     ) -> tuple[list[Array], "_Program"]:
-        arrays = [x for x in leaves if eqx.is_array(x)]
+        arrays = [jax_array(x) for x in leaves if eqx.is_array(x)]
         arrays, layout = layout_of(arrays, others)
         static = static_leaves(leaves)
         key = (treedef, static_key(static), layout)

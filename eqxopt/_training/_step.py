@@ -13,7 +13,7 @@ from .._abstract.optimizer import AbstractOptimizer
 from .._abstract.transform import count_of
 from .._dtype import widen
 from .._precision.loss_scaling import scaling_of
-from .._tree import is_key, NO_PARAMETERS
+from .._tree import is_key
 from .._wrapper.accumulate import Accumulate
 from ._loss import called, Given, Returned
 
@@ -34,7 +34,10 @@ def training_step(
     """The next model, optimizer and state, and what the loss function returned."""
     model, opt, state = carry
     if not any(eqx.is_inexact_array(x) for x in jtu.tree_leaves(model)):
-        raise ValueError(NO_PARAMETERS)
+        raise ValueError(
+            "the model has no parameters, which are arrays of real or complex floating "
+            "point: make its numbers arrays, such as with `jnp.asarray`"
+        )
     if given.key is not None:
         given = given._replace(key=jax.random.fold_in(given.key, batches_taken(opt)))
 

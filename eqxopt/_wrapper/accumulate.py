@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -81,6 +81,8 @@ class Accumulate(AbstractOptimizer):
 
         ```
     """
+
+    passes_gradients: ClassVar[bool] = True
 
     optimizer: AbstractOptimizer = inner()
     every: Hyperparameter = hyperparameter("[1, inf)")

@@ -1,6 +1,6 @@
 """Averages of the weights."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -65,6 +65,8 @@ class EMA(AbstractWrapper):
 
         ```
     """
+
+    passes_gradients: ClassVar[bool] = True
 
     optimizer: AbstractOptimizer = inner()
     decay: Hyperparameter = hyperparameter("[0, 1)")

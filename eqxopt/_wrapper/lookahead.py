@@ -1,6 +1,6 @@
 """Fast weights that explore, slow weights that follow."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -74,6 +74,8 @@ class Lookahead(AbstractOptimizer):
 
         ```
     """
+
+    passes_gradients: ClassVar[bool] = True
 
     optimizer: AbstractOptimizer = inner()
     sync_period: Hyperparameter = hyperparameter("[1, inf)", default=6)

@@ -15,7 +15,7 @@ from .._tree import fill, mapped_choice, Parameters, replace_fields
 from .._types import AnyLeaf, Leaves, Self
 
 
-def _as_dictionary(optimizers: Any) -> dict[str, AbstractOptimizer]:
+def _as_dictionary(optimizers: Any) -> dict[str, Any]:
     if not isinstance(optimizers, Mapping):
         raise TypeError(
             "a dictionary from labels to optimizers comes first, and then the label of "

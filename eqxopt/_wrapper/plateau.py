@@ -1,5 +1,7 @@
 """Smaller steps where the loss has stopped falling."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -56,6 +58,8 @@ class ReduceOnPlateau(AbstractSharedWrapper):
 
         ```
     """
+
+    passes_gradients: ClassVar[bool] = True
 
     optimizer: AbstractOptimizer = inner()
     factor: Hyperparameter = hyperparameter("(0, 1)", default=0.1)
