@@ -58,6 +58,11 @@ def test_figures_of_a_pair():
     never = pair([100.0] * 49 + [None])
     assert never.steps_to_base is None
     assert never.steps_ratio == evidence.PENALTY
+    # Beside a base that is there at half of the steps.
+    base = never.base | {"curve": [100.0] * 24 + [1.0] * 26}
+    assert evidence.Pair(never.task, base, base).steps_ratio == 1
+    late = evidence.Pair(never.task, base, never.own).steps_ratio
+    assert late == pytest.approx(2 * evidence.PENALTY, rel=0.1)
 
 
 def test_quick(tmp_path):

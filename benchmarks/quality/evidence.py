@@ -15,7 +15,7 @@ from .protocol import places
 
 
 BASE = "AdamW"
-# What a run that does not reach a loss counts with, in its own steps.
+# What a run that does not reach a loss counts with, in its length.
 PENALTY = 2.0
 # A loss counts as at most so many times as large or small, lest one task decide.
 FARTHEST = 10.0
@@ -64,8 +64,11 @@ class Pair:
 
     @property
     def steps_ratio(self) -> float:
+        """To the steps that AdamW takes there."""
         steps = self.steps_to_base
-        return PENALTY if steps is None else steps / self.task["steps"]
+        own = PENALTY * self.task["steps"] if steps is None else steps
+        base = Pair(self.task, self.base, self.base).steps_to_base
+        return own / (base or self.task["steps"])
 
     @property
     def time_ratio(self) -> float:

@@ -20,10 +20,10 @@ from .transform import AbstractTransform, count_of
 
 
 # The most entries of a parameter whose state is kept in a stack. Updates of AdamW of 20
-# arrays, with stacks over without, jax 0.10.2 on CPU, November 2026: 0.56 for 16 × 16,
-# 0.68 for 64 × 64, 0.88 for 90 × 90, 1.37 for 128 × 128, 2.74 for 256 × 256. The count
-# matters less: 0.93 for two arrays, 0.41 to 0.56 for four and more. Measured anew by
-# `python -m benchmarks stacks`.
+# arrays, with stacks over without, jax 0.10.2 on CPU, November 2026: 0.68 for 16 × 16,
+# 0.94 for 64 × 64, 1.38 for 90 × 90, 2.85 for 256 × 256. The count matters less: 0.84
+# for two arrays, 0.42 to 0.68 for four and more. Measured anew by `python -m benchmarks
+# stacks`.
 LARGEST = 64 * 64
 
 
