@@ -161,7 +161,7 @@ def test_measured_ratios_in_prose():
         shown_ratios = ", ".join(f"{on_cpu[name]:.2f}" for name in names)
         assert f"| {cell} | {shown_ratios} |" in readme
     home = (ROOT / "docs" / "index.md").read_text()
-    assert "takes 0.6 of the time" in home and "0.11 in [`fit`]" in home
+    assert "takes 0.6 of the time" in home and "0.11 in a long [`fit`]" in home
 
 
 def snake(name):

@@ -128,7 +128,7 @@ class AbstractRefreshedMatrixOptimizer(AbstractOptimizer):
             for group in groups(self, parameters, grads, self._rules(parameters))
         ]
         made = on_auto_axes(
-            lambda parts: _made(leaves, *parts),
+            lambda parts: _updated(leaves, *parts),
             ([x.arrays for x in leaves], [x.group.of(grads) for x in leaves], count),
             [(x.param, x.group.state) for x in leaves],
         )
@@ -223,7 +223,7 @@ class _Leaves(NamedTuple):
         )
 
 
-def _made(
+def _updated(
     leaves: Sequence[_Leaves],
     arrays: Sequence[Any],
     grads: Sequence[Any],

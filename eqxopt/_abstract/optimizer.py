@@ -13,7 +13,7 @@ from .._places import as_placed, is_on_mesh
 from .._tree import Parameters
 from .._types import AnyLeaf, Scalar, Self
 from .nested import inner_transforms
-from .spread import kept
+from .spread import placed_like
 from .step import as_loss, needed_residual_fn, needed_value_fn
 from .transform import AbstractTransform, check_single, opened
 
@@ -106,7 +106,7 @@ def _apply(
     updates, new = optimizer.advance(step)
     parameters = step.parameters
     after = moved(parameters.arrays, updates), new
-    arrays, new = kept(after, (parameters.arrays, optimizer), parameters)
+    arrays, new = placed_like(after, (parameters.arrays, optimizer), parameters)
     return parameters.model(arrays), new
 
 

@@ -43,7 +43,7 @@ def settled(transform: T, parameters: Parameters) -> T:
 _ROUNDS = 8
 
 
-def kept(new: T, old: T, parameters: Parameters) -> T:
+def placed_like(new: T, old: T, parameters: Parameters) -> T:
     """`new`, the next transform or parameters, with its arrays where those of `old`
     lie: an update may have set some to constants, or joined arrays of two layouts."""
     arrays = parameters.arrays

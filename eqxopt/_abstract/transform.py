@@ -21,7 +21,7 @@ from .nested import (
     with_changes,
 )
 from .show import completions, show
-from .spread import kept, settled
+from .spread import placed_like, settled
 from .states import check_alike, ids_in_stacks, States
 from .step import checked_step, needed_residual_fn, needed_value_fn, Step
 
@@ -118,7 +118,7 @@ class AbstractTransform(eqx.Module, metaclass=FieldsMeta):
         check_single(self, "update", "grads", "model")
         step = opened(self, grads, Parameters(params), value, value_fn, residual_fn)
         updates, new = self.advance(step)
-        new = kept(new, self, step.parameters)
+        new = placed_like(new, self, step.parameters)
         return step.parameters.tree(updates), new
 
     def replace(self, **changes: Any) -> Self:

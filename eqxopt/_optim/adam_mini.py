@@ -22,8 +22,9 @@ from .._math import abs_sq, debias, divide, ema, reduced_zeros, sqrt, unless_ove
 from .._types import AnyLeaf, FirstMoment, Leaf, Scalar
 
 
-class Blocks(AbstractSelector):
-    """The blocks of each parameter: `"tensor"`, `"row"`, `"entry"`, or how many."""
+class Division(AbstractSelector):
+    """How each parameter is divided into blocks: `"tensor"`, `"row"`, `"entry"`, or how
+    many."""
 
     def read(self, value: Any, what: str, array: Array | None) -> str | int:
         if isinstance(value, str) and value in ("tensor", "row", "entry"):
@@ -41,8 +42,8 @@ class Blocks(AbstractSelector):
         return value
 
 
-def _as_blocks(choice: Any) -> Blocks:
-    return choice if isinstance(choice, Blocks) else Blocks(choice)
+def _as_division(choice: Any) -> Division:
+    return choice if isinstance(choice, Division) else Division(choice)
 
 
 def _default_blocks(path: str, array: AnyLeaf) -> str:
@@ -128,8 +129,8 @@ class AdamMini(AbstractLeafwiseOptimizer):
     eps: Hyperparameter = hyperparameter("[0, inf)", default=1e-8)
     weight_decay: Hyperparameter = hyperparameter("[0, inf)", default=0.0)
     mask: OptionalMask = mask_of("weight_decay", default=None)
-    blocks: Blocks = eqx.field(
-        converter=_as_blocks, default=_default_blocks, static=True, kw_only=True
+    blocks: Division = eqx.field(
+        converter=_as_division, default=_default_blocks, static=True, kw_only=True
     )
     mu_dtype: DType = dtype_option(default=None, kw_only=True)
 
@@ -157,7 +158,7 @@ class AdamMini(AbstractLeafwiseOptimizer):
 
 def _by_block(param: Leaf, blocks: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """A shape for a parameter, and the axes of it that lie within a block. `blocks`
-    are what `Blocks.read` gives."""
+    are what `Division.read` gives."""
     if isinstance(blocks, int):
         return (blocks, param.size // blocks), (1,)
     first = {"tensor": 0, "row": 1, "entry": param.ndim}[blocks]

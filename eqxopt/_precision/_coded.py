@@ -16,7 +16,7 @@ from .._compile.once import once_per_shape
 from .._fields import KeyData
 from .._tree import KeyPath, replace_fields
 from .._types import AnyLeaf
-from ._codes import AbstractCode, Beside, Blocks, moments_of, Path, with_moments
+from ._codes import AbstractCode, BlockCode, InPartner, moments_of, Path, with_moments
 
 
 def decoded(optimizer: AbstractOptimizer, zero: UInt32[Array, ""]) -> Any:
@@ -116,9 +116,9 @@ def _moments_in(record: Any, zero: UInt32[Array, ""] | None) -> dict[Path, Any]:
     for path, code, _ in moments_of(record):
         if not isinstance(code, AbstractCode):
             continue
-        if zero is None and isinstance(code, Blocks):
+        if zero is None and isinstance(code, BlockCode):
             continue
-        places = [path] if code.beside is None else [path, code.beside]
+        places = [path] if code.partner is None else [path, code.partner]
         decoded = code.decode(jnp.zeros((), jnp.uint32) if zero is None else zero)
         wide = [x.astype(dtype) for x, dtype in zip(decoded, code.dtypes)]
         moments |= dict(zip(places, wide))
@@ -135,10 +135,10 @@ def _coded(record: Any, new: Any, again: Any, keys: Sequence[KeyData]) -> Any:
     codes = {}
     for path, code, _ in moments_of(record):
         if isinstance(code, AbstractCode):
-            places = [path] if code.beside is None else [path, code.beside]
+            places = [path] if code.partner is None else [path, code.partner]
             moments, apart = ([x[place] for place in places] for x in wide)
             codes[path] = code.encode(moments, apart, next(remaining))
-        elif isinstance(code, Beside):
+        elif isinstance(code, InPartner):
             codes[path] = code
     return with_moments(new, codes)
 

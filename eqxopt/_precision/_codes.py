@@ -31,7 +31,7 @@ class AbstractCode(eqx.Module):
 
     dtypes: eqx.AbstractVar[tuple[jnp.dtype, ...]]
     """The dtypes in which the rule keeps them."""
-    beside: eqx.AbstractVar[Path | None]
+    partner: eqx.AbstractVar[Path | None]
     """Where the record has the second one."""
 
     @abc.abstractmethod
@@ -51,7 +51,7 @@ class Half(AbstractCode):
 
     half: BFloat16[Array, "*shape"]
     dtypes: tuple[jnp.dtype, ...] = eqx.field(static=True)
-    beside: None = eqx.field(default=None, static=True)
+    partner: None = eqx.field(default=None, static=True)
 
     def decode(self, zero: UInt32[Array, ""]) -> list[Moment]:
         return [self.half.astype(jnp.float32)]
@@ -72,7 +72,7 @@ class Pair(AbstractCode):
 
     word: UInt32[Array, "*shape"]
     dtypes: tuple[jnp.dtype, ...] = eqx.field(static=True)
-    beside: Path = eqx.field(static=True)
+    partner: Path = eqx.field(static=True)
     signed: tuple[bool, bool] = eqx.field(static=True)
     mantissas: tuple[int, int] = eqx.field(static=True)
     at_random: bool = eqx.field(static=True)
@@ -111,7 +111,7 @@ class Pair(AbstractCode):
         return self.signed[1] + 8 + self.mantissas[1]
 
 
-class Blocks(AbstractCode):
+class BlockCode(AbstractCode):
     """A moment in 8 bits: the root of its size relative to the largest of its block.
 
     So codes are finer near 0.
@@ -120,7 +120,7 @@ class Blocks(AbstractCode):
     codes: Int8[Array, "*shape"] | UInt8[Array, "*shape"]
     scales: Float32[Array, "..."]
     dtypes: tuple[jnp.dtype, ...] = eqx.field(static=True)
-    beside: None = eqx.field(default=None, static=True)
+    partner: None = eqx.field(default=None, static=True)
 
     def decode(self, zero: UInt32[Array, ""]) -> list[Moment]:
         codes = self.codes ^ zero.astype(self.codes.dtype)
@@ -131,7 +131,7 @@ class Blocks(AbstractCode):
 
     def encode(
         self, moments: Sequence[Moment], again: Sequence[Moment], key: KeyData
-    ) -> "Blocks":
+    ) -> "BlockCode":
         scales = _largest(_in_blocks(again[0]))
         x = _in_blocks(moments[0])
         # The compiler multiplies by the reciprocal, which has to be a normal number.
@@ -146,14 +146,14 @@ class Blocks(AbstractCode):
             codes = jnp.where(x > 0, jnp.maximum(codes, 1), codes)
         codes = _as_array(codes.astype(self.codes.dtype), self.codes.shape)
         codes = tied(codes, moments[0])
-        return Blocks(codes=codes, scales=scales, dtypes=self.dtypes)
+        return BlockCode(codes=codes, scales=scales, dtypes=self.dtypes)
 
     @property
     def _largest(self) -> int:
         return int(jnp.iinfo(self.codes.dtype).max)
 
 
-class Beside(eqx.Module):
+class InPartner(eqx.Module):
     """Stands in a record for a moment that the code of another one has, too."""
 
 
@@ -223,27 +223,27 @@ def first_codes(
     moments: Sequence[tuple[Path, AnyLeaf, bool]],
     storage: str,
     mantissas: tuple[int, int],
-) -> dict[Path, AbstractCode | Beside]:
+) -> dict[Path, AbstractCode | InPartner]:
     """What stands for some moments, by their places."""
     if storage == "8-bit":
         return {path: _first_blocks(x, signed) for path, x, signed in moments}
     first = [(path, x) for path, x, signed in moments if signed]
     second = [(path, x) for path, x, signed in moments if not signed]
-    codes: dict[Path, AbstractCode | Beside] = {}
+    codes: dict[Path, AbstractCode | InPartner] = {}
 
     def pair(a: Any, b: Any, signed: Any, mantissas: Any, at_random: bool) -> None:
-        (path, x), (beside, y) = a, b
+        (path, x), (partner, y) = a, b
         word = jnp.zeros_like(x, dtype=jnp.uint32)
         dtypes = x.dtype, y.dtype
         code = Pair(
             word=word,
             dtypes=dtypes,
-            beside=beside,
+            partner=partner,
             signed=signed,
             mantissas=mantissas,
             at_random=at_random,
         )
-        codes[path], codes[beside] = _encoded(code, x, y), Beside()
+        codes[path], codes[partner] = _encoded(code, x, y), InPartner()
 
     # The first mean of gradients and the first of squares: what a packed word is for.
     if first and second and first[0][1].shape == second[0][1].shape:
@@ -262,7 +262,7 @@ def first_codes(
 def _first_blocks(x: AnyLeaf, signed: bool) -> AbstractCode:
     codes = jnp.zeros_like(x, dtype=jnp.int8 if signed else jnp.uint8)
     scales = jnp.zeros(_in_blocks(codes).shape[:-1], jnp.float32)
-    return _encoded(Blocks(codes=codes, scales=scales, dtypes=(x.dtype,)), x)
+    return _encoded(BlockCode(codes=codes, scales=scales, dtypes=(x.dtype,)), x)
 
 
 def _encoded(code: AbstractCode, *moments: AnyLeaf) -> AbstractCode:

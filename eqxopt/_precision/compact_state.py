@@ -25,7 +25,7 @@ from .._number import integer
 from .._tree import Parameters, replace_fields
 from .._types import AnyLeaf, Leaves, Self
 from ._coded import coded, codes_in, decoded, paths_of, with_kept, with_words
-from ._codes import Blocks, first_codes, moments_of, with_moments
+from ._codes import BlockCode, first_codes, moments_of, with_moments
 
 
 WORDS = "float32", "bfloat16", "packed", "8-bit"
@@ -178,7 +178,7 @@ class CompactState(AbstractOptimizer):
         old = self.optimizer
         # Once for the updates, once for the codes and once for their scales.
         before = [decoded(old, zero) for zero in opaque_zeros(3, count)]
-        blocks = any(isinstance(x, Blocks) for x in codes_in(old))
+        blocks = any(isinstance(x, BlockCode) for x in codes_in(old))
         if not blocks or _multiplies(old):
             before = before[:1] * 3
         arrays = [jtu.tree_leaves(x) for x in before]

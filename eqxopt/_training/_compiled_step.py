@@ -151,7 +151,7 @@ class _Program:
             static = tuple(None if eqx.is_array_like(x) else x for x in leaves)
             leaves = [x for x in leaves if eqx.is_array_like(x)]
         if self._layout is not None:
-            leaves = self._layout.beside(leaves)
+            leaves = self._layout.other_arguments(leaves)
         return self._compiled(arrays, leaves, treedef, static)
 
     def unflatten(self, arrays: list[Array]) -> Any:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ._chunks import Chunk, Drawn
 from ._compiled_step import CompiledStep
-from ._layout import kept, Layout
+from ._layout import in_layout, Layout
 from ._loop import loop_of
 from ._step import Carry
 
@@ -78,7 +78,7 @@ def new_population(has_aux: bool, residuals: bool) -> CompiledStep:
         else:
             every = jax.vmap(one, (lanes.axes, 0), (lanes.axes, 0))
             new, columns = every(arrays, seeds)
-        return kept(joined(new), layout), columns
+        return in_layout(joined(new), layout), columns
 
     return CompiledStep(population, donate=True)
 

@@ -23,7 +23,7 @@ class Layout(NamedTuple):
 
     places: tuple[NamedSharding | None, ...]
 
-    def beside(self, arrays: list[Any]) -> list[Any]:
+    def other_arguments(self, arrays: list[Any]) -> list[Any]:
         """Other arguments of the program. On a mesh of several processes each array of
         one process goes everywhere."""
         first = next(filter(None, self.places))
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
         return [_global(x, place) for x in arrays]
 
 
-def kept(tree: T, layout: Layout | None) -> T:
+def in_layout(tree: T, layout: Layout | None) -> T:
     """`tree`, inside a program, with its arrays where they were before."""
     if layout is None:
         return tree

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from ._chunks import Chunk
 from ._compiled_step import CompiledStep
-from ._layout import kept, Layout
+from ._layout import in_layout, Layout
 from ._loss import called, Given
 from ._step import Carry, training_step
 
@@ -61,7 +61,7 @@ def loop_of(
                 columns,
                 (out.loss, _means(out.aux or {})),
             )
-            return eqx.filter(kept(carry, layout), eqx.is_array), columns
+            return eqx.filter(in_layout(carry, layout), eqx.is_array), columns
 
         columns = jnp.zeros(chunk.length, float), {}
         if has_aux:

@@ -68,7 +68,7 @@ def shown_value(value: Any) -> str:
     return getattr(value, "__name__", None) or str(value)
 
 
-def made(make: Make, point: Point) -> AbstractOptimizer:
+def optimizer_at(make: Make, point: Point) -> AbstractOptimizer:
     if isinstance(make, AbstractOptimizer):
         raise TypeError(
             "`sweep`: `make` must be a function from a point to an optimizer, such as "

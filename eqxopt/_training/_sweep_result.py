@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._abstract.optimizer import AbstractOptimizer
-from ._points import made, Make, Point, shown_value, spread
+from ._points import Make, optimizer_at, Point, shown_value, spread
 from ._population import Population
 
 
@@ -65,7 +65,7 @@ class Sweep:
         """A new optimizer with the hyperparameters of the best point."""
         if self.best is None:
             raise ValueError("`Sweep`: no point has made all its steps")
-        return made(self._make, self.best)
+        return optimizer_at(self._make, self.best)
 
     def resume(self) -> "Sweep":
         """Goes on with a sweep that was stopped. The results are those of a sweep that

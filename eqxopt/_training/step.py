@@ -20,7 +20,7 @@ from .._abstract.optimizer import AbstractOptimizer
 from .._places import everywhere
 from .._types import Scalar
 from ._compiled_step import CompiledStep
-from ._layout import kept, Layout
+from ._layout import in_layout, Layout
 from ._loss import Given
 from ._program import ProgramOf
 from ._step import Carry, check_microbatches, check_optimizer, training_step
@@ -161,7 +161,7 @@ def make_step(
             microbatches=microbatches,
             on_mesh=layout is not None,
         )
-        return kept(carry, layout), (out.loss, out.aux)
+        return in_layout(carry, layout), (out.loss, out.aux)
 
     new = lambda: CompiledStep(advance, donate)
     return _Step(ProgramOf(loss_fn, new(), new, "`make_step`"), has_aux)

@@ -15,7 +15,7 @@ from ._compiled_step import CompiledStep
 from ._lanes import new_population
 from ._loss import takes_key
 from ._plan import Plan
-from ._points import listed, made, Make, Point, Points, stacked
+from ._points import listed, Make, optimizer_at, Point, Points, stacked
 from ._population import Population
 from ._program import ProgramOf
 from ._source import Source, source_of
@@ -126,7 +126,7 @@ def sweep(
             "must be at least 1"
         )
     found = listed(points)
-    stacks = stacked([made(make, point) for point in found])
+    stacks = stacked([optimizer_at(make, point) for point in found])
     if len(stacks) > 1 and all(_has_numbers(point) for point in found):
         warnings.warn(
             f"`sweep`: the points need {len(stacks)} programs, for their optimizers "
