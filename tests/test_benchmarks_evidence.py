@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import equinox as eqx
 import jax
@@ -111,3 +112,37 @@ def test_a_bad_rate_is_named():
     tiny = rates.Trained(0.1, [0.001, 0.009, 0.3], [0.97, 0.96, 0.9])
     verdict = rates.Rates(30, {"a": bad, "b": good, "c": tiny}).verdict()
     assert "above 0.01: a. " in verdict
+
+
+def test_the_page_says_what_was_measured():
+    """The table of `Which optimizer?`, row by row."""
+    docs = pathlib.Path(__file__).parents[1] / "docs"
+    found = evidence.Evidence(protocol.load(docs / "pictures" / "evidence.json"))
+    page = (docs / "optimizers" / "index.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    losses = {
+        "nearly anything": ["NAdamW"],
+        "a network, whose": ["Muon, consistent_rms 0.2", "SOAP", "PSGDKron"],
+        "no idea how": ["ScheduleFreeAdamW"],
+        "little memory": ["CompactState(AdamW)", "NovoGrad", "AdamMini", "Signum"],
+        "full batches": ["SSBroyden", "SSBFGS", "LBFGS", "NewtonCG"],
+        "gradients too noisy": ["RAdam"],
+        "batches of thousands": ["LAMB"],
+    }
+    for start, names in losses.items():
+        (row,) = (row for row in rows if row.startswith(f"| {start}"))
+        means = [
+            f"{evidence.mean(found.pairs[x].values(), evidence.bounded_loss_ratio):.2f}"
+            for x in names
+        ]
+        *some, last = means
+        assert f"{', '.join(some)} and {last} of" in row if some else last in row
+    (row,) = (row for row in rows if row.startswith("| no wish to choose"))
+    for name in ("Prodigy", "AdamW"):
+        assert f"{found.common(name)[1]:.2f}" in row
+    (row,) = (row for row in rows if row.startswith("| nearly anything"))
+    steps = evidence.mean(found.pairs["NAdamW"].values(), lambda x: x.steps_ratio)
+    assert f"after {steps:.2f} of its steps" in row
+    times = [pair.time_ratio for pair in found.pairs["NewtonCG"].values()]
+    assert f"{min(times):.0e} {max(times):.1e}" == "4e+01 5.8e+02"
+    assert "40 to 580 times" in page
