@@ -404,3 +404,24 @@ def test_benchmark_of_devices(tmp_path):
     report.save({"devices": results}, tmp_path)
     lines = (tmp_path / "benchmarks-devices.md").read_text().splitlines()
     assert lines[0] == results.verdict() and "| SGD |" in "".join(lines)
+
+
+@every_layout
+def test_nothing_is_shared_and_what_was_donated_is_named(layout):
+    """Without this a step with donated arrays ends the process on several devices."""
+    mesh = mesh_of("auto")
+    start = model()
+    recipe = eqxopt.AdamW(1e-2)
+    begun = recipe.init(start)
+    step = eqxopt.make_step(loss)
+    first = eqxopt.shard(start, recipe, mesh, layout)
+    second = eqxopt.shard(start, begun, mesh, layout)
+    *trained, _ = step(*first, *data())
+    step(*trained, *data())
+    for call in (step, eqxopt.make_step(loss)):
+        with pytest.raises(ValueError, match="was given away: it was donated"):
+            call(*first, *data())
+    for x in jax.tree.leaves(eqx.filter((start, recipe, begun, second), eqx.is_array)):
+        assert not x.is_deleted()
+    *_, value = step(*second, *data())
+    assert jnp.isfinite(value)

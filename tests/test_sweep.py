@@ -134,6 +134,39 @@ def test_too_few_batches():
     assert result.best == {"learning_rate": 0.1}
 
 
+def test_too_few_batches_for_all_rungs():
+    """What was trained until then is the result."""
+    with pytest.warns(UserWarning, match="made 4 of 18 steps"):
+        result = swept(batches=iter(batches()[:4]), steps=18, rungs=3)
+    assert sorted(result.steps) == [2, 2, 4]
+    assert result.best == result.points[int(np.argmax(result.steps))]
+    assert result.model is not None and result.opt is not None
+
+
+TARGET = 1.0
+
+
+def test_what_functions_read_now(monkeypatch):
+    """`evaluate` and `make_model` are compiled, and read what is there now."""
+    scored = lambda model: jnp.sum(model) * TARGET
+    start = lambda key: jnp.full((), TARGET)
+    scores = []
+    for target in (1.0, 1.0, 3.0):
+        monkeypatch.setitem(globals(), "TARGET", target)
+        result = eqxopt.sweep(
+            lambda x: 0 * x,
+            start,
+            eqxopt.SGD,
+            {"learning_rate": [0.1]},
+            evaluate=scored,
+            key=KEY,
+            steps=1,
+            progress=False,
+        )
+        scores.append(float(result.score[0, 0]))
+    assert scores == [1.0, 1.0, 9.0]
+
+
 def test_all_rows_and_no_batches():
     result = swept(batch_size=40)
     *_, history = fitted(adamw(1e-1), 0, itertools.repeat((X, Y)))
@@ -350,6 +383,8 @@ def test_schedules_that_are_functions():
         (ValueError, "`sweep`: there is no batch", {"batches": iter([])}),
         (ValueError, "keep=2", {"keep": 2}),
         (ValueError, "seeds=0", {"seeds": 0}),
+        (ValueError, "steps=0 must be at least 1", {"steps": 0}),
+        (ValueError, "steps=-3 must be at least 1", {"steps": -3}),
         (ValueError, "chunk_size=0", {"chunk_size": 0}),
         (TypeError, "must give a model and a state", {"has_state": True}),
         (TypeError, "It is the model itself", {"make_model": make_model(KEY)}),

@@ -152,6 +152,34 @@ class TestStates:
         with pytest.raises(ValueError, match="state of the structure"):
             step(x, opt, state={"n": jnp.zeros(())})
 
+    def test_a_number_in_a_state_cannot_change(self):
+        """Only arrays go from step to step."""
+        x = jnp.zeros(())
+        opt = eqxopt.SGD(0.1).init(x)
+        state = {"epoch": 0, "name": "a"}
+        step = eqxopt.make_step(lambda x, s: (x**2, s | {"epoch": s["epoch"] + 1}))
+        with pytest.raises(ValueError, match=r"\['epoch'\], which is 0 and no array"):
+            step(x, opt, state=state)
+        step = eqxopt.make_step(lambda x, s: (x**2, dict(s)))
+        assert step(x, opt, state=state)[2] == state
+
+    def test_aux_of_other_names(self, started):
+        """What a step did not give is NaN."""
+
+        def loss_fn(x, batch):
+            name = "a" if "x" in batch else "b"
+            return x**2, {name: jnp.asarray(3), "both": x}
+
+        x = jnp.zeros(())
+        ones, twos = [{"x": jnp.ones(())}] * 3, [{"y": jnp.ones(())}] * 2
+        *_, history = eqxopt.fit(
+            loss_fn, x, eqxopt.SGD(0.1).init(x), ones + twos, has_aux=True
+        )
+        nan = np.nan
+        np.testing.assert_array_equal(history.aux["a"], [3, 3, 3, nan, nan])
+        np.testing.assert_array_equal(history.aux["b"], [nan, nan, nan, 3, 3])
+        np.testing.assert_array_equal(history.aux["both"], np.zeros(5))
+
     def test_a_state_in_the_batch_is_named(self, started):
         model, opt, state = started
         step = eqxopt.make_step(loss_fn, has_aux=True)

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from .._abstract.paths import leaves_by_path
 from .._compile.closures import watch_of
+from .._places import is_on_mesh
 from .._tree import jax_array, merged_leaves, static_key, static_leaves
 from ._layout import Layout, layout_of
 from ._step import Carry
@@ -68,6 +69,8 @@ class CompiledStep:
         self, carry: Carry, leaves: list[Any], treedef: Any, others: list[Any]
     ) -> tuple[list[Array], "_Program"]:
         arrays = [jax_array(x) for x in leaves if eqx.is_array(x)]
+        if self._donate and any(map(is_on_mesh, arrays)):
+            check_alive(carry)  # a mesh of several devices raises no error, but crashes
         arrays, layout = layout_of(arrays, others)
         static = static_leaves(leaves)
         key = (treedef, static_key(static), layout)

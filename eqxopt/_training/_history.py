@@ -45,17 +45,19 @@ class Recorder:
         self.stopped: str | None = None
 
     def add(self, n: int, loss: np.ndarray, aux: dict[str, np.ndarray]) -> None:
-        """The first `n` entries of each array."""
-        for name, values in {"": loss, **aux}.items():
-            column = self._columns.get(name)
-            needed = self.steps + n
-            if column is None or len(column) < needed:
-                grown = np.empty(max(1024, 2 * needed), values.dtype)
-                if column is not None:
-                    grown[: self.steps] = column[: self.steps]
+        """The first `n` entries of each array. What has no value in a step is NaN."""
+        given, needed = {"": loss, **aux}, self.steps + n
+        for name in self._columns | given:
+            values = given.get(name, np.full(n, np.nan))
+            before = np.full(self.steps, np.nan) if self.steps else values[:0]
+            column = self._columns.get(name, before)
+            dtype = np.promote_types(column.dtype, values.dtype)
+            if len(column) < needed or column.dtype != dtype:
+                grown = np.empty(max(1024, 2 * needed), dtype)
+                grown[: self.steps] = column[: self.steps]
                 self._columns[name] = column = grown
             column[self.steps : needed] = values[:n]
-        self.steps += n
+        self.steps = needed
 
     def history(self) -> History:
         return History(

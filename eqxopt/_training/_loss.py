@@ -74,6 +74,11 @@ def called(
     return Returned(jnp.asarray(loss), new_state, aux)
 
 
+def check_key(caller: str, key: Any) -> None:
+    if isinstance(key, int):
+        raise TypeError(f"{caller}: `key` is a random key: `jax.random.key({key})`")
+
+
 def takes_key(loss_fn: Callable[..., Any]) -> bool:
     """Whether the loss function has a parameter of that name."""
     try:
@@ -135,6 +140,11 @@ def _check_state(old: PyTree, new: PyTree) -> None:
             "the loss function must give a state of the structure that it was given"
         )
     for (path, x), y in zip(jtu.tree_leaves_with_path(old), jtu.tree_leaves(new)):
+        if not eqx.is_array(x) and (eqx.is_array(y) or x is not y and x != y):
+            raise ValueError(
+                f"the loss function changes the state at {jtu.keystr(path)}, which is "
+                f"{x!r} and no array. Make it one, such as `jnp.asarray({x!r})`"
+            )
         if eqx.is_array(x) and (x.shape, x.dtype) != (jnp.shape(y), jnp.result_type(y)):
             raise ValueError(
                 f"the loss function changes the state at {jtu.keystr(path)}: from "

@@ -178,7 +178,8 @@ class Population:
             scores = every[:runs].reshape(count, plan.seeds)
         self.score[part.points] = scores
         self._pace.rest()
-        if part.rungs < len(plan.ends) and part.done < plan.ends[-1]:
+        goes_on = self._rung < len(plan.ends)  # or there were no more batches
+        if goes_on and part.rungs < len(plan.ends) and part.done < plan.ends[-1]:
             return
         row = int(np.argmin(self._worth()[part.points]))
         point = int(part.points[row])

@@ -9,6 +9,13 @@ from .._compile.closures import Reader
 from ._compiled_step import CompiledStep
 
 
+def read_now(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, to be compiled with what it reads now: another one than before where
+    that has changed, or may have."""
+    now = Reader(function).now()
+    return now if isinstance(now, Closure) else lambda *args: function(*args)
+
+
 class ProgramOf:
     """Gives the compiled step to use for a loss function, and the function itself with
     what it reads now as arguments of the program."""

@@ -36,7 +36,8 @@ def _as_numbers(x: Any) -> Any:
     array = np.asarray(x)
     if array.dtype.kind in _NO_NUMBERS:
         raise TypeError(f"it becomes one of dtype {array.dtype}")
-    return array
+    # Files may have the bytes of numbers in the other order.
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def row_count(caller: str, data: PyTree) -> int:

@@ -24,7 +24,7 @@ class Sweep:
     steps: Int[np.ndarray, " points"]
     """How many steps the runs of each point have made."""
     best: Point | None
-    """The point with the best mean score of those that made all steps, or `None` if
+    """The point with the best mean score of those that came to the end, or `None` if
     none has."""
     model: Any
     """The model of the best run of the best point."""

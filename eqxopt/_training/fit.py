@@ -13,7 +13,7 @@ from .._places import everywhere
 from ._compiled_step import check_alive
 from ._history import History, Recorder
 from ._loop import new_loop, shared_loop
-from ._loss import takes_key
+from ._loss import check_key, takes_key
 from ._peers import Peers
 from ._program import ProgramOf
 from ._progress import shown_progress
@@ -175,6 +175,7 @@ def fit(
         ```
     """
     _check((model, opt, state), steps, steps_per_call)
+    check_key("`fit`", key)
     check_microbatches("`fit`", microbatches, residuals)
     first = int(jax.device_get(batches_taken(opt)))
     in_memory = None if batch_size is None else batches
@@ -237,8 +238,6 @@ def _check(carry: Carry, steps: int | None, steps_per_call: int) -> None:
 
 
 def _check_key(key: PRNGKeyArray | None, loss_fn: Callable[..., Any]) -> None:
-    if isinstance(key, int):
-        raise TypeError(f"`fit`: `key` is a random key: `jax.random.key({key})`")
     if key is not None and not takes_key(loss_fn):
         raise ValueError(
             "`fit`: nothing uses the `key`: the loss function has no parameter of that "

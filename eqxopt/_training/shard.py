@@ -51,7 +51,7 @@ def shard(
     An array is cut along the longest of its axes that the number of devices divides,
     and lies everywhere if there is none.
 
-    **Returns:** `(model, opt)` on the mesh.
+    **Returns:** `(model, opt)` on the mesh, with arrays of their own.
 
     **Raises:** a `ValueError` for an unknown layout or axis.
 
@@ -108,7 +108,10 @@ def _axis(mesh: Mesh, axis: str | None) -> str:
 
 def _placed(tree: T, place: Callable[[Any], NamedSharding]) -> T:
     arrays, others = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.device_put(arrays, jtu.tree_map(place, arrays)), others)
+    # `device_put` keeps an array as the part of its own device, also if it may not.
+    copies = jtu.tree_map(lambda x: x.copy(), arrays)
+    placed = jax.device_put(copies, jtu.tree_map(place, arrays))
+    return eqx.combine(placed, others)
 
 
 def _begun(

@@ -119,7 +119,8 @@ def make_step(
         as an `equinox.nn.State`. The step returns `(model, opt, state, loss)`.
     - `key`: a random key, the same one for all steps. `loss_fn` is given `key=` made
         from it and the number of steps that `opt` has made.
-    - any others: passed to `loss_fn` as they are, and never split.
+    - any others: passed to `loss_fn`, and never split. Numbers and booleans become
+        arrays; for strings and functions the step is compiled.
 
     With `has_aux` it also returns `aux`, after the loss. With several microbatches
     `aux` has a leading axis.

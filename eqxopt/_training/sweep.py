@@ -13,11 +13,11 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._tree import array_leaves
 from ._compiled_step import CompiledStep
 from ._lanes import new_population
-from ._loss import takes_key
+from ._loss import check_key, takes_key
 from ._plan import Plan
 from ._points import listed, Make, optimizer_at, Point, Points, stacked
 from ._population import Population
-from ._program import ProgramOf
+from ._program import ProgramOf, read_now
 from ._source import Source, source_of
 from ._sweep_result import Sweep
 
@@ -71,8 +71,8 @@ def sweep(
     - `steps`: the number of steps of a run. Default: as for `fit`.
     - `evaluate`: called as `evaluate(model)`, or with a state as `evaluate(model,
         state)`, gives the score of a run, a scalar. It sees the parameters for
-        evaluation, as `opt.eval_params` gives them. Default: the mean loss over the
-        last tenth of the steps.
+        evaluation, as `opt.eval_params` gives them, and is compiled. Default: the mean
+        loss over the last tenth of the steps.
     - `maximize`: whether larger scores are better. Default `False`.
     - `has_state`: whether `make_model` gives a state. Default `False`.
     - `rungs`, `keep`: successive halving. Points are compared `rungs` times, and each
@@ -135,6 +135,7 @@ def sweep(
             "array",
             stacklevel=2,
         )
+    check_key("`sweep`", key)
     keys, models = _models(make_model, key, seeds, has_state)
 
     def source(key: PRNGKeyArray, first: int) -> Source:
@@ -145,6 +146,8 @@ def sweep(
     _, count = source_of("`sweep`", batches, steps, batch_size, key, 0, steps_per_call)
     if count is None:
         raise ValueError("`sweep`: an iterable without a length needs `steps`")
+    if count < 1:
+        raise ValueError(f"`sweep`: steps={count} must be at least 1")
     anew = lambda: new_population(has_aux, residuals)
     program = ProgramOf(loss_fn, _shared(has_aux, residuals), anew, "`sweep`")
     compiled, function = program.now()
@@ -156,7 +159,7 @@ def sweep(
             keys=keys,
             takes_key=takes_key(loss_fn),
             models=models,
-            evaluate=evaluate,
+            evaluate=None if evaluate is None else read_now(evaluate),
             maximize=maximize,
             has_aux=has_aux,
             residuals=residuals,
@@ -193,11 +196,11 @@ def _models(
             "such as `lambda key: eqx.nn.MLP(..., key=key)`. It is the model itself; "
             "to begin all runs with it, use `lambda key: model`"
         )
-    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    numbers = [*range(seeds)] if isinstance(seeds, int) else [*seeds]
     if not numbers:
         raise ValueError(f"`sweep`: seeds={seeds} are none")
-    numbers = jax.device_put(np.array([*numbers], np.uint32))
-    keys, models = _made_models(make_model, key, numbers)
+    numbers = jax.device_put(np.array(numbers, np.uint32))
+    keys, models = _made_models(read_now(make_model), key, numbers)
     if not has_state:
         return keys, (models, None)
     if not isinstance(models, tuple) or len(models) != 2:
