@@ -60,7 +60,7 @@ class TestIterables:
             [np.ones(2), np.float32(2)],
             (jnp.ones(2), 2.0),
             (np.ones(2, np.int64), 2),
-            (np.ones(2, ">f4"), np.asarray(2, ">i8")),
+            (np.ones(2, ">f4"), np.asarray(2, ">f4")),
             [[jnp.ones(())], 2.0],
         ],
     )
