@@ -325,6 +325,29 @@ def test_the_first_gradient_of_a_parameter_may_come_late():
         assert jnp.all(jnp.abs(params["late"] - 1) < 10), name
 
 
+def test_rules_that_begin_with_the_first_gradient():
+    """Of a parameter, or of all, however late it comes."""
+    start = {"late": jnp.ones(2), "other": jnp.ones(2)}
+    first = {"late": jnp.array([3.0, 4.0]), "other": jnp.array([3.0, 4.0])}
+    opt = eqxopt.NovoGrad(0.1).init(start)
+    params, opt = opt.apply(first | {"late": None}, start)
+    params, opt = opt.apply(first, params)
+    np.testing.assert_allclose(params["late"], [0.94, 0.92], rtol=1e-5)
+    opt = eqxopt.DoG(init_step=0.1, init_step_type="learning_rate").init(start)
+    params, opt = opt.apply(dict.fromkeys(start), start)
+    params, opt = opt.apply(first, params)
+    np.testing.assert_allclose(params["late"], [0.7, 0.6], rtol=1e-5)
+
+
+def test_radam_that_never_adapts():
+    """Its length of memory reaches the limit in rounding."""
+    params = jnp.ones(())
+    opt = eqxopt.RAdam(0.1, b1=0.0, b2=0.6, threshold=4.0).init(params)
+    for _ in range(90):  # by rounding, it reached the limit after 74
+        before, (params, opt) = params, opt.apply(jnp.asarray(3.0), params)
+    assert before - params == pytest.approx(0.3, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "Muon", "SOAP", "Prodigy", "LBFGS"])
 def test_numpy_arrays_are_parameters(name):
     """Small ones, which share their state with others, as well."""

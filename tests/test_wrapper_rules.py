@@ -104,6 +104,13 @@ class TestAccumulate:
         with pytest.raises(ValueError, match=r"must lie in \[0, inf\)"):
             jax.jit(lambda opt: opt.weighted(-1))(opt)
 
+    def test_losses_end_with_their_update(self):
+        """Also where the last call is given none."""
+        opt = eqxopt.Accumulate(eqxopt.SGD(1.0), 2).init(jnp.ones(2))
+        for value in (5.0, None):
+            _, opt = opt.apply(jnp.ones(2), jnp.ones(2), value=value)
+        assert opt.count == 1 and opt.total_value == 0
+
     def test_bad_weights(self):
         opt = eqxopt.Accumulate(eqxopt.SGD(1.0), 2)
         with pytest.raises(ValueError, match="`Accumulate` has no state"):

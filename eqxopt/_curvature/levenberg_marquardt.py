@@ -64,9 +64,9 @@ class LevenbergMarquardt(AbstractOptimizer):
 
     $q$ is only rounding where the linearized residuals promise to decrease the loss by
     less than the machine epsilon, as a fraction of the loss. Then no step is made, and
-    an $s$ above 1 goes back to 1. $s$ stays between $\varepsilon^2$ and $1 /
-    \varepsilon^2$ for the machine epsilon $\varepsilon$. An accuracy beyond four digits
-    needs float64.
+    an $s$ above 1 is divided by 3, down to 1. $s$ stays between $\varepsilon^2$ and $1
+    / \varepsilon^2$ for the machine epsilon $\varepsilon$. An accuracy beyond four
+    digits needs float64.
 
     **Arguments:**
 

@@ -86,7 +86,7 @@ class NewtonCG(AbstractNewtonOptimizer):
     - `damping`: $\mu$, in [0, inf), one for the whole model. Tune it: the paper has
         1e-5 to 1e-1. Default 1e-4.
     - `rank`: $r$, in [0, inf), with 0 for no preconditioner. Default 60. The state has
-        $r + 1$ times the size of the model, $r + 2$ without a search. On a mesh with
+        $r + 1$ times the size of the model, $r$ without a search. On a mesh with
         explicit axes, every device gathers $U$ in each step.
     - `update_interval`: $k$, in [1, inf). Default 20.
     - `linesearch`: a line search such as [`eqxopt.BacktrackingLineSearch`][], or `None`

@@ -49,9 +49,10 @@ class ZoomLineSearch(AbstractLineSearch):
     d) \le f(\theta) + c_3 |f(\theta)|$, a slope of at most $(2 c_1 - 1) \langle \nabla
     f(\theta), d \rangle$ therefore satisfies the first condition too. The new loss may
     then exceed the old one by the fraction $c_3$; with `approx_dec_rtol=None` never. If
-    no point meets both conditions, the search takes the lowest one that meets the
-    first, else the lowest of all, and no step if none is lower than where it began.
-    Optax then takes the last point, uphill or not.
+    no point meets both conditions, the search takes one that meets the first, the last
+    while it makes the step longer and then the lowest, else the lowest of all, and no
+    step if none is lower than where it began. Optax then takes the last point, uphill
+    or not.
 
     **Arguments:** numbers or schedules, but for the last.
 

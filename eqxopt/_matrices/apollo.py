@@ -76,7 +76,8 @@ class APOLLO(AbstractMatrixOptimizer):
     $$
 
     and for the others the same of the transpose. $P_t$, of $r$ rows, is drawn anew
-    every $T$ steps; only its random key is kept. APOLLO-Mini has one scale for the
+    every $T$ steps; only its random key is kept. $10^{-8}$ is added to $\|R_{t,j}\|$
+    and $\|\hat G_{t-1}\|$. APOLLO-Mini has one scale for the
     whole matrix, $\|\tilde R_t\| / \|R_t\|$, and so the memory of SGD:
 
     ```python

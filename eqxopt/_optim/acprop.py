@@ -25,10 +25,11 @@ class AcProp(AbstractLeafwiseOptimizer):
 
     The mean only centres the variance: the step is along the gradient itself, without
     momentum. The paper does not say what the first step is; here, as in optax, it is
-    one of gradient descent. So is that of a parameter whose first gradient comes
-    later. Steps are long where gradients hardly vary, so the rate has
-    to be smaller than Adam's. optax 0.2.8 takes $|g_t - m_{t-1}|^2$ for the variance,
-    unlike the paper and its own documentation. The decay is as in [`eqxopt.AdamW`][].
+    one of gradient descent. So is that of a parameter whose first gradient comes later:
+    while $s_{t-1} = 0$, $\hat s_{t-1} = 1$. Steps are long where gradients hardly vary,
+    so the rate has to be smaller than Adam's. optax 0.2.8 takes $|g_t - m_{t-1}|^2$ for
+    the variance, unlike the paper and its own documentation. The decay is as in
+    [`eqxopt.AdamW`][].
 
     **Arguments:**
 
@@ -37,7 +38,8 @@ class AcProp(AbstractLeafwiseOptimizer):
     - `b2`: $\beta_2$, the decay of the variance, in [0, 1). Default 0.999.
     - `eps`: $\varepsilon$, outside the root, in [0, inf). Default 1e-16. Use more, such
         as 0.01, if entries may have gradients of 0 for a while, as with ReLU: their
-        first gradient after that is divided by nearly $\varepsilon$.
+        first gradient after that is divided by little more than $\sqrt{\bar\varepsilon
+        / (1 - \beta_2)} + \varepsilon$.
     - `eps_root`: $\bar\varepsilon$, added to the variance at every step, in [0, inf).
         Default 1e-16.
     - `weight_decay`: $\lambda$, in [0, inf). Default 0.

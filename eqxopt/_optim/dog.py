@@ -124,7 +124,8 @@ class DoG(AbstractCoupledOptimizer):
         total = shared.sum_of_squares + sums.gradient
         step_size = divide(distance, sqrt(total + self.eps))
         if self.init_step_type == "learning_rate":
-            step_size = jnp.where(t == 1, self.init_step, step_size)
+            first = shared.sum_of_squares == 0
+            step_size = jnp.where(first, self.init_step, step_size)
         return Distance(distance, total, step_size)
 
     def update_leaf(

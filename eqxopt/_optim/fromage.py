@@ -32,7 +32,7 @@ class Fromage(AbstractLeafwiseOptimizer):
 
     - `learning_rate`: $\alpha$, in [0, inf). The paper suggests 0.01.
     - `min_norm`: $\varepsilon$, in [0, inf), below which no norm in the ratio falls. A
-        parameter that starts at zero moves by this. Default 1e-6.
+        parameter that starts at zero moves by $\alpha_t c_t$ times this. Default 1e-6.
 
     **Source:** Bernstein et al., [On the distance between two neural networks and the
     stability of learning](https://arxiv.org/abs/2002.03432), 2020.

@@ -70,7 +70,7 @@ class NovoGrad(AbstractLeafwiseOptimizer):
         self, t: Scalar, grad: Leaf, param: Leaf, state: NormMoments
     ) -> tuple[Leaf, NormMoments]:
         grad, square = unless_overflown(grad, squared_norm(grad))
-        nu = ema(state.nu, square, jnp.where(t == 1, 0, self.b2))
+        nu = ema(state.nu, square, jnp.where(state.nu == 0, 0, self.b2))
         normalized = divide(grad, sqrt(nu + self.eps_root) + self.eps)
         mu = self.b1 * state.mu + (normalized + self.weight_decay * param)
         return -self.learning_rate * mu, NormMoments(mu, nu)

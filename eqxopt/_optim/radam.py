@@ -83,7 +83,9 @@ class RAdam(AbstractLeafwiseOptimizer):
         nu_hat = debias(nu, self.b2, t)
         rho_inf = (1 + self.b2) / (1 - self.b2)
         rho = average_length(self.b2, t)
-        rectify = rho >= self.threshold
+        # Late in training $\rho_t$ is rounded to its limit, and both may be too large.
+        ever = rho_inf > self.threshold * (1 + 1e-6)
+        rectify = ever & (rho >= self.threshold)
         # Any number above 4 will do where there is nothing to rectify.
         r = rectification(jnp.where(rectify, rho, 5), jnp.where(rectify, rho_inf, 5))
         adaptive = divide(r * mu_hat, sqrt(nu_hat + self.eps_root) + self.eps)

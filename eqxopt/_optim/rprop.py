@@ -51,7 +51,8 @@ class Rprop(AbstractLeafwiseOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: $\eta_0$, the first step's length, in [0, inf).
+    - `learning_rate`: $\eta_0$, the first step's length, in [0, inf). With 0 nothing
+        ever moves, as in optax.
     - `eta_minus`: $\eta^-$, in [0, 1). Default 0.5.
     - `eta_plus`: $\eta^+$, in (0, inf), usually above 1. Default 1.2.
     - `min_step_size`: $\eta_\min$, in [0, inf). Default 1e-6.

@@ -99,7 +99,8 @@ class Custom(AbstractSchedule):
         [`Join`][eqxopt.schedules.Join], whose boundaries may be fractions, it is a
         float.
 
-    **Raises:** a `ValueError` when it is called, if the function gives no scalar.
+    **Raises:** when it is called, a `TypeError` if the function gives no real number,
+    and a `ValueError` if it gives an array.
 
     !!! example
 

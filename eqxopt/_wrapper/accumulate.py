@@ -53,9 +53,10 @@ class Accumulate(AbstractOptimizer):
     All micro-batches have the weight $w_i = 1$, unless `weighted` gives the next one
     another. If $g_i$ is a mean over $n_i$ examples, `opt.weighted(n_i).apply(grads,
     model)` gives the mean over all examples. A weight holds for one call. A micro-batch
-    of weight 0 counts as a call and adds nothing, even if its gradient is NaN. If
-    `apply` is given losses, the wrapped optimizer is given their mean with the same
-    weights. It is given the `value_fn` and the `residual_fn` of the last micro-batch.
+    of weight 0 counts as a call and adds nothing, even if its gradient is NaN; while
+    all weights are 0 there is no update. If every call is given its loss, the wrapped
+    optimizer is given their mean with the same weights. It is given the `value_fn` and
+    the `residual_fn` of the last micro-batch.
 
     **Arguments:**
 
@@ -63,7 +64,8 @@ class Accumulate(AbstractOptimizer):
     - `every`: $k$, in [1, inf), a number or a schedule.
     - `drop_nonfinite`: whether to drop a micro-batch whose gradient or loss has an
         infinity or a NaN. It is then counted in `dropped`, and not in `micro_steps`.
-        Default `False`: it is summed like any other, and spoils one update at most.
+        Default `False`: it is summed like any other, and spoils one sum. Put
+        [`SkipNonFinite`][eqxopt.SkipNonFinite] inside, or that update spoils the model.
         Keyword only.
 
     !!! example
@@ -145,9 +147,8 @@ class Accumulate(AbstractOptimizer):
         total_weight = _plus(self.total_weight, one, self.weight, used)
         complete = kept & reached(self, micro_steps, "every") & (total_weight > 0)
         add = lambda total, new: _add(total, new, self.weight, used, complete)
-        total_value, next_value = (
-            (self.total_value,) * 2 if loss is None else add(self.total_value, loss)
-        )
+        lost = jnp.zeros_like(self.total_value) if loss is None else loss
+        total_value, next_value = add(self.total_value, lost)
         totals: Leaves = [None] * len(step.grads)
         states = []
         for group in groups(self, step.parameters, step.grads):

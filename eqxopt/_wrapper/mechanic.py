@@ -64,14 +64,14 @@ class Mechanic(AbstractOptimizer):
     \end{aligned}
     $$
 
-    with $\beta_i = 1 - 10^{-i}$ for $i = 1, \dots, n$. Products and norms are those of
-    all parameters together. Updates are multiplied by `opt.scale`, $\sum_i s_i$. Give
-    the wrapped optimizer a learning rate of 1, or a schedule relative to 1. If the
-    first update is below the precision of the parameters, it is lost, and so are all
-    that follow. The wrapped optimizer should not normalize its updates by itself, as
-    LARS and LAMB do. As in optax, $h_t$ is clipped to $m_{t-1,i}$ in $r_{t,i}$, which
-    the paper does not do. A negative $r_{t,i}$ is kept; the authors' package sets it to
-    0.
+    with $\beta_i = 1 - 10^{-i}$ for $i = 1, \dots, n$, and $s_{0,i} = s_0$. Products
+    and norms are those of all parameters together. Updates are multiplied by
+    `opt.scale`, $\sum_i s_i$. Give the wrapped optimizer a learning rate of 1, or a
+    schedule relative to 1. If the first update is below the precision of the
+    parameters, it is lost, and so are all that follow. The wrapped optimizer should not
+    normalize its updates by itself, as LARS and LAMB do. As in optax, $h_t$ is clipped
+    to $m_{t-1,i}$ in $r_{t,i}$, which the paper does not do. A negative $r_{t,i}$ is
+    kept; the authors' package sets it to 0.
 
     **Arguments:**
 

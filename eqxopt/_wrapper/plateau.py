@@ -41,7 +41,8 @@ class ReduceOnPlateau(AbstractSharedWrapper):
     - `cooldown`: $c$, in [0, inf). Default 0.
     - `accumulation_size`: $n$, in [1, inf). Default 1, which suits a loss on validation
         data. The loss of one batch is noisy, so take more for it.
-    - `min_scale`: $s$, in [0, inf). Default 0.
+    - `min_scale`: $s$, in [0, inf), usually below 1: `scale` is raised to it at the
+        first comparison. Default 0.
 
     **Raises:** a `ValueError` if `apply` is not given the loss.
 

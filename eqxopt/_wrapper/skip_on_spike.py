@@ -39,11 +39,12 @@ class SkipOnSpike(AbstractOptimizer):
     with the mean $\mu_t$ and the standard deviation $\sigma_t$ of the last $n$ losses
     before it. The norm of all gradients together is tested in the same way. The values
     of skipped steps are included, so that a loss which stays high is soon accepted. No
-    value is a spike until $n / 2$ are known. A step whose loss or norm is not finite is
-    always skipped, and that value is not remembered. In a skipped step the model and
-    the wrapped optimizer stay as they are, bit for bit. The loss is compared only if
-    `apply` is given it: `opt.apply(grads, model, value=loss)`. `count` is the number of
-    calls; `optimizer.count` that of steps made.
+    value is a spike until $\lfloor n / 2 \rfloor$ are known, and at least two. A step
+    whose loss or norm is not finite is always skipped, and that value is not
+    remembered. In a skipped step the model and the wrapped optimizer stay as they are,
+    bit for bit. The loss is compared only if `apply` is given it: `opt.apply(grads,
+    model, value=loss)`. `count` is the number of calls; `optimizer.count` that of steps
+    made.
 
     **Arguments:**
 
