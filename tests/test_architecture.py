@@ -76,6 +76,8 @@ LAYERS = {
         "opaque",
         "watch",
         "names",
+        "members",
+        "captured",
         "captures",
         "closures",
         "traces",

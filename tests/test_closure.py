@@ -19,7 +19,7 @@ from beartype import beartype
 from jaxtyping import Array, Float, jaxtyped
 
 import eqxopt
-from eqxopt._compile.captures import Closure
+from eqxopt._compile.captured import Closure
 from eqxopt._compile.closures import as_pytree, Reader
 from eqxopt.rules import begun
 

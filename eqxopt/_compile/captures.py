@@ -1,15 +1,11 @@
 """What a function reads: arrays as leaves, and all else by what it is compared by."""
 
-import abc
 import dataclasses
 import enum
 import functools
-import os
-import sys
 import types
-from argparse import Namespace
-from collections.abc import Callable, Hashable
-from typing import Any, Generic, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,70 +14,26 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._tree import static_key
-from .names import home_of, is_installed, Names, names_of, WHOLE
+from .captured import (
+    Closure,
+    function_of,
+    joined,
+    partial_of,
+    Static,
+    Unknown,
+    with_attributes,
+)
+from .members import (
+    answers,
+    behind,
+    DYNAMIC,
+    is_stateless,
+    PLAIN,
+    reads_unseen,
+    special,
+)
+from .names import home_of, is_installed, names_of, WHOLE
 from .watch import MISSING, Watch
-
-
-class Unknown(Exception):
-    """The function reads something that may change unseen."""
-
-
-class Static:
-    """A static object, compared by its key."""
-
-    def __init__(self, value: Any, key: Hashable):
-        self.value = value
-        self.key = key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Static) and self.key == other.key
-
-
-class Closure(eqx.Module):
-    """A function, and what it reads as leaves."""
-
-    make: Static = eqx.field(static=True)
-    reads: PyTree
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.restored()(*args, **kwargs)
-
-    def restored(self) -> Any:
-        return self.make.value(*_restored(self.reads))
-
-
-def _restored(tree: PyTree) -> PyTree:
-    def restore(x: Any) -> Any:
-        if isinstance(x, Closure):
-            return x.restored()
-        return x.value if isinstance(x, Static) else x
-
-    return jtu.tree_map(restore, tree, is_leaf=lambda x: isinstance(x, Closure))
-
-
-def _function(
-    code: types.CodeType,
-    home: dict[str, Any],
-    cells: list[Any],
-    names: dict[str, Any],
-    defaults: tuple[Any, ...] | None,
-    keyword_defaults: dict[str, Any] | None,
-) -> types.FunctionType:
-    closure = tuple(
-        x if isinstance(x, types.CellType) else types.CellType(x) for x in cells
-    )
-    new = types.FunctionType(code, home | names, code.co_name, defaults, closure)
-    new.__kwdefaults__ = keyword_defaults
-    return new
-
-
-def _partial(
-    function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]
-) -> Callable[..., Any]:
-    return functools.partial(function, *args, **keywords)
 
 
 # Objects of these types never change what they mean.
@@ -93,13 +45,6 @@ _LASTING: tuple[type, ...] = (
     np.dtype,
     np.ufunc,
 )
-# They read what has no name in the code.
-_DYNAMIC = frozenset(
-    "getattr setattr delattr vars globals locals eval exec open input next".split()
-)
-_DYNAMIC_ATTRIBUTES = frozenset("__getattribute__ __globals__ import_module".split())
-# Where modules keep what changes.
-_CHANGING = {os: {"environ", "getenv"}, sys: {"modules"}}
 
 
 class Capture:
@@ -171,7 +116,7 @@ class Capture:
             return self._once(x, self._rules)
         if isinstance(x, bool | int | float | complex | str | bytes):
             return Static(x, static_key([x]))
-        if isinstance(x, _LASTING) or _is_stateless(x):
+        if isinstance(x, _LASTING) or is_stateless(x):
             return Static(x, id(x))
         return self._once(x, self._instance)
 
@@ -230,10 +175,10 @@ class Capture:
         ]
         globals_ = {}
         if not is_installed(home):
-            if names.imports_user_code or (names.globals_ & _DYNAMIC) - home.keys():
+            if names.imports_user_code or (names.globals_ & DYNAMIC) - home.keys():
                 raise Unknown
             read = {k: self.watch.entry(home, k) for k in names.globals_}
-            if _reads_unseen(names, read):
+            if reads_unseen(names, read):
                 raise Unknown
             self.attributes |= names.attributes
             self.sets |= names.sets
@@ -244,17 +189,17 @@ class Capture:
         keyword_defaults = self.tree(self.watch.attribute(function, "__kwdefaults__"))
         # Rebuild it from the code object: the original closure would keep the old
         # arrays alive.
-        make = Static(functools.partial(_function, code, home), (code, id(home)))
-        return _joined(function, make, (cells, globals_, defaults, keyword_defaults))
+        make = Static(functools.partial(function_of, code, home), (code, id(home)))
+        return joined(function, make, (cells, globals_, defaults, keyword_defaults))
 
     def _partial(self, partial: functools.partial[Any]) -> Any:
         inner = self.leaf(partial.func)
         args, keywords = self.tree(partial.args), self.tree(partial.keywords)
-        return _joined(partial, Static(_partial, "partial"), (inner, args, keywords))
+        return joined(partial, Static(partial_of, "partial"), (inner, args, keywords))
 
     def _method(self, method: types.MethodType) -> Any:
         parts = self.leaf(method.__func__), self.tree(method.__self__)
-        return _joined(method, Static(types.MethodType, "method"), parts)
+        return joined(method, Static(types.MethodType, "method"), parts)
 
     def _contents(self, x: Any) -> Any:
         """What a function of an installed package holds, such as a decorator's own
@@ -278,9 +223,9 @@ class Capture:
     def _class(self, cls: type) -> "Static":
         own = [c for c in cls.__mro__ if not is_installed(home_of(c))]
         read = [
-            (name, _behind(self.watch.entry(vars(c), name)))
+            (name, behind(self.watch.entry(vars(c), name)))
             for c in own
-            for name in sorted(self._known | _special(c))
+            for name in sorted(self._known | special(c))
         ]
         return self._read(cls, read)
 
@@ -290,7 +235,7 @@ class Capture:
         arguments, and the function is given a copy of the object."""
         cls = type(x)
         plain = all(
-            c in _PLAIN or not is_installed(home_of(c)) and not _answers(c)
+            c in PLAIN or not is_installed(home_of(c)) and not answers(c)
             for c in cls.__mro__
         )
         if not plain or any(vars(c).get("__slots__") for c in cls.__mro__):
@@ -303,7 +248,7 @@ class Capture:
         state = {k: self.tree(y) for k, y in read.items() if y is not MISSING}
         if not all(isinstance(y, Static) for y in state.values()):
             self.copies = True
-            make = functools.partial(_with_attributes, x)
+            make = functools.partial(with_attributes, x)
             return Closure(Static(make, (id(x), self.leaf(cls))), (state,))
         return Static(x, (id(x), self.leaf(cls), tuple(state.items())))
 
@@ -322,20 +267,6 @@ class Capture:
         return Static(function, (id(function), tuple(map(self.fixed, parts))))
 
 
-def _reads_unseen(names: Names, read: dict[str, Any]) -> bool:
-    """Whether code with these names, which stand for `read`, reads what may change and
-    has no name in it."""
-    if names.attributes & _DYNAMIC_ATTRIBUTES:
-        return True
-    for module, changing in _CHANGING.items():
-        held = [vars(module)[name] for name in changing]
-        for x in read.values():
-            whole = x is module and names.attributes & changing
-            if whole or any(x is y for y in held):
-                return True
-    return False
-
-
 def _containers(tree: PyTree) -> tuple[int, ...]:
     """The identities of the lists and dictionaries in `tree`."""
     found: list[int] = []
@@ -347,59 +278,3 @@ def _containers(tree: PyTree) -> tuple[int, ...]:
 
     jtu.tree_leaves(tree, is_leaf=note)
     return tuple(found)
-
-
-# Classes of Python whose objects are what is in their attributes.
-_PLAIN = (*Namespace.__mro__, types.SimpleNamespace, abc.ABC, Generic, Protocol)
-
-
-def _answers(cls: type) -> bool:
-    """Whether it makes attributes up when they are read."""
-    return not {"__getattr__", "__getattribute__"}.isdisjoint(vars(cls))
-
-
-def _is_stateless(x: Any) -> bool:
-    """Whether this is a function of Python or of an extension, and no method."""
-    owner = getattr(x, "__self__", None)
-    builtin = isinstance(x, types.BuiltinFunctionType)
-    return builtin and (owner is None or isinstance(owner, types.ModuleType))
-
-
-def _behind(member: Any) -> Any:
-    """The functions behind a member of a class; `None` for what holds a field."""
-    if isinstance(member, classmethod | staticmethod):
-        return member.__func__
-    if isinstance(member, property):
-        return tuple(x for x in (member.fget, member.fset) if x is not None)
-    if isinstance(member, functools.cached_property):
-        return member.func
-    if isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType):
-        return None
-    return getattr(member, "method", member)  # Equinox wraps methods
-
-
-def _special(cls: type) -> set[str]:
-    """The methods that Python calls by itself. Those that `dataclasses` writes read
-    nothing that changes."""
-    return {
-        name
-        for name, x in vars(cls).items()
-        if name.startswith("__")
-        and name != "__repr__"
-        and isinstance(_behind(x), types.FunctionType)
-        and _behind(x).__code__.co_filename != "<string>"
-    }
-
-
-def _with_attributes(x: Any, attributes: dict[str, Any]) -> Any:
-    new = object.__new__(type(x))
-    vars(new).update(vars(x) | attributes)
-    return new
-
-
-def _joined(function: Any, make: Static, reads: PyTree) -> Any:
-    """The function as a pytree, or as `Static` if there are no arrays in it."""
-    leaves, treedef = jtu.tree_flatten(reads)
-    if all(isinstance(x, Static) for x in leaves):
-        return Static(function, (make, treedef, tuple(leaves)))
-    return Closure(make, reads)

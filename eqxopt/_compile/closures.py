@@ -13,7 +13,8 @@ import equinox as eqx
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
-from .captures import Capture, Closure, Static, Unknown
+from .captured import Closure, Static, Unknown
+from .captures import Capture
 from .watch import Watch
 
 

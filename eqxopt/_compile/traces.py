@@ -21,7 +21,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, JaxprEqn, Literal
 from jaxtyping import PyTree
 
 from .._tree import merged_leaves, static_key, static_leaves
-from .captures import Closure
+from .captured import Closure
 from .closures import as_pytree
 
 

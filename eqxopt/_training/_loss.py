@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._abstract.step import as_residuals, half_squares
-from .._compile.captures import Closure
+from .._compile.captured import Closure
 from .._types import Scalar, Vector
 
 

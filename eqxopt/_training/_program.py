@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .._compile.captures import Closure
+from .._compile.captured import Closure
 from .._compile.closures import Reader
 from ._compiled_step import CompiledStep
 
