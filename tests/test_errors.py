@@ -300,6 +300,10 @@ WRONG_ARGUMENTS = {
         lambda: eqxopt.Muon(0.1, fallback="adamw"),
         r"`Muon\(fallback='adamw'\)`: the fallback is an optimizer, or a function",
     ),
+    "transform as a fallback": (
+        lambda: eqxopt.Muon(0.1, fallback=eqxopt.Sign()),
+        r"`Muon\(fallback=Sign\(\)\)`: the fallback is an optimizer",
+    ),
     "no blocks": (lambda: eqxopt.rules.Blocks(heads=0), r"`Blocks\(heads=0\)`"),
     "negative stack": (
         lambda: eqxopt.rules.Blocks(stacked=-1),

@@ -25,7 +25,7 @@ T = TypeVar("T", bound=eqx.Module)
 
 def as_optimizer(x: Any) -> Any:
     """A field converter: the optimizer that another one holds."""
-    if not (is_transform(x) and hasattr(x, "apply")):
+    if not _is_optimizer(x):
         raise TypeError(
             f"a wrapper takes an optimizer first, such as `eqxopt.SGD(0.1)`, not {x!r}"
         )
@@ -43,7 +43,7 @@ def fallback_of(**options: Any) -> Any:
     function of the learning rate, of which the class makes one."""
 
     def converter(x: Any) -> Any:
-        if x is None or is_function(x) or is_transform(x):
+        if x is None or is_function(x) or _is_optimizer(x):
             return x
         raise TypeError(
             "the fallback is an optimizer, or a function that makes one from the "
@@ -76,6 +76,10 @@ class FieldsMeta(NumbersMeta):
 
 def is_transform(x: object) -> bool:
     return isinstance(type(x), FieldsMeta) and hasattr(type(x), "advance")
+
+
+def _is_optimizer(x: object) -> bool:
+    return is_transform(x) and hasattr(x, "apply")
 
 
 def hyperparameter_names(transform: eqx.Module) -> list[str]:
