@@ -96,9 +96,8 @@ def _hyperparameter_columns(
         if value is None:
             continue
         if isinstance(value, PerParameter):
-            if (
-                value.function is not None
-            ):  # set by `replace`, so `init` has not seen it
+            if value.function is not None:
+                # `replace` has set it, so `init` has not checked what it chooses.
                 value = fix_choice(value, parameters, what)
                 check_fields(replace_fields(transform, **{field: value}))
             values = value.at(parameters, what)
